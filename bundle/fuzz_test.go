@@ -1,0 +1,127 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package bundle
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/stretchr/testify/require"
+)
+
+func FuzzRemappedGID(f *testing.F) {
+	for _, seed := range []string{
+		`{"linux":{"gidMappings":[{"containerID":0,"hostID":4200,"size":10}]}}`, `{"linux":{"GIDMappings":[{"containerid":1,"hostID":4200}]}}`,
+		`{"Linux":null,"linux":{}}`, `{}`, `null`, `[]`, ``, `{"linux":{"gidMappings":[{"hostID":-1}]}}`,
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, spec []byte) {
+		gid, err := RemappedGID(spec)
+		// containerd's own runtime reads the spec without tags of its own.
+		var s struct {
+			Linux *struct{ GIDMappings []specs.LinuxIDMapping }
+		}
+		if jerr := json.Unmarshal(spec, &s); jerr != nil {
+			require.Equal(t, len(spec) == 0, err == nil)
+			require.Zero(t, gid)
+			return
+		}
+		require.NoError(t, err)
+		var want uint32
+		if s.Linux != nil {
+			for _, m := range s.Linux.GIDMappings {
+				if m.ContainerID == 0 {
+					want = m.HostID
+					break
+				}
+			}
+		}
+		require.Equal(t, want, gid)
+	})
+}
+
+// FuzzRemove builds a bundle and a work directory from names that nobody foresaw, with links out of them in all places.
+func FuzzRemove(f *testing.F) {
+	f.Add("l:rootfs")
+	f.Add("f:rootfs")
+	f.Add("f:rootfs/data\nl:rootfs/link")
+	f.Add("l:work\nl:a/b/c\nf:a/b/-rf\nd:a/ \nl:config.json\nd:...")
+	f.Add("w:x/y\nm:x/link\nm:link\nw:\xff\xfe\nf:\x01")
+	f.Fuzz(func(t *testing.T, tree string) {
+		l := newLayout(t)
+		elsewhere := t.TempDir()
+		precious := filepath.Join(elsewhere, "precious")
+		put(t, precious, "x")
+		b := create(t, l, testID)
+		for _, line := range strings.Split(tree, "\n") {
+			kind, name, _ := strings.Cut(line, ":")
+			plant(b, kind, name, elsewhere)
+		}
+		kept := heldByRootfs(b)
+
+		err := b.Remove()
+		require.Equal(t, "x", content(t, precious))
+		require.Equal(t, []string{"precious"}, names(t, elsewhere))
+		if err != nil {
+			require.NotEmpty(t, kept)
+			require.Contains(t, names(t, b.Path), configFile)
+			require.Equal(t, kept, heldByRootfs(b), "what is in rootfs stays")
+			return
+		}
+		require.Empty(t, kept)
+		requireNothing(t, l)
+	})
+}
+
+// plant puts a file (f), a directory (d) or a link to elsewhere (l) into the bundle, or a file (w) or a link (m) into its work directory. What
+// cannot be is left out.
+func plant(b *Bundle, kind, name, elsewhere string) {
+	if !filepath.IsLocal(name) || name == configFile && kind != "l" {
+		return
+	}
+	top := b.Path
+	if kind == "w" || kind == "m" {
+		top = b.work.path
+	}
+	root, err := os.OpenRoot(top)
+	if err != nil {
+		return
+	}
+	defer root.Close()
+	if filepath.Dir(name) != "." {
+		_ = root.MkdirAll(filepath.Dir(name), 0o755)
+	}
+	switch kind {
+	case "f", "w":
+		_ = root.Remove(name)
+		_ = root.WriteFile(name, nil, 0o600)
+	case "d":
+		_ = root.MkdirAll(name, 0o700)
+	case "l", "m":
+		_ = root.Remove(name)
+		_ = root.Symlink(elsewhere, name)
+	}
+}
+
+// heldByRootfs lists what keeps a bundle: the names in rootfs, or rootfs itself if it is a file.
+func heldByRootfs(b *Bundle) []string {
+	info, err := os.Lstat(b.Rootfs())
+	if err != nil || info.Mode().Type() == os.ModeSymlink {
+		return nil
+	}
+	if !info.IsDir() {
+		return []string{b.Rootfs()}
+	}
+	entries, _ := os.ReadDir(b.Rootfs())
+	var list []string
+	for _, e := range entries {
+		list = append(list, e.Name())
+	}
+	return list
+}

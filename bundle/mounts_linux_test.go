@@ -1,0 +1,366 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package bundle
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/sys/mountinfo"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+func needRoot(t testing.TB) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root, for mounts and owners")
+	}
+}
+
+// mountOn mounts and sees to it that nothing stays mounted, whatever the test does: also when the mount was carried off with a directory above.
+func mountOn(t testing.TB, source, target, fstype string, flags uintptr, data string) {
+	t.Helper()
+	require.NoError(t, os.MkdirAll(target, 0o755))
+	require.NoError(t, unix.Mount(source, target, fstype, flags, data))
+	top, err := filepath.EvalSymlinks(filepath.Dir(t.TempDir()))
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(top))
+		require.NoError(t, err)
+		for _, m := range mounts {
+			_ = unix.Unmount(m.Mountpoint, unix.MNT_DETACH)
+		}
+	})
+}
+
+func bind(t testing.TB, source, target string) {
+	t.Helper()
+	mountOn(t, source, target, "", unix.MS_BIND, "")
+}
+
+func tmpfs(t testing.TB, target, data string) {
+	t.Helper()
+	mountOn(t, "tmpfs", target, "tmpfs", 0, data)
+}
+
+func requireNoMounts(t testing.TB, l Layout) {
+	t.Helper()
+	for _, top := range []string{l.State, l.Root} {
+		mounted, err := mountInTable(top, "")
+		require.NoError(t, err)
+		require.Empty(t, mounted)
+	}
+}
+
+func TestCreateRemappedGroup(t *testing.T) {
+	needRoot(t)
+	l := newLayout(t)
+	b, err := l.Create(testNS, testID, CreateOptions{GID: 4200})
+	require.NoError(t, err)
+	requireMode(t, b.Path, os.ModeDir|0o710)
+	var st unix.Stat_t
+	require.NoError(t, unix.Lstat(b.Path, &st))
+	require.Equal(t, []uint32{0, 4200}, []uint32{st.Uid, st.Gid})
+	require.NoError(t, unix.Lstat(b.Rootfs(), &st))
+	require.Equal(t, uint32(0), st.Gid)
+}
+
+func TestCreateModesWhateverTheUmask(t *testing.T) {
+	l := newLayout(t)
+	defer unix.Umask(unix.Umask(0o077))
+	b := create(t, l, testID)
+	requireMode(t, b.Path, os.ModeDir|0o700)
+	requireMode(t, b.Rootfs(), os.ModeDir|0o711)
+	requireMode(t, b.work.path, os.ModeDir|0o711)
+}
+
+// TestCreateUndoesOnFullDisk lets the file system run out of inodes at each step of a create in turn, and of blocks at the spec.
+func TestCreateUndoesOnFullDisk(t *testing.T) {
+	needRoot(t)
+	var failures int
+	for inodes := 4; ; inodes++ {
+		dir := t.TempDir()
+		tmpfs(t, dir, fmt.Sprintf("nr_inodes=%d", inodes))
+		if !createOrNothing(t, dir, []byte("{}")) {
+			failures++
+			continue
+		}
+		break
+	}
+	require.Greater(t, failures, 4, "each of bundle, rootfs, work dir, link and spec fails once")
+
+	dir := t.TempDir()
+	tmpfs(t, dir, "size=16k")
+	require.False(t, createOrNothing(t, dir, make([]byte, 1<<20)))
+	require.True(t, createOrNothing(t, dir, []byte("{}")), "after the failure there is room again")
+}
+
+// createOrNothing reports whether a create succeeded; if not, nothing of it may be left.
+func createOrNothing(t *testing.T, dir string, spec []byte) bool {
+	l := Layout{State: filepath.Join(dir, "state"), Root: filepath.Join(dir, "root")}
+	_, err := l.Create(testNS, testID, CreateOptions{Spec: spec})
+	if err == nil {
+		return true
+	}
+	require.ErrorIs(t, err, unix.ENOSPC)
+	requireNothing(t, l)
+	return false
+}
+
+func TestCreateRefusesMountInLeftoverWork(t *testing.T) {
+	needRoot(t)
+	l := newLayout(t)
+	data := t.TempDir()
+	put(t, filepath.Join(data, "precious"), "x")
+	target := filepath.Join(l.Root, testNS, testID, "m")
+	bind(t, data, target)
+	_, err := l.Create(testNS, testID, CreateOptions{})
+	require.ErrorIs(t, err, ErrMounted)
+	require.ErrorContains(t, err, target)
+	require.Empty(t, names(t, filepath.Join(l.State, testNS)))
+	require.Equal(t, "x", content(t, filepath.Join(target, "precious")))
+}
+
+// TestRemoveUnmountsRootfs: what was mounted keeps its content.
+func TestRemoveUnmountsRootfs(t *testing.T) {
+	needRoot(t)
+	l := newLayout(t)
+	b := create(t, l, testID)
+	fill(t, b)
+	layers, data := t.TempDir(), t.TempDir()
+	for _, dir := range []string{"lower", "upper", "work"} {
+		require.NoError(t, os.Mkdir(filepath.Join(layers, dir), 0o755))
+	}
+	put(t, filepath.Join(data, "precious"), "x")
+	mountOn(t, "overlay", b.Rootfs(), "overlay", 0, fmt.Sprintf("lowerdir=%[1]s/lower,upperdir=%[1]s/upper,workdir=%[1]s/work", layers))
+	put(t, filepath.Join(b.Rootfs(), "written"), "by the container")
+	tmpfs(t, filepath.Join(b.Rootfs(), "tmp"), "")
+	bind(t, data, filepath.Join(b.Rootfs(), "tmp", "data"))
+	bind(t, data, b.Rootfs()) // a second mount on top of the first
+
+	require.NoError(t, b.Remove())
+	requireNothing(t, l)
+	requireNoMounts(t, l)
+	require.Equal(t, "by the container", content(t, filepath.Join(layers, "upper", "written")))
+	require.Equal(t, "x", content(t, filepath.Join(data, "precious")))
+}
+
+// TestRemoveUnmountsBelowPlainRootfs: the mount goes, its mount point was made by somebody and stays.
+func TestRemoveUnmountsBelowPlainRootfs(t *testing.T) {
+	needRoot(t)
+	l := newLayout(t)
+	b := create(t, l, testID)
+	data := t.TempDir()
+	put(t, filepath.Join(data, "precious"), "x")
+	bind(t, data, filepath.Join(b.Rootfs(), "data"))
+	require.ErrorIs(t, b.Remove(), ErrNotEmpty)
+	requireNoMounts(t, l)
+	require.Equal(t, "x", content(t, filepath.Join(data, "precious")))
+	require.NoError(t, os.Remove(filepath.Join(b.Rootfs(), "data")))
+	require.NoError(t, b.Remove())
+	requireNothing(t, l)
+}
+
+func TestRemoveDetachesBusyMount(t *testing.T) {
+	needRoot(t)
+	l := newLayout(t)
+	b := create(t, l, testID)
+	data := t.TempDir()
+	put(t, filepath.Join(data, "precious"), "x")
+	bind(t, data, b.Rootfs())
+	busy, err := os.Open(filepath.Join(b.Rootfs(), "precious"))
+	require.NoError(t, err)
+	defer busy.Close()
+
+	require.NoError(t, b.Remove())
+	requireNothing(t, l)
+	requireNoMounts(t, l)
+	require.Equal(t, "x", content(t, filepath.Join(data, "precious")))
+	buf := make([]byte, 1)
+	_, err = busy.ReadAt(buf, 0)
+	require.NoError(t, err, "who had it open goes on reading")
+}
+
+// TestRemoveRefusesMountsElsewhere: nothing outside rootfs is ours to unmount, or to empty.
+func TestRemoveRefusesMountsElsewhere(t *testing.T) {
+	needRoot(t)
+	for name, at := range map[string]func(b *Bundle) string{
+		"in the bundle":   func(b *Bundle) string { return b.file("m") },
+		"deeper":          func(b *Bundle) string { return b.file(filepath.Join("a", "b", "m")) },
+		"the bundle":      func(b *Bundle) string { return b.Path },
+		"in the work dir": func(b *Bundle) string { return filepath.Join(b.work.path, "a", "m") },
+		"the work dir":    func(b *Bundle) string { return b.work.path },
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLayout(t)
+			b := create(t, l, testID)
+			fill(t, b)
+			data := t.TempDir()
+			put(t, filepath.Join(data, "precious"), "x")
+			put(t, filepath.Join(data, "rootfs", "mine"), "x")
+			bind(t, data, at(b))
+			err := b.Remove()
+			require.ErrorIs(t, err, ErrMounted)
+			require.True(t, errdefs.IsFailedPrecondition(err))
+			require.ErrorContains(t, err, at(b))
+			require.Equal(t, "x", content(t, filepath.Join(at(b), "precious")))
+			require.DirExists(t, b.Rootfs(), "nothing was done")
+			require.DirExists(t, b.work.path)
+
+			require.NoError(t, unix.Unmount(at(b), 0))
+			require.NoError(t, b.Remove())
+			requireNothing(t, l)
+			require.Equal(t, "x", content(t, filepath.Join(data, "precious")))
+		})
+	}
+}
+
+// TestRemoveGoesOnWhereItFailed: the bundle has left its place, but not all of it can be removed yet.
+func TestRemoveGoesOnWhereItFailed(t *testing.T) {
+	needRoot(t)
+	l := newLayout(t)
+	b := create(t, l, testID)
+	fill(t, b)
+	require.NoError(t, os.Remove(b.Rootfs()))
+	require.NoError(t, b.dir.moveAway())
+	data := t.TempDir()
+	put(t, filepath.Join(data, "precious"), "x")
+	target := filepath.Join(b.dir.hidden, "m")
+	bind(t, data, target)
+
+	require.ErrorIs(t, b.Remove(), ErrMounted)
+	require.NoDirExists(t, b.work.path, "one error does not keep the other directory")
+	require.Equal(t, "x", content(t, filepath.Join(target, "precious")))
+	next := create(t, l, testID)
+
+	require.NoError(t, unix.Unmount(target, 0))
+	require.NoError(t, b.Remove())
+	require.Equal(t, []string{testID}, names(t, filepath.Dir(next.Path)))
+	require.DirExists(t, next.work.path, "the successor keeps what is its own")
+	require.NoError(t, next.Remove())
+	requireNothing(t, l)
+}
+
+func TestRemoveRefusesMountedFile(t *testing.T) {
+	needRoot(t)
+	l := newLayout(t)
+	b := create(t, l, testID)
+	source := filepath.Join(t.TempDir(), "precious")
+	put(t, source, "x")
+	put(t, b.file("hosts"), "")
+	require.NoError(t, unix.Mount(source, b.file("hosts"), "", unix.MS_BIND, ""))
+	defer unix.Unmount(b.file("hosts"), unix.MNT_DETACH)
+	err := b.Remove()
+	require.ErrorIs(t, err, ErrMounted)
+	require.ErrorContains(t, err, b.file("hosts"))
+	require.Equal(t, "x", content(t, source))
+}
+
+func TestSweepNeverCrossesAMount(t *testing.T) {
+	needRoot(t)
+	for _, name := range []string{".gone", newLeftoverName("gone"), "gone"} {
+		for _, side := range []string{"state", "root"} {
+			t.Run(side+" "+name, func(t *testing.T) {
+				dir := t.TempDir()
+				l := layoutIn(t, dir)
+				if name == "gone" && side == "state" {
+					return // that is a bundle
+				}
+				path := filepath.Join(dir, side, testNS, name)
+				data := t.TempDir()
+				put(t, filepath.Join(data, "precious"), "x")
+				bind(t, data, filepath.Join(path, "a", "m"))
+				put(t, filepath.Join(l.Root, testNS, "other", "file"), "x")
+				swept, err := l.Sweep(nil)
+				require.ErrorIs(t, err, ErrMounted)
+				require.Equal(t, []string{filepath.Join(l.Root, testNS, "other")}, swept, "the others are swept")
+				require.Equal(t, "x", content(t, filepath.Join(path, "a", "m", "precious")))
+
+				require.NoError(t, unix.Unmount(filepath.Join(path, "a", "m"), 0))
+				_, err = l.Sweep(nil)
+				require.NoError(t, err)
+				requireNothing(t, l)
+			})
+		}
+	}
+}
+
+// TestRemoveTreeStopsAtAMount: one that was made after the check, from the same file system, where the device number tells nothing.
+func TestRemoveTreeStopsAtAMount(t *testing.T) {
+	needRoot(t)
+	top, data := t.TempDir(), t.TempDir()
+	put(t, filepath.Join(data, "precious"), "x")
+	put(t, filepath.Join(top, "tree", "file"), "x")
+	target := filepath.Join(top, "tree", "a", "m")
+	bind(t, data, target)
+	err := removeTree(filepath.Join(top, "tree"))
+	require.ErrorIs(t, err, ErrMounted)
+	require.ErrorContains(t, err, target)
+	require.Equal(t, "x", content(t, filepath.Join(data, "precious")))
+	require.NoFileExists(t, filepath.Join(top, "tree", "file"), "the rest goes")
+	require.NoError(t, unix.Unmount(target, 0))
+	require.NoError(t, removeTree(filepath.Join(top, "tree")))
+	require.Empty(t, names(t, top))
+	require.NoError(t, removeTree(filepath.Join(top, "tree")), "nothing there is no error")
+	require.NoError(t, removeTree(filepath.Join(top, "no", "tree")))
+}
+
+// TestOpenSameDevice is the way of kernels without openat2.
+func TestOpenSameDevice(t *testing.T) {
+	needRoot(t)
+	top := t.TempDir()
+	tmpfs(t, filepath.Join(top, "m"), "")
+	require.NoError(t, os.Mkdir(filepath.Join(top, "dir"), 0o700))
+	require.NoError(t, os.Symlink("dir", filepath.Join(top, "link")))
+	parent, err := unix.Open(top, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	require.NoError(t, err)
+	defer unix.Close(parent)
+	const flags = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
+	fd, err := openSameDevice(parent, "dir", flags)
+	require.NoError(t, err)
+	unix.Close(fd)
+	_, err = openSameDevice(parent, "m", flags)
+	require.Equal(t, unix.EXDEV, err)
+	_, err = openSameDevice(parent, "link", flags)
+	require.Contains(t, []error{unix.ENOTDIR, unix.ELOOP}, err)
+	_, err = openSameDevice(parent, "none", flags)
+	require.Equal(t, unix.ENOENT, err)
+}
+
+// TestMountInsideBothWays: by statx and by the mount table, the answers are the same.
+func TestMountInsideBothWays(t *testing.T) {
+	needRoot(t)
+	resolved := t.TempDir()
+	top := filepath.Join(t.TempDir(), "via")
+	require.NoError(t, os.Symlink(resolved, top)) // as /var/run is one
+	require.NoError(t, os.MkdirAll(filepath.Join(top, "b", "rootfs"), 0o755))
+	require.NoError(t, os.MkdirAll(filepath.Join(top, "b", "rootfs2"), 0o755))
+	dir := filepath.Join(top, "b")
+	check := func(path, except, want string) {
+		t.Helper()
+		got, err := mountInside(path, except)
+		require.NoError(t, err)
+		require.Equal(t, want, got)
+		got, err = mountInTable(path, except)
+		require.NoError(t, err)
+		require.Equal(t, want, got)
+	}
+	rootfs := filepath.Join(dir, "rootfs")
+	check(dir, rootfs, "")
+	check(filepath.Join(top, "none"), "", "")
+	check(filepath.Join(top, "none", "none"), "", "")
+	tmpfs(t, filepath.Join(resolved, "b", "rootfs"), "")
+	check(dir, rootfs, "")
+	check(dir, "", rootfs)
+	tmpfs(t, filepath.Join(resolved, "b", "rootfs", "odd \\ name"), "")
+	check(dir, rootfs, "")
+	tmpfs(t, filepath.Join(resolved, "b", "rootfs2"), "")
+	check(dir, rootfs, rootfs+"2")
+	require.NoError(t, os.Symlink(dir, filepath.Join(resolved, "link")))
+	check(filepath.Join(top, "link"), "", "")
+}

@@ -1,0 +1,139 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package bundle
+
+import (
+	"encoding/json"
+	"time"
+
+	"github.com/pkg/errors"
+)
+
+// RecordVersion is the version of Record that this code writes and the newest that it reads. It changes when an older reader would draw a wrong
+// conclusion from a record, not when a field is added that it may ignore.
+const RecordVersion = 1
+
+// Record is what we know of an instance beyond what containerd's own runtime writes down: enough to list it, to answer for it and to tell
+// whether its processes live, before and without asking its shim. Only we read it.
+type Record struct {
+	// Version is set by WriteRecord.
+	Version int `json:"version"`
+	// Runtime is the name, or absolute path, by which the instance was created.
+	Runtime string `json:"runtime,omitempty"`
+	// BootID is the machine's boot in which the pids below have a meaning.
+	BootID string `json:"boot_id,omitempty"`
+	// Launch is there from before the exec of the shim binary.
+	Launch *Launch `json:"launch,omitempty"`
+	// Joined: the instance did not start the shim process that serves it.
+	Joined bool `json:"joined,omitempty"`
+	// Shim is the process that serves it, once verified.
+	Shim *Proc `json:"shim,omitempty"`
+	// Created: the Create of the task, or of the sandbox, was answered.
+	Created bool `json:"created,omitempty"`
+	// Deleted: the Delete of the task was answered; what follows it may not be done yet.
+	Deleted bool `json:"deleted,omitempty"`
+	// Task is the task's last known state.
+	Task *TaskState `json:"task,omitempty"`
+	// Execs by their ids; no value is nil.
+	Execs map[string]*ExecState `json:"execs,omitempty"`
+}
+
+// Launch is the trace of a launch that may have been cut short.
+type Launch struct {
+	// Token is in the environment of every process that the launch started.
+	Token  string    `json:"token,omitempty"`
+	Binary string    `json:"binary,omitempty"`
+	At     time.Time `json:"at,omitzero"`
+	// Groups are the ids, other than the instance's, under which the shim may have named its socket.
+	Groups []string `json:"groups,omitempty"`
+}
+
+// Proc identifies a process within one boot.
+type Proc struct {
+	Pid int `json:"pid"`
+	// StartTime is field 22 of /proc/PID/stat, in clock ticks since boot.
+	StartTime uint64 `json:"start_time"`
+}
+
+// TaskState is what was last known of a task.
+type TaskState struct {
+	// Status as the task API names it.
+	Status   string `json:"status,omitempty"`
+	Pid      uint32 `json:"pid,omitempty"`
+	PidStart uint64 `json:"pid_start,omitempty"`
+	Stdin    string `json:"stdin,omitempty"`
+	Stdout   string `json:"stdout,omitempty"`
+	Stderr   string `json:"stderr,omitempty"`
+	Terminal bool   `json:"terminal,omitempty"`
+	// Exit is nil until the exit is known.
+	Exit *Exit `json:"exit,omitempty"`
+}
+
+// ExecState is what was last known of an exec.
+type ExecState struct {
+	Pid  uint32 `json:"pid,omitempty"`
+	Exit *Exit  `json:"exit,omitempty"`
+}
+
+// Exit is a recorded exit, and whether subscribers have been told of it.
+type Exit struct {
+	Pid    uint32    `json:"pid,omitempty"`
+	Status uint32    `json:"status,omitempty"`
+	At     time.Time `json:"at,omitzero"`
+	// Told: the exit event was published; DeleteTold: the delete event was.
+	Told       bool `json:"told,omitempty"`
+	DeleteTold bool `json:"delete_told,omitempty"`
+}
+
+// WriteRecord replaces the record, with the Version that this code writes. r itself is not changed.
+func (b *Bundle) WriteRecord(r *Record) error {
+	stamped := *r
+	stamped.Version = RecordVersion
+	data, err := json.Marshal(&stamped)
+	if err != nil {
+		return errors.Wrapf(err, "cannot write the record of %s", b.Path)
+	}
+	return writeFile(b.file(recordFile), data, 0o600)
+}
+
+// ReadRecord returns the record. Errors: NotFound when there is none (the bundle of another daemon, or a create that was cut short);
+// ErrForeign when it is damaged or from a version of this code that is too new.
+func (b *Bundle) ReadRecord() (*Record, error) {
+	path := b.file(recordFile)
+	data, err := readFile(path)
+	if err != nil {
+		return nil, err
+	}
+	r, err := parseRecord(data)
+	if err != nil {
+		return nil, errors.Wrapf(ErrForeign, "cannot use %s: %v", path, err)
+	}
+	return r, nil
+}
+
+func parseRecord(data []byte) (*Record, error) {
+	// The version first: the fields of a newer one may have other types.
+	var v struct {
+		Version int `json:"version"`
+	}
+	if err := json.Unmarshal(data, &v); err != nil {
+		return nil, errors.Wrap(err, "damaged")
+	}
+	if v.Version < 1 || v.Version > RecordVersion {
+		return nil, errors.Errorf("version %d, want 1 to %d", v.Version, RecordVersion)
+	}
+	r := &Record{}
+	if err := json.Unmarshal(data, r); err != nil {
+		return nil, errors.Wrap(err, "damaged")
+	}
+	if r.Shim != nil && r.Shim.Pid <= 0 {
+		return nil, errors.Errorf("damaged: shim pid %d", r.Shim.Pid)
+	}
+	for id, e := range r.Execs {
+		if e == nil {
+			return nil, errors.Errorf("damaged: nothing for exec %q", id)
+		}
+	}
+	return r, nil
+}

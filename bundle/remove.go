@@ -1,0 +1,164 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package bundle
+
+import (
+	stderrors "errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/containerd/errdefs"
+	"github.com/pkg/errors"
+)
+
+// Remove unmounts what is at or below rootfs, removes rootfs by rmdir, takes the bundle out of its place by a rename and removes the rest;
+// then, likewise, the work directory. A mount that is busy is detached lazily in the end. The caller has made sure that nothing uses the
+// bundle any more.
+//
+// It may be called again after an error, and after success, when it does nothing. A bundle or work directory that is gone already is no error.
+//
+// Errors: ErrNotEmpty when rootfs holds something (the bundle stays, whole); ErrMounted when something is mounted elsewhere in the bundle or in
+// the work directory, which is named (nothing was done then); FailedPrecondition when a link or a file stands in the place of the bundle
+// or of the namespace. When another error comes after the bundle has left its place, the id can be used again nevertheless, and
+// what is left is removed by the next Remove of this handle, or by Sweep.
+func (b *Bundle) Remove() error {
+	if b.dir.path == "" || b.dir.path != b.Path {
+		return errors.Wrapf(errdefs.ErrInvalidArgument, "cannot remove bundle %q: it does not come from a layout", b.Path)
+	}
+	b.removing.Lock()
+	defer b.removing.Unlock()
+
+	if err := b.leave(); err != nil {
+		return errors.Wrapf(err, "cannot remove bundle %s", b.Path)
+	}
+	// One error must not keep the other directory from being removed.
+	err := errors.Wrapf(b.dir.clear(), "cannot remove what was bundle %s", b.Path)
+	werr := errors.Wrapf(b.work.run(), "cannot remove work directory %s", b.work.path)
+	return stderrors.Join(err, werr)
+}
+
+// leave takes the bundle out of its place; until its last step everything but rootfs is as it was.
+func (b *Bundle) leave() error {
+	if b.dir.moved {
+		return nil
+	}
+	if err := b.checkPlaces(); err != nil {
+		return err
+	}
+	if err := refuseMounts(b.Path, b.Rootfs()); err != nil {
+		return err
+	}
+	if err := refuseMounts(b.work.path, ""); err != nil {
+		return err
+	}
+	if err := removeRootfs(b.Rootfs()); err != nil {
+		return err
+	}
+	return b.dir.moveAway()
+}
+
+// checkPlaces fails when the paths of the bundle do not lead to where they seem to.
+func (b *Bundle) checkPlaces() error {
+	for _, dir := range []string{filepath.Dir(b.Path), b.Path, filepath.Dir(b.work.path)} {
+		if err := requireDir(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// removeRootfs unmounts and removes a rootfs, never what is in it. A link in its place is nobody's data and goes with the bundle.
+func removeRootfs(path string) error {
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return errors.WithStack(err)
+	}
+	if info.Mode().Type() == fs.ModeSymlink {
+		return nil
+	}
+	if !info.IsDir() {
+		return errors.Wrapf(errdefs.ErrFailedPrecondition, "%s is not a directory (%s); move it away", path, info.Mode().Type())
+	}
+	err = unmountAndRmdir(path)
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if first := firstName(path); first != "" {
+		return errors.Wrapf(ErrNotEmpty, "%s holds %q, which is not ours to remove; move it away", path, first)
+	}
+	return err
+}
+
+// firstName returns the name of something in a directory; "" when there is nothing, or when that cannot be told.
+func firstName(path string) string {
+	dir, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer dir.Close()
+	names, err := dir.Readdirnames(1)
+	if err != nil || len(names) == 0 {
+		return ""
+	}
+	return names[0]
+}
+
+// refuseMounts fails, naming it, when something is mounted at or below path. except is not looked into.
+func refuseMounts(path, except string) error {
+	mounted, err := mountInside(path, except)
+	if err != nil {
+		return errors.Wrapf(err, "cannot tell what is mounted inside %s", path)
+	}
+	if mounted != "" {
+		return errors.Wrapf(ErrMounted, "%s is a mount point; unmount it", mounted)
+	}
+	return nil
+}
+
+// parting is a directory on its way out: moved to a hidden name of its own, then cleared. Each step is done once.
+type parting struct {
+	path   string
+	hidden string // "": there is nothing to clear
+	moved  bool
+}
+
+func (p *parting) run() error {
+	if err := p.moveAway(); err != nil {
+		return err
+	}
+	return p.clear()
+}
+
+// moveAway frees the name, in one step, so that it never denotes a part of what was there.
+func (p *parting) moveAway() error {
+	if p.moved {
+		return nil
+	}
+	dir, name := filepath.Split(p.path)
+	hidden := filepath.Join(dir, newLeftoverName(name))
+	err := os.Rename(p.path, hidden)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return errors.WithStack(err)
+	}
+	if err == nil {
+		p.hidden = hidden
+	}
+	p.moved = true
+	return nil
+}
+
+func (p *parting) clear() error {
+	if p.hidden == "" {
+		return nil
+	}
+	if err := removeTree(p.hidden); err != nil {
+		return err
+	}
+	p.hidden = ""
+	return nil
+}

@@ -1,0 +1,140 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package bundle
+
+import (
+	"bytes"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/containerd/containerd/v2/pkg/identifiers"
+	"github.com/containerd/errdefs"
+	"github.com/pkg/errors"
+)
+
+// WriteShimBinary records the path of the shim binary. Errors: InvalidArgument.
+func (b *Bundle) WriteShimBinary(path string) error {
+	if err := checkPath(path); err != nil {
+		return errors.Wrapf(errdefs.ErrInvalidArgument, "cannot record the shim binary of %s: %v", b.Path, err)
+	}
+	return writeFile(b.file(shimBinaryFile), []byte(path), 0o600)
+}
+
+// ShimBinary returns the recorded path of the shim binary. Errors: NotFound when there is none, or an empty one; ErrForeign.
+func (b *Bundle) ShimBinary() (string, error) {
+	path := b.file(shimBinaryFile)
+	binary, err := readLine(path)
+	if err != nil {
+		return "", err
+	}
+	if err := checkPath(binary); err != nil {
+		return "", errors.Wrapf(ErrForeign, "cannot use %s: %v", path, err)
+	}
+	return binary, nil
+}
+
+// WriteSandbox records the sandbox whose shim the task joined. Errors: InvalidArgument.
+func (b *Bundle) WriteSandbox(id string) error {
+	if err := identifiers.Validate(id); err != nil {
+		return errors.Wrapf(err, "cannot record the sandbox of %s", b.Path)
+	}
+	return writeFile(b.file(sandboxFile), []byte(id), 0o600)
+}
+
+// Sandbox returns the recorded sandbox. Errors: NotFound when there is none, or an empty one; ErrForeign.
+func (b *Bundle) Sandbox() (string, error) {
+	path := b.file(sandboxFile)
+	id, err := readLine(path)
+	if err != nil {
+		return "", err
+	}
+	if err := identifiers.Validate(id); err != nil {
+		return "", errors.Wrapf(ErrForeign, "cannot use %s: %v", path, err)
+	}
+	return id, nil
+}
+
+// InitPid returns the pid of the container's first process, as runc wrote it. Whether it is still that process is not known. Errors: NotFound;
+// ErrForeign.
+func (b *Bundle) InitPid() (int, error) {
+	return readPid(b.file(initPidFile))
+}
+
+// ShimPid returns the pid that some shims write down for themselves. Whether it is still that process is not known. Errors: NotFound;
+// ErrForeign.
+func (b *Bundle) ShimPid() (int, error) {
+	return readPid(b.file(shimPidFile))
+}
+
+// SocketDir returns the directory in which the shim made its socket: what its link in the bundle says. Errors: NotFound (shims before
+// containerd 2.4 have no such link); ErrForeign.
+func (b *Bundle) SocketDir() (string, error) {
+	path := b.file(socketDirLink)
+	info, err := os.Lstat(path)
+	if err != nil {
+		return "", readError(path, err)
+	}
+	if info.Mode().Type() != fs.ModeSymlink {
+		return "", errors.Wrapf(ErrForeign, "%s is not a link (%s)", path, info.Mode().Type())
+	}
+	target, err := os.Readlink(path)
+	if err != nil {
+		return "", readError(path, err)
+	}
+	if !filepath.IsAbs(target) {
+		// The shim made it with the bundle as its working directory.
+		target = b.file(target)
+	}
+	return filepath.Clean(target), nil
+}
+
+// readLine reads a file that holds one value; NotFound when that is empty.
+func readLine(path string) (string, error) {
+	data, err := readFile(path)
+	if err != nil {
+		return "", err
+	}
+	line := string(bytes.TrimSpace(data))
+	if line == "" {
+		return "", errors.Wrapf(errdefs.ErrNotFound, "%s is empty", path)
+	}
+	return line, nil
+}
+
+func readPid(path string) (int, error) {
+	line, err := readLine(path)
+	if err != nil {
+		return 0, err
+	}
+	pid, err := strconv.Atoi(line)
+	if err != nil || pid <= 0 || pid > math.MaxInt32 {
+		return 0, errors.Wrapf(ErrForeign, "cannot use %s: %q is not a pid", path, shorten(line))
+	}
+	return pid, nil
+}
+
+func checkPath(path string) error {
+	switch {
+	case path == "" || strings.TrimSpace(path) != path:
+		return errors.Errorf("%q is not a path", shorten(path))
+	case !utf8.ValidString(path) || strings.ContainsFunc(path, unicode.IsControl):
+		return errors.Errorf("%q is not a path", shorten(path))
+	}
+	return nil
+}
+
+// shorten keeps a damaged file from filling the log.
+func shorten(s string) string {
+	const limit = 64
+	if len(s) > limit {
+		return s[:limit] + "…"
+	}
+	return s
+}

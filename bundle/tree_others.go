@@ -1,0 +1,34 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build !linux
+
+package bundle
+
+import (
+	"os"
+
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/pkg/errors"
+)
+
+// removeTree removes path and all below it. It follows no link, and it refuses when something is mounted in it.
+func removeTree(path string) error {
+	if err := refuseMounts(path, ""); err != nil {
+		return err
+	}
+	return errors.WithStack(os.RemoveAll(path))
+}
+
+// mountInside returns a mount point at or below path, "" when there is none. except is not looked into.
+func mountInside(path, except string) (string, error) {
+	return mountInTable(path, except)
+}
+
+// unmountAndRmdir removes an empty directory, after unmounting what is at or below it.
+func unmountAndRmdir(path string) error {
+	if err := mount.UnmountRecursive(path, 0); err != nil {
+		return errors.Wrapf(err, "cannot unmount %s", path)
+	}
+	return errors.WithStack(rmdir(path))
+}
