@@ -159,25 +159,3 @@ func TestUndoStackRunsAllInReverse(t *testing.T) {
 	require.ErrorIs(t, undo.run(), os.ErrInvalid)
 	require.Equal(t, []int{2, 1, 0}, order)
 }
-
-func TestRemappedGID(t *testing.T) {
-	for spec, want := range map[string]uint32{
-		``:                             0,
-		`{}`:                           0,
-		`null`:                         0,
-		`{"linux":null}`:               0,
-		`{"linux":{}}`:                 0,
-		`{"linux":{"gidMappings":[]}}`: 0,
-		`{"linux":{"gidMappings":[{"containerID":0,"hostID":4200,"size":10}]}}`:                                              4200,
-		`{"linux":{"gidMappings":[{"containerID":1,"hostID":7,"size":1},{"containerID":0,"hostID":4294967295,"size":1}]}}`:   4294967295,
-		`{"linux":{"uidMappings":[{"containerID":0,"hostID":9}],"gidMappings":[{"containerID":5,"hostID":4200,"size":10}]}}`: 0,
-	} {
-		got, err := RemappedGID([]byte(spec))
-		require.NoError(t, err, spec)
-		require.Equal(t, want, got, spec)
-	}
-	for _, spec := range []string{`{`, `[]`, `{"linux":[]}`, `{"linux":{"gidMappings":[{"hostID":-1}]}}`, "\x00"} {
-		_, err := RemappedGID([]byte(spec))
-		require.True(t, errdefs.IsInvalidArgument(err), spec)
-	}
-}

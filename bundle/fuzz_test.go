@@ -4,47 +4,13 @@
 package bundle
 
 import (
-	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
-	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/stretchr/testify/require"
 )
-
-func FuzzRemappedGID(f *testing.F) {
-	for _, seed := range []string{
-		`{"linux":{"gidMappings":[{"containerID":0,"hostID":4200,"size":10}]}}`, `{"linux":{"GIDMappings":[{"containerid":1,"hostID":4200}]}}`,
-		`{"Linux":null,"linux":{}}`, `{}`, `null`, `[]`, ``, `{"linux":{"gidMappings":[{"hostID":-1}]}}`,
-	} {
-		f.Add([]byte(seed))
-	}
-	f.Fuzz(func(t *testing.T, spec []byte) {
-		gid, err := RemappedGID(spec)
-		// containerd's own runtime reads the spec without tags of its own.
-		var s struct {
-			Linux *struct{ GIDMappings []specs.LinuxIDMapping }
-		}
-		if jerr := json.Unmarshal(spec, &s); jerr != nil {
-			require.Equal(t, len(spec) == 0, err == nil)
-			require.Zero(t, gid)
-			return
-		}
-		require.NoError(t, err)
-		var want uint32
-		if s.Linux != nil {
-			for _, m := range s.Linux.GIDMappings {
-				if m.ContainerID == 0 {
-					want = m.HostID
-					break
-				}
-			}
-		}
-		require.Equal(t, want, gid)
-	})
-}
 
 // FuzzRemove builds a bundle and a work directory from names that nobody foresaw, with links out of them in all places.
 func FuzzRemove(f *testing.F) {

@@ -27,6 +27,8 @@ type Record struct {
 	Launch *Launch `json:"launch,omitempty"`
 	// Joined: the instance did not start the shim process that serves it.
 	Joined bool `json:"joined,omitempty"`
+	// Launched: the shim process was started by a daemon of this machine, not by a sandboxer of its own.
+	Launched bool `json:"launched,omitempty"`
 	// Shim is the process that serves it, once verified.
 	Shim *Proc `json:"shim,omitempty"`
 	// Created: the Create of the task, or of the sandbox, was answered.
@@ -59,9 +61,12 @@ type Proc struct {
 // TaskState is what was last known of a task.
 type TaskState struct {
 	// Status as the task API names it.
-	Status   string `json:"status,omitempty"`
-	Pid      uint32 `json:"pid,omitempty"`
+	Status string `json:"status,omitempty"`
+	Pid    uint32 `json:"pid,omitempty"`
+	// PidStart is the start time of the process; 0 when it is not known to be one of this machine.
 	PidStart uint64 `json:"pid_start,omitempty"`
+	// PidOwned: the process descends from the shim.
+	PidOwned bool   `json:"pid_owned,omitempty"`
 	Stdin    string `json:"stdin,omitempty"`
 	Stdout   string `json:"stdout,omitempty"`
 	Stderr   string `json:"stderr,omitempty"`
@@ -84,6 +89,8 @@ type Exit struct {
 	// Told: the exit event was published; DeleteTold: the delete event was.
 	Told       bool `json:"told,omitempty"`
 	DeleteTold bool `json:"delete_told,omitempty"`
+	// Tries counts how often the exit event was about to be published.
+	Tries int `json:"tries,omitempty"`
 }
 
 // WriteRecord replaces the record, with the Version that this code writes. r itself is not changed.

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -61,10 +62,18 @@ func (b *Bundle) Sandbox() (string, error) {
 	return id, nil
 }
 
-// InitPid returns the pid of the container's first process, as runc wrote it. Whether it is still that process is not known. Errors: NotFound;
-// ErrForeign.
-func (b *Bundle) InitPid() (int, error) {
-	return readPid(b.file(initPidFile))
+// InitPid returns the pid of the container's first process, as runc wrote it, and when that was. Whether it is still that process is not
+// known. Errors: NotFound; ErrForeign.
+func (b *Bundle) InitPid() (pid int, written time.Time, err error) {
+	path := b.file(initPidFile)
+	if pid, err = readPid(path); err != nil {
+		return 0, time.Time{}, err
+	}
+	info, err := os.Lstat(path)
+	if err != nil {
+		return 0, time.Time{}, readError(path, err)
+	}
+	return pid, info.ModTime(), nil
 }
 
 // ShimPid returns the pid that some shims write down for themselves. Whether it is still that process is not known. Errors: NotFound;

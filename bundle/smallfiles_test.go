@@ -61,7 +61,7 @@ func TestSandbox(t *testing.T) {
 
 func TestPids(t *testing.T) {
 	b := create(t, newLayout(t), testID)
-	for name, read := range map[string]func() (int, error){"init.pid": b.InitPid, "shim.pid": b.ShimPid} {
+	for name, read := range map[string]func() (int, error){"init.pid": func() (int, error) { pid, _, err := b.InitPid(); return pid, err }, "shim.pid": b.ShimPid} {
 		_, err := read()
 		require.True(t, errdefs.IsNotFound(err), "%v", err)
 		for _, good := range []string{"42", "42\n"} {
@@ -127,7 +127,7 @@ func reads(b *Bundle) map[string]func() error {
 		recordFile:     func() error { _, err := b.ReadRecord(); return err },
 		shimBinaryFile: func() error { _, err := b.ShimBinary(); return err },
 		sandboxFile:    func() error { _, err := b.Sandbox(); return err },
-		initPidFile:    func() error { _, err := b.InitPid(); return err },
+		initPidFile:    func() error { _, _, err := b.InitPid(); return err },
 		shimPidFile:    func() error { _, err := b.ShimPid(); return err },
 	}
 }
