@@ -1,0 +1,286 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package shimclient
+
+import (
+	"context"
+	"path/filepath"
+	"time"
+
+	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/containerd/api/types"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"github.com/pkg/errors"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+)
+
+const (
+	// DefaultLaunchTimeout is how long a shim may take to answer `start`.
+	DefaultLaunchTimeout = 2 * time.Minute
+	// slotTime is how long a start counts against the limit.
+	slotTime = 5 * time.Second
+	// undoTime bounds the undoing of a failed start, which the caller waits for
+	// even when it has given up.
+	undoTime = 10 * time.Second
+	// infoTime bounds `-info`, which a create waits for.
+	infoTime = 30 * time.Second
+)
+
+// LauncherConfig is what all commands of a Launcher have in common.
+type LauncherConfig struct {
+	// GRPCAddress and TTRPCAddress are where the daemon listens.
+	GRPCAddress, TTRPCAddress string
+	// SocketDir is where shims are told to make their sockets; "": their default.
+	SocketDir string
+	// Env is added to the environment of each command, KEY=VALUE.
+	Env []string
+	// MaxStarts is how many starts may run at once; 0: two per CPU.
+	MaxStarts int
+	// LaunchTimeout is how long a shim may take to answer `start`, not counting
+	// the wait for its turn; 0: DefaultLaunchTimeout.
+	LaunchTimeout time.Duration
+}
+
+// Launcher runs the commands of shim binaries: start, delete and -info. It is
+// the only place that executes one. Safe for concurrent use.
+type Launcher struct {
+	config    LauncherConfig
+	limiter   *limiter
+	protocols protocolBook
+}
+
+// NewLauncher makes a Launcher.
+func NewLauncher(config LauncherConfig) *Launcher {
+	if config.LaunchTimeout <= 0 {
+		config.LaunchTimeout = DefaultLaunchTimeout
+	}
+	return &Launcher{config: config, limiter: newLimiter(config.MaxStarts, slotTime)}
+}
+
+// StartRequest asks for a shim process.
+type StartRequest struct {
+	Binary Binary
+	// Protocol is what goes to the shim's stdin; "" is auto.
+	Protocol      StartProtocol
+	Namespace, ID string
+	// Bundle is the working directory of the shim; its log fifo must be open
+	// (OpenLog), as a shim opens it for writing before it serves.
+	Bundle string
+	// Token marks every process of this launch: NewToken. Required.
+	Token string
+	// Options are the runtime's start options; nil: none.
+	Options *anypb.Any
+	// SocketIDs are ids besides ID after which the shim may name its socket:
+	// those of the group that the spec's annotations name.
+	SocketIDs []string
+	// Addresses is asked, after a failed start, for addresses that the shim has
+	// left in the bundle. May be nil.
+	Addresses func() []string
+}
+
+// Start runs `shim start` and returns its checked reply.
+//
+// Starts wait for their turn in the order in which they came. When Start fails,
+// also because ctx has ended, nothing of the launch is left: the helper's
+// process group and all that carry the token have been killed, and sockets on
+// which nobody listens have been removed; what could not be undone in 10 s is
+// named in the error. After a success the processes are the caller's.
+//
+// Errors: the class of ctx's end while waiting or running; DeadlineExceeded with
+// ErrLaunchTimeout; InvalidArgument or NotImplemented for a bad reply (see
+// ParseReply); ErrProtocolRefused; else unclassified, with the shim's own words.
+func (l *Launcher) Start(ctx context.Context, r StartRequest) (*bootapi.BootstrapResult, error) {
+	if err := r.validate(); err != nil {
+		return nil, err
+	}
+	release, err := l.limiter.acquire(ctx)
+	if err != nil {
+		return nil, errors.Wrapf(err, "cannot start a shim for %s/%s: waiting for other starts to end", r.Namespace, r.ID)
+	}
+	defer release()
+	ctx, cancel := context.WithTimeoutCause(ctx, l.config.LaunchTimeout, ErrLaunchTimeout)
+	defer cancel()
+	result, err := l.launch(ctx, r)
+	return result, errors.Wrapf(err, "cannot start shim %s for %s/%s", r.Binary.Path, r.Namespace, r.ID)
+}
+
+func (r *StartRequest) validate() error {
+	if err := checkTarget("start", r.Binary, r.Namespace, r.ID, r.Bundle); err != nil {
+		return err
+	}
+	if _, err := ParseStartProtocol(string(r.Protocol)); err != nil {
+		return err
+	}
+	return checkToken(r.Token)
+}
+
+func checkTarget(action string, b Binary, namespace, id, bundle string) error {
+	missing := ""
+	switch {
+	case !filepath.IsAbs(b.Path):
+		missing = "an absolute path of its binary"
+	case namespace == "":
+		missing = "a namespace"
+	case id == "":
+		missing = "an id"
+	case !filepath.IsAbs(bundle):
+		missing = "an absolute path of its bundle"
+	default:
+		return nil
+	}
+	return errors.Wrapf(errdefs.ErrInvalidArgument, "cannot %s a shim without %s", action, missing)
+}
+
+// launch tries the protocols in turn.
+func (l *Launcher) launch(ctx context.Context, r StartRequest) (*bootapi.BootstrapResult, error) {
+	order, file, silent := l.protocols.order(r.Binary.Path, r.Protocol)
+	var refusal error
+	for i, protocol := range order {
+		result, said, err := l.attempt(ctx, r, protocol)
+		if err == nil {
+			l.protocols.learn(file, protocol)
+			return result, nil
+		}
+		undone := l.undo(ctx, r, result)
+		switch {
+		case undone != nil:
+			return nil, errors.Wrapf(err, "not all of the failed launch could be ended (%v)", undone)
+		case ctx.Err() != nil || !exitedByItself(err) || !refused(protocol, said, silent):
+			return nil, err
+		case refusal != nil:
+			return nil, errors.Wrapf(ErrProtocolRefused, "%v; and with the %s protocol: %v", refusal, protocol, err)
+		case i == len(order)-1:
+			return nil, errors.Wrapf(ErrProtocolRefused, "with the %s protocol: %v", protocol, err)
+		}
+		refusal = errors.Wrapf(err, "with the %s protocol", protocol)
+		log.G(ctx).WithError(err).WithFields(log.Fields{"id": r.ID, "namespace": r.Namespace, "shim": r.Binary.Path}).
+			Infof("shim does not take the %s start protocol, trying the other one", protocol)
+	}
+	return nil, refusal
+}
+
+// attempt runs the helper once. said is all that it wrote, for refused; the
+// result is set also where it was no use, for undo.
+func (l *Launcher) attempt(ctx context.Context, r StartRequest, p StartProtocol) (_ *bootapi.BootstrapResult, said string, _ error) {
+	cmd, err := l.startCommand(&r, p)
+	if err != nil {
+		return nil, "", err
+	}
+	out, err := runHelper(ctx, cmd)
+	said = out.stderr
+	if err != nil {
+		return nil, said + string(out.stdout), err
+	}
+	logStderr(ctx, "starting", r.Namespace, r.ID, out.stderr)
+	result, err := ParseReply(out.stdout)
+	if err != nil && out.stderr != "" {
+		err = errors.Wrapf(err, "shim said on stderr: %s", out.stderr)
+	}
+	return result, said, err
+}
+
+// undo ends what a failed attempt has started. The caller's context may have
+// ended, so it counts for its values only.
+func (l *Launcher) undo(ctx context.Context, r StartRequest, result *bootapi.BootstrapResult) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
+	defer cancel()
+	err := EndLaunch(ctx, r.Token)
+	if errdefs.IsNotImplemented(err) {
+		err = nil
+	}
+	addresses := []string{result.GetAddress()}
+	if r.Addresses != nil {
+		addresses = append(addresses, r.Addresses()...)
+	}
+	l.RemoveSockets(r.Namespace, append([]string{r.ID}, r.SocketIDs...), addresses...)
+	return err
+}
+
+// DeleteRequest asks for `shim delete`, which cleans up after a shim.
+type DeleteRequest struct {
+	Binary        Binary
+	Namespace, ID string
+	// Bundle is the bundle's original path.
+	Bundle string
+}
+
+// DeleteResult is what `shim delete` answered.
+type DeleteResult struct {
+	// Pid is 0 where the shim did not know it.
+	Pid, Status uint32
+	// ExitedAt is zero where the shim gave no time.
+	ExitedAt time.Time
+}
+
+// Delete runs `shim delete`. When ctx ends its process group is killed. stdout
+// alone is the reply; stderr is logged, or part of the error.
+func (l *Launcher) Delete(ctx context.Context, r DeleteRequest) (*DeleteResult, error) {
+	if err := checkTarget("delete", r.Binary, r.Namespace, r.ID, r.Bundle); err != nil {
+		return nil, err
+	}
+	result, err := l.delete(ctx, r)
+	return result, errors.Wrapf(err, "cannot run delete of shim %s for %s/%s", r.Binary.Path, r.Namespace, r.ID)
+}
+
+func (l *Launcher) delete(ctx context.Context, r DeleteRequest) (*DeleteResult, error) {
+	cmd, err := l.deleteCommand(&r)
+	if err != nil {
+		return nil, err
+	}
+	out, err := runHelper(ctx, cmd)
+	if err != nil {
+		return nil, err
+	}
+	logStderr(ctx, "cleaning up", r.Namespace, r.ID, out.stderr)
+	var reply taskapi.DeleteResponse
+	if err := proto.Unmarshal(out.stdout, &reply); err != nil {
+		return nil, errors.Wrapf(ErrDeleteReply, "cannot parse its reply %s: %v", quoteReply(out.stdout), err)
+	}
+	result := &DeleteResult{Pid: reply.Pid, Status: reply.ExitStatus}
+	if int32(result.Pid) < 0 {
+		result.Pid = 0 // runc shims of containerd 1.7 to 2.2 answer -1 then
+	}
+	if reply.ExitedAt != nil {
+		result.ExitedAt = reply.ExitedAt.AsTime()
+	}
+	return result, nil
+}
+
+// Info runs `shim -info`, with the options that it is to answer for; nil: none.
+// When ctx ends, or after 30 s, its process group is killed.
+func (l *Launcher) Info(ctx context.Context, b Binary, options *anypb.Any) (*types.RuntimeInfo, error) {
+	if !filepath.IsAbs(b.Path) {
+		return nil, errors.Wrap(errdefs.ErrInvalidArgument, "cannot ask a shim for its info without an absolute path of its binary")
+	}
+	ctx, cancel := context.WithTimeout(ctx, infoTime)
+	defer cancel()
+	info, err := l.info(ctx, b, options)
+	return info, errors.Wrapf(err, "cannot get the info of shim %s", b.Path)
+}
+
+func (l *Launcher) info(ctx context.Context, b Binary, options *anypb.Any) (*types.RuntimeInfo, error) {
+	cmd, err := l.infoCommand(b, options)
+	if err != nil {
+		return nil, err
+	}
+	out, err := runHelper(ctx, cmd)
+	if err != nil {
+		return nil, err
+	}
+	info := &types.RuntimeInfo{}
+	if err := proto.Unmarshal(out.stdout, info); err != nil {
+		return nil, errors.Wrapf(errdefs.ErrInvalidArgument, "cannot parse its reply %s: %v", quoteReply(out.stdout), err)
+	}
+	return info, nil
+}
+
+func logStderr(ctx context.Context, doing, namespace, id, stderr string) {
+	if stderr != "" {
+		log.G(ctx).WithFields(log.Fields{"id": id, "namespace": namespace, "stderr": stderr}).
+			Warnf("shim wrote to stderr while %s", doing)
+	}
+}

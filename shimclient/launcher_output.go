@@ -1,0 +1,139 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package shimclient
+
+import (
+	"os"
+	"sync"
+	"time"
+
+	"github.com/pkg/errors"
+)
+
+const (
+	// maxStdout bounds a reply.
+	maxStdout = 1 << 20
+	// maxStderr is how much of the end of stderr goes to the log or an error.
+	maxStderr = 4 << 10
+)
+
+// capture collects what a child writes to a pipe, up to a bound.
+//
+// It can be finished while others still hold the pipe open, as a daemon does that
+// the child left behind with its own stdout: what is in the pipe then is still
+// collected, and what comes later is not waited for.
+type capture struct {
+	reader, writer *os.File
+	max            int
+	keepEnd        bool   // beyond max: keep the end, instead of reporting
+	tooLong        func() // called once when more than max came, if not keepEnd
+	done           chan struct{}
+
+	mu   sync.Mutex // guards what follows
+	data []byte
+	over bool
+}
+
+func newCapture(max int, keepEnd bool, tooLong func()) (*capture, error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, errors.Wrap(err, "cannot make a pipe for the shim's output")
+	}
+	return &capture{reader: r, writer: w, max: max, keepEnd: keepEnd, tooLong: tooLong, done: make(chan struct{})}, nil
+}
+
+// discard closes a capture that was not started.
+func (c *capture) discard() {
+	c.reader.Close()
+	c.writer.Close()
+}
+
+// start begins to read, after the child has got its end.
+func (c *capture) start() {
+	c.writer.Close()
+	go c.read()
+}
+
+func (c *capture) read() {
+	defer close(c.done)
+	buf := make([]byte, 16<<10)
+	for {
+		n, err := c.reader.Read(buf)
+		c.add(buf[:n])
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			c.drain(buf)
+			return
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// drain takes what is in the pipe already. It ends though somebody may go on
+// writing: no more than a pipe can hold was there when the child exited.
+func (c *capture) drain(buf []byte) {
+	if c.reader.SetReadDeadline(time.Time{}) != nil {
+		return
+	}
+	for left := maxPipe; left > 0; {
+		n := readNow(c.reader, buf)
+		if n <= 0 {
+			return
+		}
+		c.add(buf[:n])
+		left -= n
+	}
+}
+
+func (c *capture) add(b []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.over && !c.keepEnd {
+		return
+	}
+	c.data = append(c.data, b...)
+	if len(c.data) <= c.max {
+		return
+	}
+	if c.keepEnd {
+		c.data = append(c.data[:0], tail(c.data, c.max)...)
+		return
+	}
+	c.over = true
+	c.data = c.data[:c.max]
+	if c.tooLong != nil {
+		c.tooLong()
+	}
+}
+
+// finish ends the reading, with all that is in the pipe, and closes it.
+func (c *capture) finish() {
+	defer c.reader.Close()
+	if c.reader.SetReadDeadline(time.Unix(1, 0)) == nil {
+		<-c.done
+		return
+	}
+	// No deadlines on this platform's pipes.
+	timer := time.NewTimer(leakTime)
+	defer timer.Stop()
+	select {
+	case <-c.done:
+	case <-timer.C:
+	}
+}
+
+// result is what was collected, and whether there was more than the bound.
+func (c *capture) result() (data []byte, truncated bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.data, c.over
+}
+
+func tail(b []byte, n int) []byte {
+	if len(b) > n {
+		return b[len(b)-n:]
+	}
+	return b
+}

@@ -1,0 +1,52 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package shimclient
+
+import (
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// maxDepth bounds the way up to an ancestor.
+	maxDepth = 64
+	// ticksPerSecond is the unit of start times, USER_HZ: 100 on all of Linux.
+	ticksPerSecond = 100
+	// startSlack is for the difference between the clock of files and that of
+	// processes.
+	startSlack = 2 * time.Second
+)
+
+// DescendsFrom reports whether ancestor is the process's parent, or its
+// parent's, and so on. Both must be alive; where that is not certain, false.
+func (p ProcessID) DescendsFrom(ancestor ProcessID) bool {
+	if !ancestor.Alive() {
+		return false
+	}
+	pid := p.Pid
+	for range maxDepth {
+		st, err := readStat(pid)
+		if err != nil || st.parent <= 1 {
+			return false
+		}
+		if st.parent == ancestor.Pid {
+			return p.Alive() && ancestor.Alive()
+		}
+		pid = st.parent
+	}
+	return false
+}
+
+// StartedBefore reports whether the process began before t, by the wall clock:
+// what a file of that time says of a pid can be about it. Where that cannot be
+// told, false.
+func (p ProcessID) StartedBefore(t time.Time) bool {
+	var up unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &up); err != nil {
+		return false
+	}
+	age := time.Duration(up.Nano()) - time.Duration(p.StartTime)*(time.Second/ticksPerSecond)
+	return p.StartTime != 0 && time.Now().Add(-age).Before(t.Add(startSlack))
+}

@@ -1,0 +1,67 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build !linux
+
+package shimclient
+
+import (
+	"context"
+	"syscall"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/pkg/errors"
+)
+
+func notHere(what string) error {
+	return errors.Wrapf(errdefs.ErrNotImplemented, "cannot %s on this platform", what)
+}
+
+// LookupProcess is not implemented on this platform.
+func LookupProcess(int) (ProcessID, error) {
+	return ProcessID{}, notHere("tell the identity of a process")
+}
+
+// Alive reports whether the process may run. Nothing is certain on this
+// platform, except that the zero value does not.
+func (p ProcessID) Alive() bool { return p.Pid > 0 }
+
+// Signal is not implemented on this platform.
+func (p ProcessID) Signal(syscall.Signal) error { return notHere("signal a process by its identity") }
+
+// DescendsFrom cannot be told on this platform.
+func (p ProcessID) DescendsFrom(ProcessID) bool { return false }
+
+// StartedBefore cannot be told on this platform.
+func (p ProcessID) StartedBefore(time.Time) bool { return false }
+
+// Wait is not implemented on this platform.
+func (p ProcessID) Wait(context.Context) error {
+	if p.Pid <= 0 {
+		return nil
+	}
+	return notHere("wait for a process by its identity")
+}
+
+// VerifyShim is not implemented on this platform.
+func VerifyShim(int, Binary, string) (ProcessID, error) {
+	return ProcessID{}, notHere("verify the process of a shim")
+}
+
+// FindByToken finds nothing on this platform.
+func FindByToken(string) []ProcessID { return nil }
+
+// FindByDir finds nothing on this platform.
+func FindByDir(string) []ProcessID { return nil }
+
+// EndLaunch is not implemented on this platform.
+func EndLaunch(_ context.Context, token string) error {
+	if err := checkToken(token); err != nil {
+		return err
+	}
+	return notHere("end a launch by its token")
+}
+
+// BootID is not known on this platform.
+func BootID() string { return "" }

@@ -1,0 +1,218 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package shimclient
+
+import (
+	"bytes"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/containerd/errdefs"
+	"github.com/pkg/errors"
+)
+
+// StartProtocol says what a shim is given on the stdin of `start`.
+type StartProtocol string
+
+const (
+	// ProtocolAuto chooses by the binary: see [protocolBook].
+	ProtocolAuto StartProtocol = "auto"
+	// ProtocolBootstrap is a BootstrapParams message: containerd 2.3 and later.
+	ProtocolBootstrap StartProtocol = "bootstrap"
+	// ProtocolLegacy is the runtime options as an Any, or nothing.
+	ProtocolLegacy StartProtocol = "legacy"
+)
+
+// ParseStartProtocol reads a config value; "" is auto. Error: InvalidArgument.
+func ParseStartProtocol(s string) (StartProtocol, error) {
+	switch p := StartProtocol(s); p {
+	case "":
+		return ProtocolAuto, nil
+	case ProtocolAuto, ProtocolBootstrap, ProtocolLegacy:
+		return p, nil
+	}
+	return "", errors.Wrapf(errdefs.ErrInvalidArgument,
+		"unknown start protocol %q: use %q, %q or %q", s, ProtocolAuto, ProtocolBootstrap, ProtocolLegacy)
+}
+
+func (p StartProtocol) other() StartProtocol {
+	if p == ProtocolBootstrap {
+		return ProtocolLegacy
+	}
+	return ProtocolBootstrap
+}
+
+// protocolBook remembers, by the identity of the binary, which start protocol a
+// shim speaks.
+//
+// For auto the rule is: a native executable that holds the name of the
+// bootstrap messages' package speaks it (a Go or Rust binary carries the
+// descriptor of each message that it links); one that does not is legacy; a
+// script or a packed executable does not say, and legacy goes first, because
+// shims of containerd 2.4 refuse legacy stdin before they do anything, while
+// older ones fail late on BootstrapParams, or go on and lose their options. The
+// second guess is taken only after a refusal; see [refused].
+type protocolBook struct {
+	mu    sync.Mutex // guards known; not held while a file is read
+	known map[FileID]guess
+}
+
+type guess struct {
+	protocol StartProtocol
+	// silent: the file decided nothing, so that a failure without a word may
+	// be a refusal too.
+	silent bool
+}
+
+// order returns the protocols to try. The path is looked at anew, as the file
+// may have been replaced after it was resolved.
+func (b *protocolBook) order(path string, wanted StartProtocol) (_ []StartProtocol, file FileID, silent bool) {
+	if wanted == ProtocolBootstrap || wanted == ProtocolLegacy {
+		return []StartProtocol{wanted}, FileID{}, false
+	}
+	if alwaysLegacy(path) {
+		return []StartProtocol{ProtocolLegacy}, FileID{}, false
+	}
+	file, err := IdentifyFile(path)
+	if err != nil {
+		return []StartProtocol{ProtocolLegacy}, FileID{}, false
+	}
+	b.mu.Lock()
+	g, ok := b.known[file]
+	b.mu.Unlock()
+	if !ok {
+		g = inspect(path)
+		b.put(file, g)
+	}
+	return []StartProtocol{g.protocol, g.protocol.other()}, file, g.silent
+}
+
+// learn records what a shim answered to.
+func (b *protocolBook) learn(file FileID, p StartProtocol) {
+	if file != (FileID{}) {
+		b.put(file, guess{protocol: p})
+	}
+}
+
+func (b *protocolBook) put(file FileID, g guess) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.known == nil {
+		b.known = make(map[FileID]guess)
+	}
+	b.known[file] = g
+}
+
+// alwaysLegacy names the shims that read options from stdin whatever they link,
+// by the same rule as the stock runtime.
+func alwaysLegacy(path string) bool {
+	base := filepath.Base(path)
+	return strings.Contains(base, "shim-runc-v1") || strings.Contains(base, "shim-runhcs-v1")
+}
+
+var (
+	bootstrapPackage = []byte("containerd.runtime.bootstrap.v1")
+	upxMark          = []byte("UPX!")
+)
+
+// inspect guesses the protocol from the content of a binary.
+func inspect(path string) guess {
+	undecided := guess{protocol: ProtocolLegacy, silent: true}
+	f, err := os.Open(path)
+	if err != nil {
+		return undecided
+	}
+	defer f.Close()
+	head := make([]byte, 4)
+	if _, err := io.ReadFull(f, head); err != nil || !nativeMagic(head) {
+		return undecided
+	}
+	bootstrap, packed, err := scan(f)
+	switch {
+	case err != nil:
+		return undecided
+	case bootstrap:
+		return guess{protocol: ProtocolBootstrap}
+	case packed:
+		return undecided
+	}
+	return guess{protocol: ProtocolLegacy}
+}
+
+// nativeMagic tells ELF, PE and Mach-O (of both orders, and universal).
+func nativeMagic(head []byte) bool {
+	if string(head) == "\x7fELF" || string(head[:2]) == "MZ" {
+		return true
+	}
+	switch [4]byte(head) {
+	case [4]byte{0xfe, 0xed, 0xfa, 0xce}, [4]byte{0xfe, 0xed, 0xfa, 0xcf},
+		[4]byte{0xce, 0xfa, 0xed, 0xfe}, [4]byte{0xcf, 0xfa, 0xed, 0xfe},
+		[4]byte{0xca, 0xfe, 0xba, 0xbe}:
+		return true
+	}
+	return false
+}
+
+// scan looks for the package name, which decides, and for the mark of a packer.
+func scan(r io.Reader) (bootstrap, packed bool, err error) {
+	const chunk = 256 << 10
+	keep := len(bootstrapPackage) - 1 // what a name across two chunks needs
+	buf := make([]byte, keep+chunk)
+	have := 0
+	for {
+		n, err := io.ReadFull(r, buf[have:])
+		data := buf[:have+n]
+		if bytes.Contains(data, bootstrapPackage) {
+			return true, packed, nil
+		}
+		packed = packed || bytes.Contains(data, upxMark)
+		switch err {
+		case nil:
+			have = copy(buf, data[len(data)-keep:])
+		case io.EOF, io.ErrUnexpectedEOF:
+			return false, packed, nil
+		default:
+			return false, packed, err
+		}
+	}
+}
+
+// refusals are words by which a shim says that it does not understand its
+// stdin, in lower case, by the protocol that was tried.
+var refusals = map[StartProtocol][]string{
+	ProtocolLegacy: {
+		"deprecated api",       // pkg/shim of containerd 2.4
+		"bootstrap parameters", // the same
+		"bootstrapparams",
+		"bootstrap protocol",
+	},
+	ProtocolBootstrap: {
+		"type with url", // typeurl, in shims of containerd 1.6: an id taken for a type
+		"unexpectedeof", // rust-protobuf: a namespace taken for options
+		"wireerror",
+		"wire-format",                       // protobuf-go
+		"failed to decode protobuf message", // prost
+	},
+}
+
+// refused reports whether a helper that exited with an error did so because it
+// did not understand the protocol p, and so whether trying the other one makes
+// sense. Anything else that a shim says is the reason of the failure, which a
+// second try would only hide. Silence counts only where the binary itself
+// decided nothing (silent).
+func refused(p StartProtocol, said string, silent bool) bool {
+	said = strings.ToLower(strings.TrimSpace(said))
+	if said == "" {
+		return silent
+	}
+	for _, words := range refusals[p] {
+		if strings.Contains(said, words) {
+			return true
+		}
+	}
+	return false
+}
