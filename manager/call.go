@@ -1,0 +1,177 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package manager
+
+import (
+	"context"
+
+	"github.com/containerd/containerd/v2/pkg/timeout"
+	"github.com/containerd/errdefs"
+	"github.com/pkg/errors"
+
+	"github.com/shimyard/shimyard/shimclient"
+)
+
+// callMode says how a call treats a shim that does not answer or a connection that is lost.
+type callMode int
+
+const (
+	// once: fails at once while the shim is unresponsive; after a lost connection nobody knows whether it was done.
+	once callMode = iota
+	// forced: goes out even while the shim is unresponsive, since it is how a caller gets rid of it.
+	forced
+	// repeatable: asks without changing anything, so it is sent again after a reconnect.
+	repeatable
+)
+
+// call runs f with the Task client of the instance's process. What the shim answers passes through unchanged; a dead shim is
+// NotFound, one that is being reconnected is Unavailable once the verdict cannot be awaited any longer.
+func (i *Instance) call(ctx context.Context, mode callMode, f func(context.Context, *shimclient.Task) error) error {
+	return i.callLink(ctx, mode, func(ctx context.Context, l *link) error { return f(ctx, l.task) })
+}
+
+// callLink is call for all APIs that the connection serves.
+func (i *Instance) callLink(ctx context.Context, mode callMode, f func(context.Context, *link) error) error {
+	p := i.process()
+	if p == nil {
+		return errNoInstance(i.kind, i.id)
+	}
+	for {
+		l, err := p.use(ctx, mode == forced)
+		if err != nil {
+			return err
+		}
+		err = f(ctx, l)
+		switch {
+		case errdefs.IsDeadlineExceeded(err):
+			p.suspect() // the caller's deadline is often the shorter one
+		case errdefs.IsNotImplemented(err) && l.task.Version() > 2 && p.downgradeFor(ctx, l):
+			continue
+		case errors.Is(err, shimclient.ErrConnectionLost):
+			verdict := i.afterLoss(ctx, p, err)
+			if verdict != nil {
+				return verdict
+			}
+			if mode == repeatable {
+				continue
+			}
+		}
+		return err
+	}
+}
+
+// afterLoss waits for what becomes of the process after its connection was lost during a call: NotFound when it is dead, nil when
+// it is connected again and the call may be repeated.
+func (i *Instance) afterLoss(ctx context.Context, p *Process, lost error) error {
+	l, _, changed := p.snapshot()
+	if l != nil && !isDone(l.conn.Done()) {
+		return nil
+	}
+	if l != nil {
+		// The watcher has not seen it yet.
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return lost
+		}
+	}
+	if _, err := p.use(ctx, true); err != nil {
+		if ctx.Err() != nil {
+			return lost
+		}
+		return err
+	}
+	return nil
+}
+
+func isDone(ch <-chan struct{}) bool {
+	select {
+	case <-ch:
+		return true
+	default:
+		return false
+	}
+}
+
+// detach runs f without the caller's cancellation and returns when it does or the caller leaves.
+func detach[T any](ctx context.Context, m *ShimManager, f func(context.Context) (T, error)) (T, error) {
+	type result struct {
+		value T
+		err   error
+	}
+	done := make(chan result, 1)
+	m.spawn(func() {
+		v, err := f(context.WithoutCancel(ctx))
+		done <- result{v, err}
+	})
+	select {
+	case r := <-done:
+		return r.value, r.err
+	case <-ctx.Done():
+	}
+	select {
+	case r := <-done: // both at once: what was done counts
+		return r.value, r.err
+	default:
+		var none T
+		return none, ctx.Err()
+	}
+}
+
+// settled waits until a restored instance's shim has answered, up to the load timeout. Every other listed state needs no waiting.
+func (i *Instance) settled(ctx context.Context) error {
+	st, changed := i.watch()
+	if st != restoring {
+		return i.usable(st)
+	}
+	wctx, cancel := timeout.WithContext(ctx, TimeoutLoad)
+	defer cancel()
+	for st == restoring {
+		if i.isUnresponsive() {
+			return i.unavailable()
+		}
+		select {
+		case <-changed:
+		case <-i.moved():
+		case <-wctx.Done():
+			if err := ctx.Err(); err != nil {
+				return errors.Wrapf(err, "waiting for %s %s to be restored", i.kind, i.id)
+			}
+			return i.unavailable()
+		}
+		st, changed = i.watch()
+	}
+	return i.usable(st)
+}
+
+// isUnresponsive tells whether the process is known to leave calls unanswered.
+func (i *Instance) isUnresponsive() bool {
+	p := i.process()
+	if p == nil {
+		return false
+	}
+	_, st, _ := p.snapshot()
+	return st == unresponsive
+}
+
+// moved is closed when the state of the process changes.
+func (i *Instance) moved() <-chan struct{} {
+	_, moved := i.link()
+	return moved
+}
+
+func (i *Instance) usable(st state) error {
+	if !st.listed() {
+		return errNoInstance(i.kind, i.id)
+	}
+	return nil
+}
+
+// unavailable says since when the instance has been waiting for its shim.
+func (i *Instance) unavailable() error {
+	i.mu.Lock()
+	since := i.since
+	i.mu.Unlock()
+	return errUnavailable(i.id, since, "has not answered after the daemon's start,")
+}

@@ -1,0 +1,272 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package manager
+
+import (
+	"context"
+	"time"
+
+	"github.com/containerd/containerd/v2/pkg/timeout"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"github.com/pkg/errors"
+
+	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/shimclient"
+)
+
+const (
+	firstCleanPause = time.Second
+	lastCleanPause  = time.Minute
+	// shimDeleteTries is how often a failing `shim delete` is tried before the bundle goes without it. By then no process may be left.
+	shimDeleteTries = 5
+)
+
+// cleaning is the removal of what is left of an instance.
+type cleaning struct {
+	// shimDelete: `shim delete` is due.
+	shimDelete bool
+	// orderly: the shim has deleted the task by itself, so that nothing hangs on its `delete`.
+	orderly bool
+
+	tries int // of `shim delete` that failed
+}
+
+// clean removes what is left of the instance and then the instance, trying with growing pauses until it succeeds or the manager is
+// closed. Until then the id stays reserved; after a close the next start goes on.
+func (i *Instance) clean(c cleaning) {
+	for pause := firstCleanPause; ; pause = min(2*pause, lastCleanPause) {
+		err := i.cleanOnce(i.context(), &c)
+		if err == nil {
+			i.m.forget(i)
+			return
+		}
+		if i.setLeft(err) {
+			log.G(i.context()).WithError(err).Errorf("cannot clean up after %s; it is tried again until it succeeds", i.kind)
+		}
+		if !i.m.sleep(pause) {
+			return
+		}
+	}
+}
+
+// cleanOnce is one attempt: processes of a launch that got no task, `shim delete` where it is due, sockets nobody listens on, the
+// bundle, and the mounts that were activated for it.
+func (i *Instance) cleanOnce(ctx context.Context, c *cleaning) error {
+	if err := i.endLaunches(ctx); err != nil {
+		return err
+	}
+	if c.shimDelete {
+		if err := i.tryShimDelete(ctx, c); err != nil {
+			return err
+		}
+	}
+	return i.removeRest(ctx)
+}
+
+// endLaunches ends all processes that carry the tokens of launches that came to nothing. It must succeed before the bundle goes: the
+// tokens are in it.
+func (i *Instance) endLaunches(ctx context.Context) error {
+	i.mu.Lock()
+	tokens := i.tokens
+	i.mu.Unlock()
+	ctx, cancel := timeout.WithContext(ctx, TimeoutCleanup)
+	defer cancel()
+	for _, token := range tokens {
+		if err := shimclient.EndLaunch(ctx, token); err != nil && !errdefs.IsNotImplemented(err) {
+			return errors.Wrap(err, "cannot end the processes of the launch")
+		}
+	}
+	return nil
+}
+
+// tryShimDelete runs `shim delete`. What it fails with matters only while something may hang on it.
+func (i *Instance) tryShimDelete(ctx context.Context, c *cleaning) error {
+	_, err := i.shimDelete(ctx)
+	if err == nil || errors.Is(err, errNoBinary) {
+		return nil
+	}
+	c.tries++
+	if c.orderly || c.tries >= shimDeleteTries && !i.hasProcess() && !i.initProcess().Alive() {
+		log.G(ctx).WithError(err).Warn("shim's delete fails; going on without it")
+		return nil
+	}
+	return err
+}
+
+func (i *Instance) removeRest(ctx context.Context) error {
+	i.mu.Lock()
+	d, launch, joined, mounted := i.bundle, i.rec.Launch, i.rec.Joined, i.mounted
+	i.mu.Unlock()
+	if !joined {
+		ids := []string{i.id}
+		if launch != nil {
+			ids = append(ids, launch.Groups...)
+		}
+		i.m.launcher.RemoveSockets(i.namespace, ids, i.addresses()...)
+	}
+	if d != nil {
+		i.seal()
+		failpoint("clean-bundle")
+		if err := d.Remove(); err != nil {
+			return errors.Wrap(err, "cannot remove the bundle")
+		}
+		failpoint("clean-removed")
+	}
+	if mounted {
+		i.deactivate(ctx)
+	}
+	return nil
+}
+
+// addresses are where the instance's shim says, or said, that it listens.
+func (i *Instance) addresses() []string {
+	i.mu.Lock()
+	d := i.bundle
+	i.mu.Unlock()
+	if d == nil {
+		return nil
+	}
+	if r, err := d.ReadBootstrap(); err == nil {
+		return []string{r.Address}
+	}
+	return nil
+}
+
+// errNoBinary: there is no binary to run `delete` with, now or later.
+var errNoBinary = errors.Wrap(errdefs.ErrNotFound, "the shim's binary is gone")
+
+// shimDelete runs `shim delete` within the cleanup timeout. It succeeds once per instance; later calls do nothing.
+func (i *Instance) shimDelete(ctx context.Context) (*shimclient.DeleteResult, error) {
+	i.mu.Lock()
+	d, done := i.bundle, i.shimDeleted
+	i.mu.Unlock()
+	if d == nil || done {
+		return nil, nil
+	}
+	b, err := i.deleteBinary(ctx)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := timeout.WithContext(context.WithoutCancel(ctx), TimeoutCleanup)
+	defer cancel()
+	r, err := i.m.launcher.Delete(ctx, shimclient.DeleteRequest{Binary: b, Namespace: i.namespace, ID: i.id, Bundle: d.Path})
+	if errors.Is(err, shimclient.ErrDeleteReply) {
+		// It has done its work, and would say the same the next time.
+		log.G(ctx).WithError(err).Warn("shim has deleted and does not say what")
+		r, err = nil, nil
+	}
+	if err != nil {
+		return nil, errors.Wrapf(err, "cannot run %s delete", b.Path)
+	}
+	failpoint("clean-shim-delete")
+	i.mu.Lock()
+	i.shimDeleted = true
+	i.mu.Unlock()
+	return r, nil
+}
+
+// deleteBinary finds the binary: the one that started the shim, else the one that its runtime's name resolves to today.
+func (i *Instance) deleteBinary(ctx context.Context) (shimclient.Binary, error) {
+	i.mu.Lock()
+	b, name := i.binary, i.rec.Runtime
+	i.mu.Unlock()
+	if b.Path != "" {
+		if r, err := i.m.resolver.Resolve(b.Path); err == nil {
+			return shimclient.Binary{Runtime: b.Runtime, Path: r.Path, File: r.File}, nil
+		}
+	}
+	if name == "" {
+		name = i.runtimeFromStore(ctx)
+	}
+	if name != "" {
+		if r, err := i.m.resolver.Resolve(name); err == nil {
+			return r, nil
+		}
+	}
+	log.G(ctx).WithField("binary", b.Path).Warn("the shim's binary is gone: its delete cannot run, removing the bundle without it")
+	return shimclient.Binary{}, errNoBinary
+}
+
+// runtimeFromStore asks the container's metadata for the runtime: bundles of pods that stock containerd left do not name it.
+func (i *Instance) runtimeFromStore(ctx context.Context) string {
+	if i.m.config.Containers == nil {
+		return ""
+	}
+	c, err := i.m.config.Containers.Get(ctx, i.id)
+	if err != nil {
+		return ""
+	}
+	return c.Runtime.Name
+}
+
+// bury is what follows the proof of death: the exit is found out and told, then the deletion, and nothing is left behind.
+func (i *Instance) bury() {
+	ctx := i.context()
+	log.G(ctx).Info("shim is dead, cleaning up after it")
+	i.leaveProcess()
+	if !i.waitInFlight() {
+		return
+	}
+	if i.wasCreated() {
+		exit := i.findExit(ctx)
+		if !i.wasShimDeleted() && i.initProcess().Alive() {
+			i.killInit(ctx) // what the shim's delete would have done
+		}
+		i.learnDeath(exit)
+		failpoint("bury-recorded")
+		if i.kind == KindTask {
+			i.tell()
+		}
+	} else if _, err := i.shimDelete(ctx); err != nil && !errors.Is(err, errNoBinary) {
+		log.G(ctx).WithError(err).Warn("cannot clean up after a dead shim at the first attempt")
+	}
+	i.activated()
+	i.clean(cleaning{shimDelete: true})
+}
+
+// waitInFlight waits until what the shim itself has told must have arrived and, at a start of the daemon, until somebody can listen.
+func (i *Instance) waitInFlight() bool {
+	wait := max(inFlight, subscribersBack-time.Since(i.m.started))
+	return i.m.sleep(wait)
+}
+
+func (i *Instance) wasShimDeleted() bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.shimDeleted
+}
+
+func (i *Instance) wasCreated() bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.rec.Created
+}
+
+// findExit is the exit as already known, else as `shim delete` says, else unknown.
+func (i *Instance) findExit(ctx context.Context) bundle.Exit {
+	known := i.exit("")
+	r, err := i.shimDelete(ctx)
+	switch {
+	case err != nil:
+		log.G(ctx).WithError(err).Warn("cannot ask for the exit of a dead shim's container")
+	case known == nil && r != nil:
+		e := bundle.Exit{Pid: r.Pid, Status: r.Status, At: r.ExitedAt}
+		if e.At.IsZero() || e.At.Unix() <= 0 {
+			e.At = time.Now().UTC()
+		}
+		return e
+	}
+	if known != nil {
+		return *known
+	}
+	return bundle.Exit{Pid: i.pid(), Status: exitUnknown, At: time.Now().UTC()}
+}
+
+// leaveProcess detaches the instance from its process and ends that when nobody is left.
+func (i *Instance) leaveProcess() {
+	if p := i.process(); p != nil && p.leave(i) {
+		p.end()
+	}
+}

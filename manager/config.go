@@ -1,0 +1,131 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package manager
+
+import (
+	"time"
+
+	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/containerd/v2/core/events/exchange"
+	"github.com/containerd/containerd/v2/core/sandbox"
+	"github.com/containerd/containerd/v2/plugins"
+	"github.com/containerd/errdefs"
+	"github.com/pkg/errors"
+
+	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/shimclient"
+)
+
+// Names of the timeouts in containerd's [timeouts] section, as stock containerd calls them. They are read at each use.
+const (
+	// TimeoutLoad bounds how long a call waits for the connection to a shim, and how long a shim that can only be judged by its
+	// connection (vsock, not launched by us) may stay unreachable before it counts as dead.
+	TimeoutLoad = "io.containerd.timeout.shim.load"
+	// TimeoutCleanup bounds one attempt to clean up, and how long a create waits for an id that is still being cleaned.
+	TimeoutCleanup = "io.containerd.timeout.shim.cleanup"
+	// TimeoutShutdown bounds the Shutdown call and the wait for the process to go after it.
+	TimeoutShutdown = "io.containerd.timeout.shim.shutdown"
+)
+
+// RuncV2 is the runtime whose shims are vouched for: they clean up by themselves when their Delete succeeds.
+const RuncV2 = plugins.RuntimeRuncV2
+
+// CleanupPolicy says when the shim's binary is run once more, with `delete`, after a task was deleted.
+type CleanupPolicy string
+
+const (
+	// CleanupAuto is on-failure for io.containerd.runc.v2 shims that answered with version 3, always for all others.
+	CleanupAuto CleanupPolicy = "auto"
+	// CleanupAlways runs `delete` after every Delete, as stock containerd does.
+	CleanupAlways CleanupPolicy = "always"
+	// CleanupOnFailure runs `delete` only when the orderly way failed.
+	CleanupOnFailure CleanupPolicy = "on-failure"
+)
+
+// ParseCleanupPolicy reads a policy from config; "" is auto. An unknown one is an InvalidArgument error.
+func ParseCleanupPolicy(s string) (CleanupPolicy, error) {
+	switch p := CleanupPolicy(s); p {
+	case "":
+		return CleanupAuto, nil
+	case CleanupAuto, CleanupAlways, CleanupOnFailure:
+		return p, nil
+	}
+	return "", errors.Wrapf(errdefs.ErrInvalidArgument, "cleanup policy %q: use %q, %q or %q", s, CleanupAuto, CleanupAlways, CleanupOnFailure)
+}
+
+// RuntimeConfig is what config says about one runtime.
+type RuntimeConfig struct {
+	// Path of the shim's binary; "" searches for it.
+	Path string
+	// StartProtocol is how `start` is spoken to; "" is auto.
+	StartProtocol shimclient.StartProtocol
+	// Cleanup is when `delete` runs; "" is auto.
+	Cleanup CleanupPolicy
+}
+
+// Dirs are the directories of one kind of instances.
+type Dirs struct {
+	// Root outlives a reboot, State does not.
+	Root, State string
+}
+
+func (d Dirs) layout() bundle.Layout { return bundle.Layout{State: d.State, Root: d.Root} }
+
+// Config of a ShimManager.
+type Config struct {
+	// Tasks and Boxes are where the bundles of tasks and of sandboxes are: the directories of the plugins io.containerd.runtime.v2.task and
+	// io.containerd.sandbox.controller.v1.shim. The manager must know both before it can judge any shim, since a task may be served by a
+	// sandbox's.
+	Tasks, Boxes Dirs
+	// GRPCAddress and TTRPCAddress are the daemon's own sockets, handed to shims.
+	GRPCAddress, TTRPCAddress string
+	// SocketDir is where shims are asked to put their sockets.
+	SocketDir string
+	// Env is added to the environment of every shim exec.
+	Env []string
+	// Events is the daemon's exchange: followed for exits that shims report, spoken to for shims that died.
+	Events *exchange.Exchange
+	// Sandboxes is the metadata store of sandboxes.
+	Sandboxes sandbox.Store
+	// Containers is the metadata store of containers: it names the runtime of a bundle that does not.
+	Containers containers.Store
+	// Deadlines per method of the Task API; nil is shimclient.DefaultDeadlines().
+	Deadlines shimclient.Deadlines
+	// EscalateAfter is how long a shim may be unresponsive before it is ended, its containers with it; 0 is for ever.
+	EscalateAfter time.Duration
+	// Runtimes by name or by absolute path of the binary.
+	Runtimes map[string]RuntimeConfig
+}
+
+// runtime finds the section for a binary: by the name that Create saw, which is a path where CRI's runtime_path is set, else by the
+// binary's path.
+func (c *Config) runtime(b shimclient.Binary) RuntimeConfig {
+	if r, ok := c.Runtimes[b.Runtime]; ok {
+		return r
+	}
+	return c.Runtimes[b.Path]
+}
+
+// paths are the configured binaries by runtime name.
+func (c *Config) paths() map[string]string {
+	paths := make(map[string]string)
+	for name, r := range c.Runtimes {
+		if r.Path != "" {
+			paths[name] = r.Path
+		}
+	}
+	return paths
+}
+
+// deletesAlways tells whether `shim delete` runs even after an orderly delete.
+func (c *Config) deletesAlways(b shimclient.Binary, version int) bool {
+	switch c.runtime(b).Cleanup {
+	case CleanupAlways:
+		return true
+	case CleanupOnFailure:
+		return false
+	default:
+		return b.Runtime != RuncV2 || version < 3
+	}
+}

@@ -1,0 +1,269 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package manager
+
+import (
+	"context"
+	"time"
+
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/containerd/v2/core/runtime"
+	"github.com/containerd/containerd/v2/pkg/timeout"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"github.com/pkg/errors"
+
+	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/shimclient"
+)
+
+// delete removes the task. The work is done without the caller's cancellation: one who leaves while the shim deletes gets the exit
+// that was recorded when he comes back.
+func (i *Instance) delete(ctx context.Context) (*runtime.Exit, error) {
+	mine, err := i.claimDelete(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if !mine {
+		if e := i.exit(""); e != nil {
+			return toExit(e), nil // of the other's delete, that we waited for
+		}
+		return nil, errNoInstance(i.kind, i.id)
+	}
+	exit, err := detach(ctx, i.m, func(dctx context.Context) (*runtime.Exit, error) { return i.runDelete(dctx, ctx) })
+	return exit, errors.Wrapf(err, "cannot delete task %s", i.id)
+}
+
+// claimDelete makes the caller the one who deletes, waiting for another delete or for the restore as long as ctx and the load
+// timeout allow. Not mine: the other one has done it.
+func (i *Instance) claimDelete(ctx context.Context) (mine bool, err error) {
+	wctx, cancel := timeout.WithContext(ctx, TimeoutLoad)
+	defer cancel()
+	for waited := false; ; {
+		before, changed := i.onDelete()
+		wait := wctx.Done()
+		switch before {
+		case running:
+			return true, nil
+		case deleting:
+			waited, wait = true, ctx.Done() // the other one has deadlines of its own
+		case restoring:
+		default:
+			if waited {
+				return false, nil
+			}
+			return false, errNoInstance(i.kind, i.id)
+		}
+		select {
+		case <-changed:
+		case <-wait:
+			if err := ctx.Err(); err != nil {
+				return false, errors.Wrapf(err, "waiting to delete %s %s", i.kind, i.id)
+			}
+			return false, i.unavailable()
+		}
+	}
+}
+
+// runDelete is the orderly way: Delete in the shim, record the exit, release the process, remove what is left. ctx has no
+// cancellation; caller tells whether somebody still waits.
+func (i *Instance) runDelete(ctx, caller context.Context) (*runtime.Exit, error) {
+	exit, derr := i.deleteInShim(ctx)
+	if derr != nil && (!errdefs.IsNotFound(derr) || i.processDead()) {
+		return i.deleteFailed(ctx, derr)
+	}
+	if caller.Err() != nil && exit != nil {
+		// Nobody is there to be given the exit: it stays, recorded, for the retry.
+		i.onDeleteFailed()
+		i.buryIfDead()
+		return nil, caller.Err()
+	}
+	p := i.process()
+	if err := i.releaseProcess(ctx, p); err != nil {
+		return i.deleteFailed(ctx, err)
+	}
+	if exit != nil && p != nil && p.isOver() && i.unspoken() {
+		end := i.m.stayReachable(i)
+		i.m.spawn(func() {
+			defer end()
+			i.tellLate()
+		})
+	}
+	failpoint("delete-released")
+	i.activated()
+	i.finishDelete(ctx, cleaning{shimDelete: exit == nil || i.deletesAlways(), orderly: exit != nil})
+	if exit == nil {
+		return nil, derr
+	}
+	return toExit(exit), nil
+}
+
+// deleteInShim sends Delete, unless an earlier attempt was answered. After a lost connection it is sent once more. NotFound with
+// an exit on record is that exit; NotFound without one is returned as it is, for the caller to clean up and pass on.
+func (i *Instance) deleteInShim(ctx context.Context) (*bundle.Exit, error) {
+	if i.wasDeleted() {
+		return i.exit(""), nil
+	}
+	var resp *taskapi.DeleteResponse
+	send := func(ctx context.Context, t *shimclient.Task) (err error) {
+		resp, err = t.Delete(ctx, &taskapi.DeleteRequest{ID: i.id})
+		return err
+	}
+	dctx, cancel := i.deleteContext(ctx)
+	defer cancel()
+	err := i.call(dctx, forced, send)
+	if errors.Is(err, shimclient.ErrConnectionLost) {
+		err = i.call(dctx, forced, send)
+	}
+	if errdefs.IsDeadlineExceeded(err) && i.endSilentShim(ctx) {
+		return nil, errShimDead
+	}
+	switch {
+	case err == nil:
+		failpoint("delete-task")
+		i.learnExit(bundle.Exit{Pid: resp.Pid, Status: resp.ExitStatus, At: timeOf(resp.ExitedAt)})
+		i.markDeleted()
+		failpoint("delete-recorded")
+		return i.exit(""), nil
+	case errdefs.IsNotFound(err) && !i.processDead():
+		if e := i.exit(""); e != nil {
+			i.markDeleted()
+			return e, nil
+		}
+	}
+	return nil, err
+}
+
+// deleteContext gives a shim that does not answer and whose container is gone one cleanup timeout, instead of Delete's own deadline.
+func (i *Instance) deleteContext(ctx context.Context) (context.Context, context.CancelFunc) {
+	if i.silent() && i.initGone() {
+		return timeout.WithContext(ctx, TimeoutCleanup)
+	}
+	return context.WithCancel(ctx)
+}
+
+// endSilentShim ends a shim that leaves a Delete unanswered and that has nothing to lose: its container's init is gone, it serves
+// nobody else, and its pid is verified. True when it is dead.
+func (i *Instance) endSilentShim(ctx context.Context) bool {
+	p := i.process()
+	if p == nil || !i.initGone() || !i.silent() {
+		return false
+	}
+	pid := p.verified()
+	if (pid == shimclient.ProcessID{}) {
+		return false
+	}
+	if !p.leave(i) {
+		p.stay(i)
+		return false
+	}
+	// Nobody can join from here on.
+	log.G(ctx).WithField("pid", pid.Pid).Warn("shim does not answer and its container is gone, ending it")
+	killed := p.kill(ctx)
+	p.stay(i)
+	return killed
+}
+
+// deleteFailed puts the task back for a retry. Where the shim has died meanwhile the task is buried instead, and the exit that is
+// found then is the answer.
+func (i *Instance) deleteFailed(ctx context.Context, err error) (*runtime.Exit, error) {
+	i.onDeleteFailed()
+	if !i.buryIfDead() {
+		return nil, err
+	}
+	wait, cancel := context.WithTimeout(ctx, inFlight+timeout.Get(TimeoutCleanup))
+	defer cancel()
+	select {
+	case <-i.exited:
+		return toExit(i.exit("")), nil
+	case <-wait.Done():
+		return nil, errNoInstance(i.kind, i.id)
+	}
+}
+
+// releaseProcess sends the process away when nobody else is behind it. One that a sandboxer of its own started is that one's to send
+// away: a runc shim would take a Shutdown between two containers of a pod for the end of the pod.
+func (i *Instance) releaseProcess(ctx context.Context, p *Process) error {
+	if p == nil || !p.leave(i) {
+		return nil
+	}
+	if !p.isLaunched() {
+		p.end()
+		return nil
+	}
+	if err := p.shutdown(ctx, i.id); err != nil {
+		if p.dead() {
+			return nil
+		}
+		p.stay(i)
+		return err
+	}
+	p.end()
+	return nil
+}
+
+// finishDelete cleans up. The task is deleted whatever comes of it: what cannot be removed now is tried again in the background,
+// with the id reserved.
+func (i *Instance) finishDelete(ctx context.Context, c cleaning) {
+	err := i.cleanOnce(ctx, &c)
+	if err == nil {
+		i.m.forget(i)
+		return
+	}
+	i.setLeft(err)
+	log.G(ctx).WithError(err).Errorf("cannot clean up after a deleted %s; it is tried again until it succeeds", i.kind)
+	i.to(reaping)
+	i.m.spawn(func() {
+		if i.m.sleep(firstCleanPause) {
+			i.clean(c)
+		}
+	})
+}
+
+// deletesAlways tells whether `shim delete` is due after an orderly delete.
+func (i *Instance) deletesAlways() bool {
+	i.mu.Lock()
+	b, v, p := i.binary, i.version, i.proc
+	i.mu.Unlock()
+	if p != nil {
+		v = p.taskVersion() // less than the shim told, after a downgrade
+	}
+	return i.m.config.deletesAlways(b, v)
+}
+
+func (i *Instance) processDead() bool {
+	p := i.process()
+	return p == nil || p.dead()
+}
+
+// wasDeleted tells whether the shim has deleted the task already.
+func (i *Instance) wasDeleted() bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.rec.Deleted
+}
+
+func (i *Instance) markDeleted() {
+	i.mu.Lock()
+	i.rec.Deleted = true
+	i.mu.Unlock()
+	i.save()
+}
+
+// unspoken tells whether something of the exit and the deletion was not told yet.
+func (i *Instance) unspoken() bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	e := i.rec.Task.Exit
+	return !e.Told || !e.DeleteTold
+}
+
+// tellLate tells what a shim took with it when it ended after an orderly delete: shims queue their events and end without waiting
+// for them. The id may have a new instance by now, so events still in flight are matched by pid.
+func (i *Instance) tellLate() {
+	time.Sleep(inFlight)
+	if i.unspoken() {
+		i.tell()
+	}
+}

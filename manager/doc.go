@@ -1,0 +1,24 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package manager keeps every shim process of a containerd daemon in hand, from its launch until nothing of it is left.
+//
+// # What it owns
+//
+// A [ShimManager] owns the map of instances with its lock, the shim processes by address, the context and the goroutines that all
+// background work runs in. A Process owns one connection to one shim process, the copier of its log, one goroutine that watches the
+// connection, and the set of instances that the process serves. An Instance ties one (namespace, id), a task or a sandbox, to a
+// bundle and a process, and owns the bundle. [TaskManager] shows tasks as runtime.Task, [SandboxController] shows sandboxes as
+// sandbox.Controller; both share one id space.
+//
+// # Invariants
+//
+//   - Nothing but proof of death (see verdict.go) ends a shim that has a task or removes its bundle. No error of a call is a proof.
+//   - A Wait does not fail because a shim stalls, a connection is lost, or the daemon stops.
+//   - Launch, join and restore end in the same constructor of a Process; a failed launch, a launch that a crash cut short and a
+//     dead shim end in the same cleaning.
+//   - Removal compares identity: a late callback of an earlier instance never evicts its successor under the same id.
+//   - No lock is held across an RPC, an exec, a publish or file IO. The one exception is Instance.saving, which orders the writes
+//     of one record file and guards nothing else.
+//   - An instance leaves the map last, when nothing of it is left; until then its id is reserved.
+package manager

@@ -1,0 +1,18 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build !unix
+
+package manager
+
+import (
+	"github.com/containerd/errdefs"
+	"github.com/pkg/errors"
+
+	"github.com/shimyard/shimyard/shimclient"
+)
+
+// dumpStacks has no signal for it here.
+func dumpStacks(shimclient.ProcessID) error {
+	return errors.Wrap(errdefs.ErrNotImplemented, "dumping stacks by a signal")
+}

@@ -1,0 +1,324 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package manager
+
+import (
+	"context"
+	"maps"
+	"slices"
+
+	tasktypes "github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/containerd/v2/core/runtime"
+	"github.com/containerd/log"
+
+	"github.com/shimyard/shimyard/bundle"
+)
+
+// process names one process of a task: init ("") or an exec, by its pid, since ids are used again.
+type process struct {
+	exec string
+	pid  uint32
+}
+
+// exitUnknown is the status of a process whose exit nobody saw, as in stock containerd and in CRI.
+const exitUnknown = 255
+
+// learnExit records the exit of the init process, once: the first one that is learnt stays, so that State, Wait, Delete and events
+// agree. It wakes all Waits.
+func (i *Instance) learnExit(e bundle.Exit) {
+	i.mu.Lock()
+	i.exitLocked(e)
+	i.mu.Unlock()
+	i.save()
+}
+
+func (i *Instance) exitLocked(e bundle.Exit) {
+	if i.rec.Task == nil {
+		i.rec.Task = &bundle.TaskState{}
+	}
+	if old := i.rec.Task.Exit; old != nil {
+		old.Told = old.Told || e.Told
+		return
+	}
+	if e.Pid == 0 {
+		e.Pid = i.rec.Task.Pid
+	}
+	i.rec.Task.Exit = &e
+	i.rec.Task.Status = tasktypes.Status_STOPPED.String()
+	e2 := i.rec.Task.Exit
+	e2.DeleteTold = e2.DeleteTold || i.deleteHeard
+	close(i.exited)
+	i.wakeLocked("")
+}
+
+// wakeLocked makes the Waits for one process look again at what is known. Only those: a Wait call that is ended here goes on in the
+// shim, which does not learn of it, and keeps a goroutine there until the process exits.
+func (i *Instance) wakeLocked(execID string) {
+	for w := range i.waiters {
+		if w.execID == execID {
+			w.cancel()
+		}
+	}
+	close(i.changed)
+	i.changed = make(chan struct{})
+}
+
+// learnDeath records what a dead shim leaves: the exit of init as it was found out, and an unknown exit for each exec that was
+// running.
+func (i *Instance) learnDeath(e bundle.Exit) {
+	i.mu.Lock()
+	for id, x := range i.rec.Execs {
+		if x.Pid != 0 && x.Exit == nil {
+			x.Exit = &bundle.Exit{Pid: x.Pid, Status: exitUnknown, At: e.At}
+			i.wakeLocked(id)
+		}
+	}
+	i.exitLocked(e)
+	i.wakeLocked("")
+	i.mu.Unlock()
+	i.save()
+}
+
+// exit returns what is known of the exit of init ("") or of an exec; nil when it is not known.
+func (i *Instance) exit(execID string) *bundle.Exit {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.exitOfLocked(execID)
+}
+
+func (i *Instance) exitOfLocked(execID string) *bundle.Exit {
+	var e *bundle.Exit
+	if execID == "" {
+		if i.rec.Task != nil {
+			e = i.rec.Task.Exit
+		}
+	} else if x := i.rec.Execs[execID]; x != nil {
+		e = x.Exit
+	}
+	if e == nil {
+		return nil
+	}
+	c := *e
+	return &c
+}
+
+// pid of the init process as last known; 0 means not known.
+func (i *Instance) pid() uint32 {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.rec.Task == nil {
+		return 0
+	}
+	return i.rec.Task.Pid
+}
+
+// execAdded, execStarted and execDeleted keep the list of execs, which a dead shim's exits are told from.
+func (i *Instance) execAdded(id string) {
+	i.mu.Lock()
+	if i.rec.Execs == nil {
+		i.rec.Execs = make(map[string]*bundle.ExecState)
+	}
+	i.rec.Execs[id] = &bundle.ExecState{}
+	i.mu.Unlock()
+}
+
+// knowsExec tells whether a living task has the exec.
+func (i *Instance) knowsExec(id string) bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.state.listed() && i.rec.Execs[id] != nil
+}
+
+func (i *Instance) execStarted(id string, pid uint32) {
+	i.mu.Lock()
+	if x := i.rec.Execs[id]; x != nil {
+		x.Pid = pid
+		if e, ok := i.heard[process{id, pid}]; ok && x.Exit == nil {
+			x.Exit = &e
+		}
+	}
+	i.mu.Unlock()
+	i.save()
+}
+
+func (i *Instance) execDeleted(id string) {
+	i.mu.Lock()
+	delete(i.rec.Execs, id)
+	maps.DeleteFunc(i.heard, func(p process, _ bundle.Exit) bool { return p.exec == id })
+	i.mu.Unlock()
+	i.save()
+}
+
+// onExitEvent: the shim told an exit. An event with another pid than ours belongs to an earlier instance of the id; one that comes
+// before the pid is known is kept until it is.
+func (i *Instance) onExitEvent(execID string, e bundle.Exit) {
+	e.Told = true
+	i.mu.Lock()
+	switch {
+	case i.state == launching || execID != "" && i.rec.Execs[execID] != nil && i.execPidLocked(execID) == 0:
+		if i.heard == nil {
+			i.heard = make(map[process]bundle.Exit)
+		}
+		i.heard[process{execID, e.Pid}] = e
+		i.mu.Unlock()
+		return
+	case execID == "":
+		if pid := i.taskPidLocked(); pid != 0 && e.Pid != 0 && pid != e.Pid {
+			i.mu.Unlock()
+			return
+		}
+		i.exitLocked(e)
+	default:
+		x := i.rec.Execs[execID]
+		if x == nil || x.Pid != e.Pid {
+			i.mu.Unlock()
+			return
+		}
+		if x.Exit == nil {
+			x.Exit = &e
+		}
+		x.Exit.Told = true
+		i.wakeLocked(execID)
+	}
+	i.mu.Unlock()
+	i.save()
+}
+
+// onDeleteEvent: the shim told that the task is deleted.
+func (i *Instance) onDeleteEvent(pid uint32) {
+	i.mu.Lock()
+	own := i.taskPidLocked()
+	ours := i.state != launching && (own == 0 || pid == 0 || own == pid)
+	if ours {
+		i.deleteHeard = true
+		if i.rec.Task != nil && i.rec.Task.Exit != nil {
+			i.rec.Task.Exit.DeleteTold = true
+		}
+	}
+	i.mu.Unlock()
+	if ours {
+		i.save()
+	}
+}
+
+func (i *Instance) taskPidLocked() uint32 {
+	if i.rec.Task == nil {
+		return 0
+	}
+	return i.rec.Task.Pid
+}
+
+func (i *Instance) execPidLocked(id string) uint32 {
+	if x := i.rec.Execs[id]; x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
+// untold lists the processes whose exit is known and was not told: execs in order of their ids, then init ("").
+func (i *Instance) untold() []string {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	var ids []string
+	for id, x := range i.rec.Execs {
+		if x.Exit != nil && !x.Exit.Told {
+			ids = append(ids, id)
+		}
+	}
+	slices.Sort(ids)
+	if t := i.rec.Task; t != nil && t.Exit != nil && !t.Exit.Told {
+		ids = append(ids, "")
+	}
+	return ids
+}
+
+// note changes what is recorded of a known exit. f runs under the lock.
+func (i *Instance) note(execID string, f func(*bundle.Exit)) {
+	i.mu.Lock()
+	if execID == "" {
+		f(i.rec.Task.Exit)
+	} else if x := i.rec.Execs[execID]; x != nil && x.Exit != nil {
+		f(x.Exit)
+	}
+	i.mu.Unlock()
+	i.save()
+}
+
+// waiting is a Wait call that is under way.
+type waiting struct {
+	execID string
+	cancel context.CancelFunc
+}
+
+// onWake registers the cancel of a Wait call; the Wait calls the returned func when it is through.
+func (i *Instance) onWake(execID string, cancel context.CancelFunc) (forget func()) {
+	w := &waiting{execID, cancel}
+	i.mu.Lock()
+	i.waiters[w] = struct{}{}
+	i.mu.Unlock()
+	return func() {
+		i.mu.Lock()
+		delete(i.waiters, w)
+		i.mu.Unlock()
+	}
+}
+
+// save writes the record. A record that cannot be written costs at most what a restore would have known better, so that is logged
+// and the call that caused it goes on.
+func (i *Instance) save() {
+	if err := i.persist(); err != nil {
+		log.G(i.context()).WithError(err).Warn("cannot write the instance's record")
+	}
+}
+
+// persist writes the record, unless the bundle is being removed: what is written then could land in the bundle of a successor.
+func (i *Instance) persist() error {
+	i.saving.Lock()
+	defer i.saving.Unlock()
+	if i.sealed {
+		return nil
+	}
+	i.mu.Lock()
+	b, rec := i.bundle, cloneRecord(&i.rec)
+	i.mu.Unlock()
+	if b == nil {
+		return nil
+	}
+	return b.WriteRecord(rec)
+}
+
+// seal ends the writing of the record.
+func (i *Instance) seal() {
+	i.saving.Lock()
+	i.sealed = true
+	i.saving.Unlock()
+}
+
+func cloneRecord(r *bundle.Record) *bundle.Record {
+	c := *r
+	if r.Task != nil {
+		t := *r.Task
+		if t.Exit != nil {
+			e := *t.Exit
+			t.Exit = &e
+		}
+		c.Task = &t
+	}
+	if r.Execs != nil {
+		c.Execs = make(map[string]*bundle.ExecState, len(r.Execs))
+		for id, x := range r.Execs {
+			y := *x
+			if x.Exit != nil {
+				e := *x.Exit
+				y.Exit = &e
+			}
+			c.Execs[id] = &y
+		}
+	}
+	return &c
+}
+
+func toExit(e *bundle.Exit) *runtime.Exit {
+	return &runtime.Exit{Pid: e.Pid, Status: e.Status, Timestamp: e.At}
+}

@@ -1,0 +1,132 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package manager
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	apievents "github.com/containerd/containerd/api/events"
+	"github.com/containerd/containerd/v2/core/events"
+	"github.com/containerd/containerd/v2/core/runtime"
+	"github.com/containerd/typeurl/v2"
+	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/types/known/timestamppb"
+)
+
+// hear lets an event come to the manager as from the exchange.
+func hear(t *testing.T, m *ShimManager, namespace string, event any) {
+	t.Helper()
+	a, err := typeurl.MarshalAny(event)
+	require.NoError(t, err)
+	m.heard(&events.Envelope{Namespace: namespace, Event: a})
+}
+
+func exitEvent(container, id string, pid, status uint32) *apievents.TaskExit {
+	return &apievents.TaskExit{ContainerID: container, ID: id, Pid: pid, ExitStatus: status, ExitedAt: timestamppb.Now()}
+}
+
+// TestLateEvents: what is still told of an earlier task with the same id does not touch its successor.
+func TestLateEvents(t *testing.T) {
+	m := memManager(t)
+	i, _ := memTask(t, m, "c1", 200)
+	i.execAdded("e1")
+	i.execStarted("e1", 201)
+
+	hear(t, m, testNamespace, exitEvent("c1", "c1", 100, 1))
+	hear(t, m, testNamespace, exitEvent("c1", "e1", 101, 1))
+	hear(t, m, "other", exitEvent("c1", "c1", 200, 1))
+	require.Nil(t, i.exit(""))
+	require.Nil(t, i.exit("e1"))
+
+	hear(t, m, testNamespace, exitEvent("c1", "e1", 201, 3))
+	hear(t, m, testNamespace, exitEvent("c1", "c1", 200, 2))
+	require.Equal(t, uint32(2), i.exit("").Status)
+	require.Equal(t, uint32(3), i.exit("e1").Status)
+	require.True(t, i.exit("").Told)
+	require.True(t, i.exit("e1").Told)
+
+	hear(t, m, testNamespace, &apievents.TaskDelete{ContainerID: "c1", Pid: 100})
+	hear(t, m, testNamespace, &apievents.TaskDelete{ContainerID: "c1", ID: "e1", Pid: 201})
+	require.False(t, i.exit("").DeleteTold)
+	hear(t, m, testNamespace, &apievents.TaskDelete{ContainerID: "c1", Pid: 200})
+	require.True(t, i.exit("").DeleteTold)
+}
+
+// TestFirstExitStays: State, Wait, Delete and events agree since the first exit that is learnt is the exit.
+func TestFirstExitStays(t *testing.T) {
+	i, _ := memTask(t, memManager(t), "c1", 200)
+	i.learnExit(exitOf(0, 7))
+	i.learnExit(exitOf(200, 8))
+	i.onExitEvent("", exitOf(200, 9))
+	i.learnDeath(exitOf(200, 255))
+	e := i.exit("")
+	require.Equal(t, uint32(7), e.Status)
+	require.Equal(t, uint32(200), e.Pid, "the pid that is known")
+	require.True(t, e.Told, "though that it was told is remembered")
+}
+
+// TestEventBeforeItsPid: an exit may be heard before the answer of the Create or Start that tells whose it is.
+func TestEventBeforeItsPid(t *testing.T) {
+	m := memManager(t)
+	i := memInstance(m, "c1", launching)
+	m.instances[i.key()] = i
+	hear(t, m, testNamespace, exitEvent("c1", "c1", 100, 1)) // of an earlier task
+	hear(t, m, testNamespace, exitEvent("c1", "c1", 200, 2))
+	require.Nil(t, i.exit(""))
+	i.onCreated(200, runtime.IO{})
+	require.Equal(t, uint32(2), i.exit("").Status)
+	require.True(t, i.exit("").Told)
+
+	i.execAdded("e1")
+	hear(t, m, testNamespace, exitEvent("c1", "e1", 300, 1)) // of an earlier exec
+	hear(t, m, testNamespace, exitEvent("c1", "e1", 301, 3))
+	require.Nil(t, i.exit("e1"))
+	i.execStarted("e1", 301)
+	require.Equal(t, uint32(3), i.exit("e1").Status)
+	i.execDeleted("e1")
+	require.Empty(t, i.heard[process{"e1", 300}])
+}
+
+// TestEventOfARestoredTask: a restore from a checkpoint has no pid before its start.
+func TestEventOfARestoredTask(t *testing.T) {
+	m := memManager(t)
+	i := memInstance(m, "c1", launching)
+	m.instances[i.key()] = i
+	hear(t, m, testNamespace, exitEvent("c1", "c1", 100, 1)) // of an earlier task
+	i.onCreated(0, runtime.IO{})
+	require.Nil(t, i.exit(""))
+	i.learnPid(200)
+	require.Nil(t, i.exit(""))
+	require.Equal(t, uint32(200), i.pid())
+}
+
+// TestWhatIsNoTaskEvent is passed over.
+func TestWhatIsNoTaskEvent(t *testing.T) {
+	m := memManager(t)
+	i, _ := memTask(t, m, "c1", 200)
+	m.heard(nil)
+	m.heard(&events.Envelope{Namespace: testNamespace})
+	hear(t, m, testNamespace, &apievents.TaskOOM{ContainerID: "c1"})
+	hear(t, m, testNamespace, exitEvent("c2", "c2", 200, 1))
+	require.Nil(t, i.exit(""))
+	box := newInstance(m, noLayout, KindSandbox, testNamespace, "s1", running)
+	m.instances[box.key()] = box
+	hear(t, m, testNamespace, exitEvent("s1", "s1", 1, 1))
+	require.Nil(t, box.exit(""), "a sandbox's exit is not a task's")
+}
+
+// TestPidOfAnotherLife: once the exit is known the pid is not learnt again.
+func TestPidOfAnotherLife(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i, _ := memTask(t, memManager(t), "c1", 200)
+		i.learnExit(exitOf(200, 0))
+		i.learnPid(ownPid())
+		require.Equal(t, uint32(200), i.pid())
+		time.Sleep(time.Second)
+		i.learnExit(exitOf(200, 1))
+		require.Zero(t, i.exit("").Status)
+	})
+}

@@ -1,0 +1,218 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package manager
+
+import (
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/containerd/containerd/v2/core/runtime"
+	"github.com/stretchr/testify/require"
+
+	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/shimclient"
+	"github.com/shimyard/shimyard/shimclient/shimtest"
+)
+
+// launchByHand runs the shim's `start` as a daemon would that is killed right after. end collects the helper.
+func (y *yard) launchByHand(i *Instance) (end func()) {
+	y.Helper()
+	i.mu.Lock()
+	i.rec.Launch = &bundle.Launch{Token: shimclient.NewToken(), Binary: y.shim.Path}
+	token := i.rec.Launch.Token
+	i.mu.Unlock()
+	require.NoError(y, i.persist())
+	logs, err := shimclient.OpenLog(i.bundle.LogPath(), nil)
+	require.NoError(y, err)
+	cmd := exec.Command(y.shim.Path, "-namespace", testNamespace, "-id", "c1", "-address", y.config.GRPCAddress, "start")
+	cmd.Dir = i.bundle.Path
+	cmd.Env = append(os.Environ(), shimclient.TokenEnv+"="+token, "TTRPC_ADDRESS="+y.events.path)
+	require.NoError(y, cmd.Start())
+	start := y.shim.Await(shimtest.KindExec, "start", 1)
+	require.Equal(y, cmd.Process.Pid, start[0].Pid)
+	s := "none"
+	y.shim.Update(func(sc *shimtest.Scenario) { s = string(sc.Start.HangAt) })
+	if s == string(shimtest.AfterFork) {
+		y.shim.Await(shimtest.KindExec, "daemon", 1)
+	}
+	if s == "" {
+		_ = cmd.Wait()
+	}
+	return func() { _ = cmd.Wait(); _ = logs.Close() }
+}
+
+// strip removes what only we write into bundles, and more.
+func (y *yard) strip(id string, more ...string) {
+	y.Helper()
+	for _, name := range append(more, "shimyard.json") {
+		require.NoError(y, os.Remove(filepath.Join(y.bundle(id), name)))
+	}
+}
+
+// TestForeignBundles: those that stock containerd left are taken over, by bootstrap.json or by the address that old shims leave.
+func TestForeignBundles(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		scenario shimtest.Scenario
+		remove   []string
+	}{
+		{name: "no record"},
+		{name: "address only", scenario: shimtest.Scenario{Generation: shimtest.Legacy}, remove: []string{"bootstrap.json", "shim-binary-path"}},
+		{name: "binary not named", remove: []string{"shim-binary-path"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			y := newYard(t, c.scenario)
+			pid, _ := y.run("c1", "sleep").PID(y.ctx)
+			y.run("c2", "sleep")
+			for _, id := range []string{"c1", "c2"} {
+				y.store.add(id, y.shim.Path)
+			}
+			y.restart(func() {
+				y.strip("c1", c.remove...)
+				y.strip("c2", c.remove...)
+			})
+			y.inState("c1", running)
+			y.inState("c2", running)
+			require.Equal(t, runtime.State{Status: runtime.RunningStatus, Pid: pid}, y.state(mustGet(y, "c1")))
+			// Without the binary's name the pid cannot be verified; the socket and the working directory have to do.
+			require.Equal(t, len(c.remove) == 0, y.instance("c1").process().verified() != shimclient.ProcessID{})
+			y.remove("c1")
+			y.restart()
+			y.inState("c2", running)
+			y.killShim("c2")
+			require.Equal(t, []string{"c2", ""}, idsOf(y.exitsOf("c2")))
+			y.empty()
+		})
+	}
+}
+
+// TestForeignDeadWhileDown: the pid comes from init.pid, the exit from `shim delete`.
+func TestForeignDeadWhileDown(t *testing.T) {
+	y := newYard(t, shimtest.Scenario{})
+	pid, _ := y.run("c1", "sleep").PID(y.ctx)
+	y.restart(func() {
+		y.strip("c1")
+		y.killShim("c1")
+	})
+	heard := y.exitsOf("c1")
+	require.Equal(t, []string{"c1", ""}, idsOf(heard))
+	require.Equal(t, pid, heard[0].Pid)
+	require.Equal(t, uint32(137), heard[0].Status)
+}
+
+// TestForeignStalled: without a record the State of a silent shim is what init.pid tells.
+func TestForeignStalled(t *testing.T) {
+	y := newYard(t, shimtest.Scenario{})
+	pid, _ := y.run("c1", "sleep").PID(y.ctx)
+	cont := y.stop("c1")
+	y.restart(func() { y.strip("c1") })
+	require.Equal(t, runtime.State{Status: runtime.RunningStatus, Pid: pid}, y.state(mustGet(y, "c1")))
+	cont()
+	y.inState("c1", running)
+	y.remove("c1")
+	y.empty()
+}
+
+// TestRecordsThatCannotBeRead: a record of a newer version, or a damaged one, makes the bundle a foreign one and costs no container.
+func TestRecordsThatCannotBeRead(t *testing.T) {
+	for name, data := range map[string]string{"newer": `{"version":99,"task":[]}`, "damaged": "{", "empty": ""} {
+		t.Run(name, func(t *testing.T) {
+			y := newYard(t, shimtest.Scenario{})
+			y.run("c1", "sleep")
+			y.restart(func() {
+				require.NoError(t, os.WriteFile(filepath.Join(y.bundle("c1"), "shimyard.json"), []byte(data), 0o600))
+			})
+			y.inState("c1", running)
+			y.remove("c1")
+			y.empty()
+		})
+	}
+}
+
+// TestBootstrapThatCannotBeRead: how to reach the shim is not known, so nobody can say that it is dead: both are left alone.
+func TestBootstrapThatCannotBeRead(t *testing.T) {
+	y := newYard(t, shimtest.Scenario{})
+	before := y.state(y.run("c1", "sleep"))
+	path := filepath.Join(y.bundle("c1"), "bootstrap.json")
+	good, err := os.ReadFile(path)
+	require.NoError(t, err)
+	for _, bad := range []string{"{", `{"version":9,"address":"unix:///x","protocol":"ttrpc"}`} {
+		y.restart(func() { require.NoError(t, os.WriteFile(path, []byte(bad), 0o600)) })
+		require.Equal(t, before, y.state(mustGet(y, "c1")))
+		require.Len(t, y.shim.Procs(), 2)
+	}
+	y.restart(func() { require.NoError(t, os.WriteFile(path, good, 0o600)) })
+	y.inState("c1", running)
+	y.remove("c1")
+	y.empty()
+}
+
+// TestEmptyBundle: a create that was cut short before anything was written.
+func TestEmptyBundle(t *testing.T) {
+	y := newYard(t, shimtest.Scenario{})
+	y.restart(func() { require.NoError(t, os.MkdirAll(y.bundle("c1"), 0o700)) })
+	y.empty()
+	y.create("c1", "sleep")
+	y.remove("c1")
+	y.empty()
+}
+
+// TestLeftoverBundle in the way of a create: one of a dead instance is cleared, one whose shim runs is not.
+func TestLeftoverBundle(t *testing.T) {
+	y := newYard(t, shimtest.Scenario{})
+	y.run("c1", "sleep")
+	y.run("c2", "sleep")
+	y.halt()
+	away := y.path("away")
+	require.NoError(t, os.Rename(y.path("state"), away))
+	y.boot()
+	require.NoError(t, copyTree(filepath.Join(away, testNamespace), y.path("state", testNamespace)))
+	y.killShim("c1")
+	_, err := y.tasks.Create(y.ctx, "c1", y.opts("sleep"))
+	require.NoError(t, err)
+	_, err = y.tasks.Create(y.ctx, "c2", y.opts("sleep"))
+	require.ErrorContains(t, err, "still runs")
+	require.Len(t, y.shim.Procs(shimtest.RoleDaemon), 2)
+	y.remove("c1")
+	y.restart()
+	y.inState("c2", running)
+	y.remove("c2")
+	y.empty()
+	require.NoError(t, os.RemoveAll(away))
+}
+
+func copyTree(from, to string) error {
+	return filepath.Walk(from, func(path string, info os.FileInfo, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, _ := filepath.Rel(from, path)
+		dest := filepath.Join(to, rel)
+		switch {
+		case info.IsDir():
+			return os.MkdirAll(dest, info.Mode().Perm())
+		case info.Mode()&os.ModeSymlink != 0:
+			target, err := os.Readlink(path)
+			if err != nil {
+				return err
+			}
+			return os.Symlink(target, dest)
+		case info.Mode().IsRegular():
+			src, err := os.Open(path)
+			if err != nil {
+				return err
+			}
+			defer src.Close()
+			data, err := io.ReadAll(src)
+			if err != nil {
+				return err
+			}
+			return os.WriteFile(dest, data, info.Mode().Perm())
+		}
+		return nil
+	})
+}

@@ -1,0 +1,108 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package manager
+
+import (
+	"context"
+	"os/exec"
+	"sync"
+
+	apitypes "github.com/containerd/containerd/api/types"
+	runcoptions "github.com/containerd/containerd/api/types/runc/options"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/typeurl/v2"
+	"github.com/opencontainers/runtime-spec/specs-go/features"
+	"github.com/pkg/errors"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/shimyard/shimyard/shimclient"
+)
+
+// infoCache keeps the answers of `-info`. The zero value is ready.
+type infoCache struct {
+	// mu guards answers. A stale entry is replaced under its key's path when a binary is upgraded, so the map stays as small as the
+	// number of runtimes and options in use.
+	mu      sync.Mutex
+	answers map[infoQuestion]infoAnswer
+}
+
+type infoQuestion struct {
+	path, options string
+}
+
+// infoAnswer holds for as long as the files that gave it are the same.
+type infoAnswer struct {
+	shim    shimclient.FileID
+	runtime shimclient.FileID
+	info    *apitypes.RuntimeInfo
+}
+
+// info asks a shim's binary about its runtime, once per identity of the binary, options and identity of the OCI runtime.
+func (m *ShimManager) info(ctx context.Context, b shimclient.Binary, options *anypb.Any) (*apitypes.RuntimeInfo, error) {
+	q := infoQuestion{path: b.Path, options: options.GetTypeUrl() + "\x00" + string(options.GetValue())}
+	rt := ociRuntime(options)
+	m.infos.mu.Lock()
+	a, ok := m.infos.answers[q]
+	m.infos.mu.Unlock()
+	if ok && a.shim == b.File && a.runtime == rt {
+		return a.info, nil
+	}
+	info, err := m.launcher.Info(ctx, b, options)
+	if err != nil {
+		return nil, err
+	}
+	m.infos.mu.Lock()
+	defer m.infos.mu.Unlock()
+	if m.infos.answers == nil {
+		m.infos.answers = make(map[infoQuestion]infoAnswer)
+	}
+	m.infos.answers[q] = infoAnswer{shim: b.File, runtime: rt, info: info}
+	return info, nil
+}
+
+// ociRuntime is the identity of the OCI runtime that runc-like options name; the zero value where they name none that can be found.
+func ociRuntime(options *anypb.Any) shimclient.FileID {
+	name := "runc"
+	if options != nil {
+		var o runcoptions.Options
+		if typeurl.UnmarshalTo(options, &o) == nil && o.BinaryName != "" {
+			name = o.BinaryName
+		}
+	}
+	path, err := exec.LookPath(name)
+	if err != nil {
+		return shimclient.FileID{}
+	}
+	id, err := shimclient.IdentifyFile(path)
+	if err != nil {
+		return shimclient.FileID{}
+	}
+	return id
+}
+
+// checkIDMap refuses a spec with id-mapped mounts where the OCI runtime does not know them: runc ignores what it does not know, and
+// the files would get wrong owners (https://github.com/opencontainers/runtime-spec/pull/1219). Runtimes that tell no OCI features
+// are not held to them.
+func (m *ShimManager) checkIDMap(ctx context.Context, b shimclient.Binary, options *anypb.Any) error {
+	info, err := m.info(ctx, b, options)
+	if err != nil {
+		return errors.Wrap(err, "cannot tell whether the runtime supports id-mapped mounts")
+	}
+	if info.GetFeatures() == nil {
+		return nil
+	}
+	v, err := typeurl.UnmarshalAny(info.Features)
+	if err != nil {
+		return errors.Wrapf(err, "cannot read the runtime's features (%s)", info.Features.TypeUrl)
+	}
+	f, ok := v.(*features.Features)
+	if !ok {
+		return nil
+	}
+	if f.Linux == nil || f.Linux.MountExtensions == nil || f.Linux.MountExtensions.IDMap == nil ||
+		f.Linux.MountExtensions.IDMap.Enabled == nil || !*f.Linux.MountExtensions.IDMap.Enabled {
+		return errors.Wrapf(errdefs.ErrNotImplemented, "the spec has id-mapped mounts and the OCI runtime of %s does not support them; use one that does (runc 1.2 or later)", b.Path)
+	}
+	return nil
+}

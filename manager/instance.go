@@ -1,0 +1,233 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package manager
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	tasktypes "github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/containerd/v2/core/runtime"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/log"
+
+	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/shimclient"
+)
+
+// Instance is the record that ties one (namespace, id) to a bundle and a shim process. Every event of its life is one method that
+// takes the lock and switches on the state; effects follow outside the lock.
+type Instance struct {
+	m             *ShimManager
+	kind          Kind
+	namespace, id string
+	layout        bundle.Layout
+
+	// saving orders the writes of the record file and guards sealed: nothing is written any more.
+	saving sync.Mutex
+	sealed bool
+
+	// exited is closed when the exit of the init process is known.
+	exited chan struct{}
+
+	// mu guards all below.
+	mu      sync.Mutex
+	state   state
+	since   time.Time
+	changed chan struct{} // closed and replaced at every transition
+	bundle  *bundle.Bundle
+	binary  shimclient.Binary
+	groups  []string // whose shim the container may be served by, if its runtime groups
+	version int      // of the Task API that the shim answered with
+	proc    *Process
+	rec     bundle.Record
+	heard   map[process]bundle.Exit // exits heard on the exchange before it was known whose pid it is
+	waiters map[*waiting]struct{}
+	creates chan error // the answer of a Create whose caller has left; nil when there is none
+	mounted bool       // mounts are to be deactivated when it goes
+	left    error      // what cleaning could not remove yet
+
+	shimDeleted bool     // `shim delete` has succeeded
+	deleteHeard bool     // the shim has told the deletion
+	tokens      []string // of launches whose processes are to be ended before anything is removed
+}
+
+func newInstance(m *ShimManager, layout bundle.Layout, kind Kind, namespace, id string, st state) *Instance {
+	return &Instance{
+		m: m, kind: kind, namespace: namespace, id: id, layout: layout,
+		exited: make(chan struct{}),
+		state:  st, since: time.Now(), changed: make(chan struct{}),
+		waiters: make(map[*waiting]struct{}),
+	}
+}
+
+func (i *Instance) key() key { return key{i.namespace, i.id} }
+
+// context is the manager's context with the instance's namespace and log fields, for work that no caller waits for.
+func (i *Instance) context() context.Context {
+	return i.scope(i.m.ctx)
+}
+
+// scope adds the instance's namespace and log fields to a context.
+func (i *Instance) scope(ctx context.Context) context.Context {
+	ctx = namespaces.WithNamespace(ctx, i.namespace)
+	return log.WithLogger(ctx, log.G(ctx).WithFields(log.Fields{"namespace": i.namespace, "id": i.id}))
+}
+
+// watch returns the state and a channel that is closed when it changes.
+func (i *Instance) watch() (state, <-chan struct{}) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.state, i.changed
+}
+
+// status returns the state and what cleaning could not remove yet.
+func (i *Instance) status() (state, error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.state, i.left
+}
+
+// process of the instance; nil before its launch and after its release.
+func (i *Instance) process() *Process {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.proc
+}
+
+// toLocked changes the state and wakes all who watch it.
+func (i *Instance) toLocked(st state) {
+	if i.state == st || i.state == gone {
+		return
+	}
+	i.state, i.since = st, time.Now()
+	close(i.changed)
+	i.changed = make(chan struct{})
+}
+
+func (i *Instance) to(st state) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.toLocked(st)
+}
+
+// onCreated: the shim has created the task, or the sandbox.
+func (i *Instance) onCreated(pid uint32, io runtime.IO) {
+	start, owned := i.judgePid(pid)
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	switch i.state {
+	case launching:
+		i.rec.Created = true
+		i.rec.Task = &bundle.TaskState{
+			Status: tasktypes.Status_CREATED.String(), Pid: pid, PidStart: start, PidOwned: owned,
+			Stdin: io.Stdin, Stdout: io.Stdout, Stderr: io.Stderr, Terminal: io.Terminal,
+		}
+		i.toLocked(running)
+		if e, ok := i.heard[process{"", pid}]; ok {
+			i.exitLocked(e)
+		}
+	default:
+		// Nobody else takes an instance out of launching before its creator is through.
+	}
+}
+
+// onLaunchFailed: the create did not succeed. False when there is nothing to undo any more.
+func (i *Instance) onLaunchFailed() bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	switch i.state {
+	case launching:
+		i.toLocked(reaping)
+		return true
+	default:
+		return false
+	}
+}
+
+// onAnswered: a restored instance's shim knows it.
+func (i *Instance) onAnswered() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	switch i.state {
+	case restoring:
+		i.rec.Created = true
+		i.toLocked(running)
+	default:
+		// Its shim died between the answer and now.
+	}
+}
+
+// onUnknown: a restored instance's shim is well and has no such task. True: it is to be reaped.
+func (i *Instance) onUnknown() bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	switch i.state {
+	case restoring:
+		i.toLocked(reaping)
+		return true
+	default:
+		return false
+	}
+}
+
+// onDeath: its shim process is proven dead. True: it is to be buried by the caller. In launching and deleting the create or the
+// delete under way sees the death by itself; in the other states there is nothing that a shim could still do.
+func (i *Instance) onDeath() bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	switch i.state {
+	case restoring, running:
+		i.toLocked(dead)
+		return true
+	default:
+		return false
+	}
+}
+
+// onDelete: somebody wants it deleted. The state before tells the caller what to do: running, and it is his; any other, it is not.
+func (i *Instance) onDelete() (before state, changed <-chan struct{}) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	before = i.state
+	if before == running {
+		i.toLocked(deleting)
+	}
+	return before, i.changed
+}
+
+// onDeleteFailed: the delete did not succeed and may be tried again.
+func (i *Instance) onDeleteFailed() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	switch i.state {
+	case deleting:
+		i.toLocked(running)
+	default:
+		// Only who claimed it deletes it.
+	}
+}
+
+// buryIfDead sees to a death that came while the state was one in which somebody else had to: it is asked after every return to
+// running. True when the instance is dead.
+func (i *Instance) buryIfDead() bool {
+	p := i.process()
+	if p == nil || !p.dead() {
+		return false
+	}
+	if i.onDeath() {
+		i.m.spawn(i.bury)
+	}
+	return true
+}
+
+// setLeft records what cleaning could not remove; true when that is news.
+func (i *Instance) setLeft(err error) bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	news := i.left == nil || err == nil || i.left.Error() != err.Error()
+	i.left = err
+	return news
+}

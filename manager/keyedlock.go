@@ -1,0 +1,46 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package manager
+
+import (
+	"context"
+	"sync"
+
+	"github.com/pkg/errors"
+)
+
+// keyedLock is one lock for each key. The zero value is ready. Unlike a mutex it is held across a launch, and who waits can leave.
+type keyedLock struct {
+	mu   sync.Mutex
+	held map[string]chan struct{} // closed when the key is free again
+}
+
+// lock waits for the key; unlock must be called once, if there is no error.
+func (l *keyedLock) lock(ctx context.Context, key string) (unlock func(), err error) {
+	for {
+		l.mu.Lock()
+		free, taken := l.held[key]
+		if !taken {
+			break
+		}
+		l.mu.Unlock()
+		select {
+		case <-free:
+		case <-ctx.Done():
+			return nil, errors.Wrap(ctx.Err(), "waiting for another launch into the group")
+		}
+	}
+	defer l.mu.Unlock()
+	if l.held == nil {
+		l.held = make(map[string]chan struct{})
+	}
+	mine := make(chan struct{})
+	l.held[key] = mine
+	return func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		delete(l.held, key)
+		close(mine)
+	}, nil
+}

@@ -1,0 +1,263 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package manager
+
+import (
+	"context"
+	"time"
+
+	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
+	"github.com/containerd/containerd/v2/core/runtime"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"github.com/containerd/typeurl/v2"
+	"github.com/pkg/errors"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/shimclient"
+)
+
+// sandboxVersion is the first version of the Task API whose shims serve a whole sandbox by themselves. Older ones want `start` for
+// each container, even where a group shares one process.
+const sandboxVersion = 3
+
+// options of a create: the task's own, else the runtime's.
+func options(opts runtime.CreateOpts) *anypb.Any {
+	o := opts.TaskOptions
+	if o == nil || o.GetValue() == nil {
+		o = opts.RuntimeOptions
+	}
+	if o == nil {
+		return nil
+	}
+	return typeurl.MarshalProto(o)
+}
+
+// prepare makes the bundle of a reserved instance.
+func (m *ShimManager) prepare(ctx context.Context, i *Instance, facts specFacts, b shimclient.Binary) error {
+	o := bundle.CreateOptions{Spec: facts.raw, GID: facts.gid}
+	d, err := i.layout.Create(i.namespace, i.id, o)
+	if errdefs.IsAlreadyExists(err) {
+		// The id is ours, so nobody is behind this directory: a create or a removal was cut short and could not be undone.
+		if err := m.clearLeftover(ctx, i); err != nil {
+			return err
+		}
+		d, err = i.layout.Create(i.namespace, i.id, o)
+	}
+	if err != nil {
+		return err
+	}
+	i.mu.Lock()
+	i.bundle, i.binary, i.groups = d, b, facts.groups
+	i.rec = bundle.Record{Version: bundle.RecordVersion, Runtime: b.Runtime, BootID: shimclient.BootID()}
+	i.mu.Unlock()
+	failpoint("create-bundle")
+	return d.WriteShimBinary(b.Path)
+}
+
+// clearLeftover removes the bundle of a dead instance that nobody has in hand. One whose shim may live stays, and the id with it.
+func (m *ShimManager) clearLeftover(ctx context.Context, i *Instance) error {
+	old := newInstance(m, i.layout, i.kind, i.namespace, i.id, reaping)
+	d, err := i.layout.Open(i.namespace, i.id)
+	if err != nil {
+		return err
+	}
+	old.load(ctx, d)
+	if old.recordedShim().Alive() || old.hasProcess() || m.serves(ctx, d) {
+		return errors.Wrapf(errdefs.ErrAlreadyExists, "%s %s has a bundle %s whose shim still runs; end that first", i.kind, i.id, d.Path)
+	}
+	log.G(ctx).WithField("path", d.Path).Warn("removing the leftover of an earlier instance")
+	return old.cleanOnce(ctx, &cleaning{shimDelete: true})
+}
+
+// serves tells whether somebody listens where a bundle says that its shim does.
+func (m *ShimManager) serves(ctx context.Context, d *bundle.Bundle) bool {
+	r, err := d.ReadBootstrap()
+	if err != nil {
+		return false
+	}
+	ep, err := shimclient.EndpointOf(r)
+	if err != nil {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, probeReach)
+	defer cancel()
+	return ep.Probe(ctx) != shimclient.Refused
+}
+
+// launch starts a shim for the instance, or finds that its `start` has named a process that is known already. Launches into one group
+// go one after the other: `start` names a process that an earlier launch into the group has made, and that one may still fail and end
+// what it made.
+func (m *ShimManager) launch(ctx context.Context, i *Instance, opts *anypb.Any) (*bootapi.BootstrapResult, error) {
+	if len(i.groups) > 0 {
+		unlock, err := m.starts.lock(ctx, i.namespace+"/"+i.groups[0])
+		if err != nil {
+			return nil, err
+		}
+		defer unlock()
+	}
+	r, p, err := m.start(ctx, i, opts)
+	if errors.Is(err, errClosing) || errors.Is(err, errShimDead) {
+		// The group's process took its leave between the answer of `start` and now: wait for what becomes of it, then start again.
+		if err := p.away(ctx); err != nil {
+			return nil, err
+		}
+		r, _, err = m.start(ctx, i, opts)
+	}
+	return r, err
+}
+
+func (m *ShimManager) start(ctx context.Context, i *Instance, opts *anypb.Any) (*bootapi.BootstrapResult, *Process, error) {
+	i.mu.Lock()
+	token := shimclient.NewToken()
+	if i.rec.Launch != nil {
+		token = i.rec.Launch.Token // a second start, after a group's process has gone, is part of the same launch
+	}
+	i.rec.Launch = &bundle.Launch{Token: token, Binary: i.binary.Path, At: time.Now().UTC(), Groups: i.groups}
+	b, d := i.binary, i.bundle
+	i.mu.Unlock()
+	// The trace of the launch must be on disk before there is anything to find by it.
+	if err := i.persist(); err != nil {
+		return nil, nil, err
+	}
+	failpoint("launch-recorded")
+	logs, err := shimclient.OpenLog(d.LogPath(), log.Fields{"id": i.id, "namespace": i.namespace})
+	if err != nil {
+		return nil, nil, errors.Wrap(err, "cannot open the shim's log")
+	}
+	r, err := m.launcher.Start(ctx, shimclient.StartRequest{
+		Binary: b, Protocol: m.config.runtime(b).StartProtocol, Namespace: i.namespace, ID: i.id, Bundle: d.Path, Token: token, Options: opts,
+		SocketIDs: i.groups, Addresses: i.addresses,
+	})
+	if err != nil {
+		_ = logs.Close()
+		return nil, nil, errors.Wrap(err, "cannot start the shim")
+	}
+	failpoint("launch-started")
+	p, created, err := m.adopt(ctx, i, r, origin{launched: true})
+	if !created {
+		_ = logs.Close()
+	} else if p != nil {
+		p.setLog(logs)
+	}
+	return r, p, err
+}
+
+// adopt takes a process that answered at an endpoint for the instance's: attaches, connects, verifies its pid, writes the records.
+func (m *ShimManager) adopt(ctx context.Context, i *Instance, r *bootapi.BootstrapResult, from origin) (*Process, bool, error) {
+	ep, err := shimclient.EndpointOf(r)
+	if err != nil {
+		return nil, false, errors.Wrap(err, "cannot use the shim's answer")
+	}
+	i.mu.Lock()
+	d := i.bundle
+	i.mu.Unlock()
+	// Others may join the process from the moment that it is attached, and after a crash they must not be alone in knowing of it.
+	if err := d.WriteBootstrap(r); err != nil {
+		return nil, false, err
+	}
+	failpoint("launch-bootstrap")
+	p, created, err := m.attach(i, ep, from)
+	if err != nil {
+		return p, created, err
+	}
+	l, err := p.use(ctx, false)
+	if err != nil {
+		return p, created, errors.Wrapf(err, "cannot connect to the shim at %s", ep)
+	}
+	launched := p.isLaunched()
+	i.mu.Lock()
+	i.rec.Joined, i.version = !created, ep.Version
+	i.rec.Launched = launched
+	b, launch := i.binary, i.rec.Launch
+	i.mu.Unlock()
+	if created && launch != nil {
+		p.verify(ctx, l, b, launch.Token)
+	}
+	i.recordShim(p.verified())
+	return p, created, i.persist()
+}
+
+// shimFor finds or starts the process that is to serve the instance: the sandbox's, or a new one.
+func (m *ShimManager) shimFor(ctx context.Context, i *Instance, opts runtime.CreateOpts) (*bootapi.BootstrapResult, error) {
+	r, err := m.sandboxShim(ctx, i, opts)
+	if err != nil {
+		return nil, err
+	}
+	if r == nil || r.Version < sandboxVersion {
+		return m.launch(ctx, i, options(opts))
+	}
+	i.mu.Lock()
+	d := i.bundle
+	i.mu.Unlock()
+	if err := d.WriteSandbox(opts.SandboxID); err != nil {
+		return nil, err
+	}
+	_, _, err = m.adopt(ctx, i, r, origin{})
+	return r, errors.Wrapf(err, "cannot join the shim of sandbox %s", opts.SandboxID)
+}
+
+// sandboxShim returns how to reach the shim of the sandbox that opts names; nil when there is none to join: no sandbox named, or one
+// from before containerd had a sandbox store, whose containers are grouped by the shim's own `start`.
+func (m *ShimManager) sandboxShim(ctx context.Context, i *Instance, opts runtime.CreateOpts) (*bootapi.BootstrapResult, error) {
+	if opts.SandboxID == "" {
+		return nil, nil
+	}
+	if _, err := m.config.Sandboxes.Get(ctx, opts.SandboxID); errdefs.IsNotFound(err) {
+		log.G(ctx).WithField("sandbox", opts.SandboxID).Debug("sandbox is not in the store, starting a shim of its own")
+		return nil, nil
+	} else if err != nil {
+		return nil, errors.Wrapf(err, "cannot look up sandbox %s", opts.SandboxID)
+	}
+	box := m.find(i.namespace, opts.SandboxID)
+	if opts.Address == "" {
+		if box == nil {
+			return nil, errors.Wrapf(errdefs.ErrNotFound, "cannot find the shim of sandbox %s", opts.SandboxID)
+		}
+		return box.bootstrap()
+	}
+	ep, err := shimclient.ParseEndpoint(opts.Address, opts.Version)
+	if err != nil {
+		return nil, errors.Wrapf(err, "cannot use the address of sandbox %s", opts.SandboxID)
+	}
+	r := &bootapi.BootstrapResult{Version: int32(ep.Version), Protocol: ep.Protocol, Address: ep.Address}
+	if box != nil {
+		// The sandbox's controller hands over only an address; what the shim advertised at its start is in the bundle.
+		if own, err := box.bootstrap(); err == nil {
+			r.Extensions = own.Extensions
+		}
+	}
+	return r, nil
+}
+
+// bootstrap reads the instance's bootstrap record.
+func (i *Instance) bootstrap() (*bootapi.BootstrapResult, error) {
+	i.mu.Lock()
+	d := i.bundle
+	i.mu.Unlock()
+	if d == nil {
+		return nil, errors.Wrapf(errdefs.ErrUnavailable, "%s %s is still being started", i.kind, i.id)
+	}
+	return d.ReadBootstrap()
+}
+
+func (i *Instance) recordShim(pid shimclient.ProcessID) {
+	if (pid == shimclient.ProcessID{}) {
+		return
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.rec.Shim = &bundle.Proc{Pid: pid.Pid, StartTime: pid.StartTime}
+}
+
+// recordedShim is the verified pid from the record; zero when there is none, or when it is from before a reboot.
+func (i *Instance) recordedShim() shimclient.ProcessID {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.rec.Shim == nil || i.rec.BootID != shimclient.BootID() {
+		return shimclient.ProcessID{}
+	}
+	return shimclient.ProcessID{Pid: i.rec.Shim.Pid, StartTime: i.rec.Shim.StartTime}
+}

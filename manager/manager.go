@@ -1,0 +1,286 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package manager
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/containerd/containerd/v2/pkg/timeout"
+	"github.com/containerd/containerd/v2/plugins"
+	"github.com/containerd/errdefs"
+	"github.com/pkg/errors"
+	"golang.org/x/sync/semaphore"
+
+	"github.com/shimyard/shimyard/shimclient"
+)
+
+const (
+	// closeTimeout bounds Close.
+	closeTimeout = 5 * time.Second
+	// dialsAtOnce bounds the connects and first State calls of a restore. They wait for other processes, not for a CPU.
+	dialsAtOnce = 64
+)
+
+// key is what an instance is known by.
+type key struct{ namespace, id string }
+
+// ShimManager owns all instances and shim processes of a daemon. Safe for concurrent use.
+type ShimManager struct {
+	config   Config
+	resolver *shimclient.Resolver
+	launcher *shimclient.Launcher
+	infos    infoCache
+
+	// ctx is the life of the manager's own goroutines. It carries the values of the context given to New but not its cancellation:
+	// containerd cancels that one before it calls Close.
+	ctx    context.Context
+	cancel context.CancelFunc
+	// wg counts what Close waits for; nothing is added once closed is set.
+	wg     sync.WaitGroup
+	closed bool // guarded by mu
+
+	started time.Time
+	dials   *semaphore.Weighted
+
+	// mu guards the maps. Never held while anything else is done.
+	mu        sync.Mutex
+	instances map[key]*Instance
+	leaving   map[key]*Instance // gone, and events of theirs may still come
+	processes map[string]*Process
+	found     []func() // what begin is to start
+	begun     bool
+
+	// starts lets one launch at a time into a group, by namespace and group.
+	starts keyedLock
+
+	// mounts activates and deactivates; set once, before the first task exists.
+	mounts *mountController
+}
+
+// New makes a manager and lists what is on disk as restoring, without an RPC and without an exec. Of ctx only the values are used.
+func New(ctx context.Context, config Config) (*ShimManager, error) {
+	if config.Events == nil || config.Sandboxes == nil {
+		return nil, errors.Wrap(errdefs.ErrInvalidArgument, "cannot make a shim manager without an event exchange and a sandbox store")
+	}
+	if config.Deadlines == nil {
+		config.Deadlines = shimclient.DefaultDeadlines()
+	}
+	config.Env = slices.Clone(config.Env)
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	m := &ShimManager{
+		config:   config,
+		resolver: shimclient.NewResolver(config.paths()),
+		launcher: shimclient.NewLauncher(shimclient.LauncherConfig{
+			GRPCAddress:  config.GRPCAddress,
+			TTRPCAddress: config.TTRPCAddress,
+			SocketDir:    config.SocketDir,
+			Env:          config.Env,
+		}),
+		ctx:       ctx,
+		cancel:    cancel,
+		started:   time.Now(),
+		dials:     semaphore.NewWeighted(dialsAtOnce),
+		instances: make(map[key]*Instance),
+		leaving:   make(map[key]*Instance),
+		processes: make(map[string]*Process),
+	}
+	m.follow()
+	for _, of := range []struct {
+		kind Kind
+		dirs Dirs
+	}{{KindTask, config.Tasks}, {KindSandbox, config.Boxes}} {
+		if err := m.restore(ctx, of.dirs.layout(), of.kind); err != nil {
+			cancel()
+			return nil, errors.Wrapf(err, "cannot list existing %ss", of.kind)
+		}
+	}
+	return m, nil
+}
+
+// begin starts the work in the background on what was found on disk. Not before all of it is listed: until then it cannot be told who
+// else is behind a shim.
+func (m *ShimManager) begin() {
+	m.mu.Lock()
+	found := m.found
+	m.found = nil
+	m.begun = true
+	m.mu.Unlock()
+	for _, f := range found {
+		m.spawn(f)
+	}
+}
+
+// onBegin runs f in the background, once begin was called.
+func (m *ShimManager) onBegin(f func()) {
+	m.mu.Lock()
+	if !m.begun {
+		m.found = append(m.found, f)
+		m.mu.Unlock()
+		return
+	}
+	m.mu.Unlock()
+	m.spawn(f)
+}
+
+// ID of the plugin, as stock containerd's.
+func (m *ShimManager) ID() string { return plugins.ShimPlugin.String() + ".manager" }
+
+// Env is the configured environment of shims. CRI asks for it to tell whether SCHED_CORE is set.
+func (m *ShimManager) Env() []string { return slices.Clone(m.config.Env) }
+
+// Close ends the manager's goroutines within closeTimeout. It ends no shim, closes no connection and fails no Wait: the containers
+// go on, and the next daemon takes them over.
+func (m *ShimManager) Close() error {
+	m.mu.Lock()
+	m.closed = true
+	m.mu.Unlock()
+	m.cancel()
+	done := make(chan struct{})
+	go func() {
+		m.wg.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-time.After(closeTimeout):
+		return errors.Wrap(context.DeadlineExceeded, "cannot end all background work of the shim manager; what is unfinished is taken up at the next start")
+	}
+}
+
+// spawn runs f as one of the manager's goroutines. The channel is closed when f has returned.
+func (m *ShimManager) spawn(f func()) <-chan struct{} {
+	done := make(chan struct{})
+	run := func() {
+		defer close(done)
+		f()
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed {
+		go run() // for a call that outlasts Close; a WaitGroup takes nobody in while it is waited for
+	} else {
+		m.wg.Go(run)
+	}
+	return done
+}
+
+// sleep waits for d; false when the manager was closed meanwhile.
+func (m *ShimManager) sleep(d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-m.ctx.Done():
+		return false
+	}
+}
+
+// reserve enters i into the map. Where an earlier instance of the id is on its way out it waits, up to the cleanup timeout, then
+// says AlreadyExists and what is left.
+func (m *ShimManager) reserve(ctx context.Context, i *Instance) error {
+	wctx, cancel := timeout.WithContext(ctx, TimeoutCleanup)
+	defer cancel()
+	for {
+		m.mu.Lock()
+		other := m.instances[i.key()]
+		if other == nil {
+			m.instances[i.key()] = i
+			m.mu.Unlock()
+			return nil
+		}
+		m.mu.Unlock()
+		st, changed := other.watch()
+		if !st.ending() {
+			return errReserved(other)
+		}
+		select {
+		case <-changed:
+		case <-wctx.Done():
+			if err := ctx.Err(); err != nil {
+				return errors.Wrapf(err, "waiting for the end of an earlier %s %s", i.kind, i.id)
+			}
+			return errReserved(other)
+		}
+	}
+}
+
+// forget takes i out of the map, if it is still the one under its id, and says so to all who wait for that.
+func (m *ShimManager) forget(i *Instance) {
+	m.mu.Lock()
+	if m.instances[i.key()] == i {
+		delete(m.instances, i.key())
+	}
+	m.mu.Unlock()
+	i.to(gone)
+}
+
+// find returns the instance of an id, whatever its kind and state, or nil.
+func (m *ShimManager) find(namespace, id string) *Instance {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.instances[key{namespace, id}]
+}
+
+// get returns a listed instance of the given kind, NotFound otherwise.
+func (m *ShimManager) get(namespace, id string, kind Kind) (*Instance, error) {
+	i := m.find(namespace, id)
+	if i == nil || i.kind != kind {
+		return nil, errNoInstance(kind, id)
+	}
+	if st, _ := i.watch(); !st.listed() {
+		return nil, errNoInstance(kind, id)
+	}
+	return i, nil
+}
+
+// list returns the listed instances of a kind; namespace "" means all.
+func (m *ShimManager) list(namespace string, kind Kind) []*Instance {
+	m.mu.Lock()
+	all := make([]*Instance, 0, len(m.instances))
+	for k, i := range m.instances {
+		if i.kind == kind && (namespace == "" || k.namespace == namespace) {
+			all = append(all, i)
+		}
+	}
+	m.mu.Unlock()
+	return slices.DeleteFunc(all, func(i *Instance) bool {
+		st, _ := i.watch()
+		return !st.listed()
+	})
+}
+
+// attach puts an instance behind the process at an endpoint, making that where it is new; a new one starts to connect at once. It
+// fails when the process at that address is dead or on its way out. Every instance gets its process here: launched, joined or restored.
+func (m *ShimManager) attach(i *Instance, ep shimclient.Endpoint, from origin) (p *Process, created bool, err error) {
+	m.mu.Lock()
+	p = m.processes[ep.String()]
+	if p == nil {
+		p, created = newProcess(m, ep), true
+	}
+	if err = p.join(i, from); err == nil && created {
+		m.processes[ep.String()] = p
+	}
+	m.mu.Unlock()
+	if err != nil {
+		return p, false, err
+	}
+	if created {
+		m.onBegin(p.run)
+	}
+	return p, created, nil
+}
+
+// dropProcess takes p out of the map, if it is still the one at its address.
+func (m *ShimManager) dropProcess(p *Process) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.processes[p.endpoint.String()] == p {
+		delete(m.processes, p.endpoint.String())
+	}
+}

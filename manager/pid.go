@@ -1,0 +1,95 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package manager
+
+import (
+	"context"
+	"syscall"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+
+	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/shimclient"
+)
+
+// judgePid says what a pid that a shim told can be used for. The pid may be a guest's or one of another pid namespace, and then some
+// process of this machine has the number by chance. Its start time, which makes it the name of one process, is kept (start != 0) only
+// for the shim itself (some shims of VMs tell that) and for what descends from it; owned, fit to be signalled, are only the latter.
+func (i *Instance) judgePid(pid uint32) (start uint64, owned bool) {
+	p := i.process()
+	if pid == 0 || p == nil {
+		return 0, false
+	}
+	shim := p.verified()
+	if (shim == shimclient.ProcessID{}) {
+		return 0, false
+	}
+	if int(pid) == shim.Pid {
+		return shim.StartTime, false
+	}
+	id, err := shimclient.LookupProcess(int(pid))
+	if err != nil || !id.DescendsFrom(shim) {
+		return 0, false
+	}
+	return id.StartTime, true
+}
+
+// foreignPid judges the init.pid of a bundle that stock containerd left, whose shim may be silent: the process is the container's if
+// its parent lives in a bundle, as a shim does, and it began before the file was written. It is good for answering, not for signals.
+func foreignPid(b *bundle.Bundle) (pid int, start uint64) {
+	pid, written, err := b.InitPid()
+	if err != nil {
+		return 0, 0
+	}
+	id, err := shimclient.LookupProcess(pid)
+	if err != nil || !id.StartedBefore(written) {
+		return pid, 0
+	}
+	return pid, id.StartTime
+}
+
+// initProcess is the container's init process; zero when it is not known which process of this machine that is.
+func (i *Instance) initProcess() shimclient.ProcessID {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if t := i.rec.Task; t != nil && t.Exit == nil && t.PidOwned {
+		return shimclient.ProcessID{Pid: int(t.Pid), StartTime: t.PidStart}
+	}
+	return shimclient.ProcessID{}
+}
+
+// initGone tells whether the container's init is known and certainly gone.
+func (i *Instance) initGone() bool {
+	pid := i.initProcess()
+	return pid != (shimclient.ProcessID{}) && !pid.Alive()
+}
+
+// killInit ends the container's init without its shim. True when that was its init for certain, its alone, and it is ended.
+func (i *Instance) killInit(ctx context.Context) bool {
+	pid := i.initProcess()
+	if (pid == shimclient.ProcessID{}) || i.sharesInit(uint32(pid.Pid)) {
+		return false
+	}
+	if err := pid.Signal(syscall.SIGKILL); err != nil && !errdefs.IsNotFound(err) {
+		log.G(ctx).WithError(err).WithField("pid", pid.Pid).Error("cannot end a container without its shim")
+		return false
+	}
+	log.G(ctx).WithField("pid", pid.Pid).Warn("ended a container's init without its shim")
+	return true
+}
+
+// sharesInit tells whether another task of the same shim has the same pid, as in a VM, whose process stands for all containers in it.
+func (i *Instance) sharesInit(pid uint32) bool {
+	p := i.process()
+	if p == nil {
+		return false
+	}
+	for _, o := range p.members() {
+		if o != i && o.pid() == pid {
+			return true
+		}
+	}
+	return false
+}

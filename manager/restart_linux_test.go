@@ -1,0 +1,293 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package manager
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/runtime"
+	"github.com/containerd/errdefs"
+	"github.com/stretchr/testify/require"
+
+	"github.com/shimyard/shimyard/shimclient/shimtest"
+)
+
+// rpcs counts the calls of a method for an id from a point of the trace on.
+func (y *yard) rpcs(from int, method, id string) int {
+	y.Helper()
+	n := 0
+	for _, e := range y.shim.Trace()[from:] {
+		if e.Kind == shimtest.KindRPC && e.Action == method && e.ID == id {
+			n++
+		}
+	}
+	return n
+}
+
+// TestRestart: all tasks are there at once and are taken over with one State each.
+func TestRestart(t *testing.T) {
+	for name, s := range map[string]shimtest.Scenario{
+		"bootstrap": {}, "grpc": {Transport: "grpc"}, "containerd 1.6": {Generation: shimtest.Legacy}, "abstract": {Socket: shimtest.Abstract},
+	} {
+		t.Run(name, func(t *testing.T) {
+			y := newYard(t, s)
+			before := make(map[string]runtime.State)
+			task := y.run("running", "sleep")
+			y.exec(task, "e1", "sleep")
+			before["running"] = y.state(task)
+			before["created"] = y.state(y.create("created", "sleep"))
+			stopped := y.run("stopped", "exit", "7")
+			_, err := stopped.Wait(y.ctx)
+			require.NoError(t, err)
+			before["stopped"] = y.state(stopped)
+			from := 0
+			y.restart(func() { from = len(y.shim.Trace()) })
+
+			all, err := y.tasks.Tasks(context.Background(), true)
+			require.NoError(t, err)
+			require.Len(t, all, 3)
+			for id, want := range before {
+				y.inState(id, running)
+				require.Equal(t, 1, y.rpcs(from, "State", id), "%s", id)
+				require.Equal(t, want, y.state(mustGet(y, id)))
+				require.Equal(t, 1, y.connections2(id, s))
+			}
+			require.Zero(t, y.shim.Count(shimtest.KindRPC, "Pids"))
+			exit, err := mustGet(y, "stopped").Wait(y.ctx)
+			require.NoError(t, err)
+			require.Equal(t, uint32(7), exit.Status)
+			p, err := mustGet(y, "running").Process(y.ctx, "e1")
+			require.NoError(t, err)
+			w := y.waiting(p)
+			require.NoError(t, p.Kill(y.ctx, 9, false))
+			require.Equal(t, uint32(137), (<-w).exit.Status)
+			require.NoError(t, mustGet(y, "created").Start(y.ctx))
+			for id := range before {
+				y.remove(id)
+			}
+			y.empty()
+			require.Zero(t, y.shim.Count(shimtest.KindRPC, "Pids"))
+		})
+	}
+}
+
+// connections2 is connections where the kernel lists them by path.
+func (y *yard) connections2(id string, s shimtest.Scenario) int {
+	if s.Socket == shimtest.Abstract {
+		return 1
+	}
+	return y.connections(id)
+}
+
+// TestRestartNeverCreated: a launch that was answered, after which the daemon was killed: the shim has no such task.
+func TestRestartNeverCreated(t *testing.T) {
+	y := newYard(t, shimtest.Scenario{})
+	y.launchOnly("c1")
+	y.restart()
+	y.empty()
+	y.shim.AwaitNoProcs()
+	y.events.settle()
+	require.Empty(t, y.events.of("c1"), "nobody is told")
+}
+
+// launchOnly is a create that was cut short after the launch.
+func (y *yard) launchOnly(id string) {
+	y.Helper()
+	i := newInstance(y.m, y.tasks.layout, KindTask, testNamespace, id, launching)
+	require.NoError(y, y.m.reserve(y.ctx, i))
+	opts := y.opts("sleep")
+	facts, err := readSpec(opts.Spec)
+	require.NoError(y, err)
+	b, err := y.m.resolver.Resolve(opts.Runtime)
+	require.NoError(y, err)
+	require.NoError(y, y.m.prepare(y.ctx, i, facts, b))
+	_, err = y.m.shimFor(y.ctx, i, opts)
+	require.NoError(y, err)
+}
+
+// TestRestartOfWhatTheStoreKnows: a sandbox's shim may serve no task under the sandbox's id.
+func TestRestartOfWhatTheStoreKnows(t *testing.T) {
+	y := newYard(t, shimtest.Scenario{})
+	y.sandboxes.add("c1")
+	y.launchOnly("c1")
+	y.restart()
+	y.inState("c1", running)
+	require.Len(t, y.shim.Procs(shimtest.RoleDaemon), 1)
+	_, err := y.tasks.Delete(y.ctx, "c1")
+	require.True(t, errdefs.IsNotFound(err), "%v", err)
+	y.empty()
+}
+
+// TestRestartWithAStoreThatFails: until the store has answered nothing is decided.
+func TestRestartWithAStoreThatFails(t *testing.T) {
+	y := newYard(t, shimtest.Scenario{})
+	y.launchOnly("c1")
+	y.sandboxes.fail(errdefs.ErrUnknown)
+	y.restart()
+	y.shim.Await(shimtest.KindAnswer, "State", 1)
+	y.shim.Await(shimtest.KindAnswer, "State", 2)
+	require.Len(t, y.shim.Procs(shimtest.RoleDaemon), 1)
+	y.sandboxes.fail(nil)
+	y.empty()
+}
+
+// TestLaunchCutShort: the daemon was killed between the trace of a launch and its answer. What the launch started is found by its
+// token and ended, at whichever point it is.
+func TestLaunchCutShort(t *testing.T) {
+	for name, s := range map[string]shimtest.Scenario{
+		"helper runs":   {Generation: shimtest.Lenient, Start: shimtest.StartFaults{HangAt: shimtest.BeforeFork}},
+		"daemon runs":   {Generation: shimtest.Lenient, Start: shimtest.StartFaults{HangAt: shimtest.AfterFork}},
+		"only a record": {Generation: shimtest.Lenient, Start: shimtest.StartFaults{FailAt: shimtest.AtEntry}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			y := newYard(t, s)
+			i := newInstance(y.m, y.tasks.layout, KindTask, testNamespace, "c1", launching)
+			b, err := y.m.resolver.Resolve(y.shim.Path)
+			require.NoError(t, err)
+			require.NoError(t, y.m.prepare(y.ctx, i, specFacts{raw: []byte("{}")}, b))
+			end := y.launchByHand(i)
+			y.restart()
+			y.empty()
+			y.shim.AwaitNoProcs()
+			end()
+			y.events.settle()
+			require.Empty(t, y.events.of("c1"))
+		})
+	}
+}
+
+// TestRestartWithoutTheBinary: a binary that was moved costs nobody a container.
+func TestRestartWithoutTheBinary(t *testing.T) {
+	y := newYard(t, shimtest.Scenario{})
+	y.run("c1", "sleep")
+	y.restart(func() { require.NoError(t, os.Rename(y.shim.Path, y.shim.Path+".away")) })
+	y.inState("c1", running)
+	require.Equal(t, runtime.RunningStatus, y.state(mustGet(y, "c1")).Status)
+	require.Equal(t, uint32(137), y.remove("c1").Status)
+	y.empty()
+	y.shim.AwaitNoProcs()
+}
+
+// TestDeadWhileDown: exits and deletion of a task whose shim has died while the daemon was down are told, once.
+func TestDeadWhileDown(t *testing.T) {
+	y := newYard(t, shimtest.Scenario{})
+	task := y.run("c1", "sleep")
+	pid, _ := task.PID(y.ctx)
+	e := y.exec(task, "e1", "sleep")
+	execPid := y.state(e).Pid
+	done := y.run("c2", "exit", "7")
+	_, err := done.Wait(y.ctx)
+	require.NoError(t, err)
+	y.events.await("c2", exitTopic, 1)
+	y.until("the record says that it was told", func() bool {
+		r := y.record("c2")
+		return r.Task.Exit != nil && r.Task.Exit.Told
+	})
+	y.restart(func() {
+		y.killShim("c1")
+		y.killShim("c2")
+	})
+	heard := y.exitsOf("c1")
+	require.Equal(t, []string{"e1", "c1", ""}, idsOf(heard))
+	require.Equal(t, execPid, heard[0].Pid)
+	require.Equal(t, uint32(255), heard[0].Status)
+	require.Equal(t, pid, heard[1].Pid)
+	require.Equal(t, uint32(137), heard[1].Status)
+	require.Equal(t, []string{"c2", ""}, idsOf(y.exitsOf("c2")), "the exit was told before the restart")
+	y.restart()
+	y.empty()
+	y.events.settle()
+	require.Len(t, y.events.of("c1", exitTopic, deleteTopic), 3)
+}
+
+// TestExitWhileDown: a container that exits while the daemon is down keeps its exit.
+func TestExitWhileDown(t *testing.T) {
+	y := newYard(t, shimtest.Scenario{})
+	y.run("c1", "exit-after", "300", "7")
+	y.restart(func() { y.shim.AwaitNoProcs(shimtest.RoleGuest) })
+	exit, err := mustGet(y, "c1").Wait(y.ctx)
+	require.NoError(t, err)
+	require.Equal(t, uint32(7), exit.Status)
+	s := y.state(mustGet(y, "c1"))
+	require.Equal(t, runtime.StoppedStatus, s.Status)
+	require.Equal(t, uint32(7), s.ExitStatus)
+	y.events.await("c1", exitTopic, 1)
+	y.remove("c1")
+	y.empty()
+	y.events.settle()
+	heard := y.events.of("c1", exitTopic, deleteTopic)
+	require.Equal(t, []string{"c1", ""}, idsOf(heard))
+	require.Equal(t, uint32(7), heard[0].Status)
+}
+
+// TestRestartWithAStall: the daemon is ready at once, the task is listed and answered for, and nothing of it is touched.
+func TestRestartWithAStall(t *testing.T) {
+	setTimeout(t, TimeoutLoad, 300*time.Millisecond)
+	y := coldYard(t, shimtest.Scenario{})
+	y.config.Deadlines = hasty()
+	y.boot()
+	before := y.state(y.run("c1", "sleep"))
+	cont := y.stop("c1")
+	y.restart()
+	task := mustGet(y, "c1")
+	w := y.waiting(task)
+	require.Equal(t, before, y.state(task))
+	tasks, err := y.tasks.Tasks(y.ctx, false)
+	require.NoError(t, err)
+	require.Equal(t, before, y.state(tasks[0]))
+	_, err = y.tasks.Delete(y.ctx, "c1")
+	require.True(t, errdefs.IsUnavailable(err), "%v", err)
+	_, err = task.Pids(y.ctx)
+	require.True(t, errdefs.IsUnavailable(err), "%v", err)
+	_, err = y.tasks.Create(y.ctx, "c1", y.opts("sleep"))
+	require.True(t, errdefs.IsAlreadyExists(err), "%v", err)
+	require.Len(t, y.shim.Procs(), 2)
+	require.Empty(t, w)
+	cont()
+	y.inState("c1", running)
+	require.Equal(t, before, y.state(task))
+	y.kill(task)
+	require.Equal(t, uint32(137), (<-w).exit.Status)
+	y.remove("c1")
+	y.empty()
+}
+
+// TestStrangersAreLeftAlone: what is no bundle is reported, not deleted.
+func TestStrangersAreLeftAlone(t *testing.T) {
+	y := coldYard(t, shimtest.Scenario{})
+	y.untidy = true
+	precious := y.path("precious")
+	require.NoError(t, os.MkdirAll(filepath.Join(y.path("state"), testNamespace, "dir"), 0o700))
+	require.NoError(t, os.WriteFile(precious, []byte("data"), 0o600))
+	for _, name := range []string{"dir/data", "file"} {
+		require.NoError(t, os.WriteFile(filepath.Join(y.path("state"), testNamespace, name), []byte("data"), 0o600))
+	}
+	require.NoError(t, os.Symlink(y.dir, filepath.Join(y.path("state"), testNamespace, "link")))
+	y.boot()
+	y.restart()
+	tasks, err := y.tasks.Tasks(y.ctx, true)
+	require.NoError(t, err)
+	require.Empty(t, tasks)
+	require.FileExists(t, precious)
+	require.FileExists(t, filepath.Join(y.path("state"), testNamespace, "dir", "data"))
+	require.FileExists(t, filepath.Join(y.path("state"), testNamespace, "file"))
+}
+
+// TestWaitOverClose: the stop of the daemon fails no Wait.
+func TestWaitOverClose(t *testing.T) {
+	y := newYard(t, shimtest.Scenario{})
+	task := y.run("c1", "sleep")
+	w := y.waiting(task)
+	y.shim.Await(shimtest.KindRPC, "Wait", 1)
+	require.NoError(t, y.m.Close())
+	require.NoError(t, task.Kill(y.ctx, 9, false), "the connection stays open until the process ends")
+	require.Equal(t, uint32(137), (<-w).exit.Status)
+	y.restart()
+	y.remove("c1")
+	y.empty()
+}

@@ -1,0 +1,284 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package manager
+
+import (
+	"context"
+	"time"
+
+	tasktypes "github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"github.com/pkg/errors"
+
+	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/shimclient"
+)
+
+// askAgain is the pause before a restored instance's shim is asked again after an answer that decides nothing.
+const askAgain = time.Second
+
+// restore lists what is on disk as restoring and sees to each in the background. It reads directories and records only.
+func (m *ShimManager) restore(ctx context.Context, layout bundle.Layout, kind Kind) error {
+	found, err := layout.List()
+	if err != nil {
+		return err
+	}
+	for _, path := range found.Unknown {
+		log.G(ctx).WithField("path", path).Warn("found something that is no bundle among the bundles, leaving it alone")
+	}
+	for _, b := range found.Bundles {
+		m.restoreOne(ctx, layout, kind, b)
+	}
+	failpoint("restore-listed")
+	swept, err := layout.Sweep(func(ns, id string) bool { return m.find(ns, id) != nil })
+	for _, path := range swept {
+		log.G(ctx).WithField("path", path).Info("removed a leftover of an earlier run")
+	}
+	if err != nil {
+		log.G(ctx).WithError(err).Warn("cannot remove all leftovers of earlier runs")
+	}
+	return nil
+}
+
+func (m *ShimManager) restoreOne(ctx context.Context, layout bundle.Layout, kind Kind, b *bundle.Bundle) {
+	i := newInstance(m, layout, kind, b.Namespace, b.ID, restoring)
+	m.mu.Lock()
+	other := m.instances[i.key()]
+	if other == nil {
+		m.instances[i.key()] = i
+	}
+	m.mu.Unlock()
+	if other != nil {
+		log.G(ctx).WithFields(log.Fields{"id": b.ID, "namespace": b.Namespace}).
+			Errorf("found a bundle for a %s whose id is a %s's, leaving it alone", kind, other.kind)
+		return
+	}
+	i.load(i.scope(ctx), b)
+	r, err := b.ReadBootstrap()
+	if err != nil {
+		i.restoreUnstarted(err)
+		return
+	}
+	ep, err := shimclient.EndpointOf(r)
+	if err != nil {
+		i.restoreUnreachable(err)
+		return
+	}
+	i.mu.Lock()
+	i.version = ep.Version
+	i.mu.Unlock()
+	if _, _, err := m.attach(i, ep, origin{launched: i.launchedHere(), pid: i.recordedShim()}); err != nil {
+		log.G(i.scope(ctx)).WithError(err).Error("cannot attach a bundle to its shim, leaving it alone")
+		return
+	}
+	i.openLog()
+	m.onBegin(i.takeOver)
+}
+
+// load fills the instance from the records of a bundle, of ours or of stock containerd's.
+func (i *Instance) load(ctx context.Context, b *bundle.Bundle) {
+	rec, err := b.ReadRecord()
+	if err != nil {
+		if !errdefs.IsNotFound(err) {
+			log.G(ctx).WithError(err).Warn("cannot read the record of a bundle, leaving it as it is and taking the bundle for one of stock containerd")
+			i.seal()
+		}
+		// Nothing is known of it, so it is taken for a created task: whatever ends it is told.
+		rec = &bundle.Record{Version: bundle.RecordVersion, BootID: shimclient.BootID(), Created: true, Task: foreignState(b)}
+	}
+	path, err := b.ShimBinary()
+	if err != nil && !errdefs.IsNotFound(err) {
+		log.G(ctx).WithError(err).Warn("cannot read which binary started the shim")
+	}
+	if path == "" && rec.Launch != nil {
+		path = rec.Launch.Binary
+	}
+	if rec.BootID != shimclient.BootID() {
+		// From before a reboot: no process of then is one of now.
+		rec.Shim = nil
+		if rec.Task != nil {
+			rec.Task.PidStart = 0
+		}
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.bundle, i.rec = b, *rec
+	i.binary = shimclient.Binary{Runtime: rec.Runtime, Path: path}
+	if rec.Task != nil && rec.Task.Exit != nil {
+		close(i.exited)
+	}
+}
+
+// foreignState is what a bundle of stock containerd tells of its task: init.pid, written by the runc shim.
+func foreignState(b *bundle.Bundle) *bundle.TaskState {
+	pid, start := foreignPid(b)
+	if pid == 0 {
+		return &bundle.TaskState{}
+	}
+	return &bundle.TaskState{Status: tasktypes.Status_RUNNING.String(), Pid: uint32(pid), PidStart: start}
+}
+
+// launchedHere tells whether a daemon of this machine started the shim: a sandbox that a proxy plugin's sandboxer owns has its shim
+// wherever that one wants. Of a bundle that stock containerd left, only the lack of a sandbox tells.
+func (i *Instance) launchedHere() bool {
+	i.mu.Lock()
+	launched, d := i.rec.Launched || i.rec.Launch != nil, i.bundle
+	foreign := i.rec.Launch == nil && !i.rec.Joined
+	i.mu.Unlock()
+	if !foreign || launched {
+		return launched
+	}
+	_, err := d.Sandbox()
+	return err != nil
+}
+
+// restoreUnstarted sees to a bundle that names no shim: a create or a launch that a crash cut short. Nothing was created by it, so
+// what it launched is ended and the bundle removed, without a word to anybody.
+func (i *Instance) restoreUnstarted(err error) {
+	ctx := i.context()
+	if !errdefs.IsNotFound(err) {
+		i.restoreUnreachable(err)
+		return
+	}
+	if i.foreign() && !i.bundle.Empty() && (i.pid() != 0 || i.hasProcess()) {
+		log.G(ctx).Error("found a bundle that does not say how to reach its shim, but has a process; leaving both alone")
+		return
+	}
+	if i.onUnknown() {
+		log.G(ctx).Info("cleaning up a create that was cut short")
+		i.m.onBegin(i.undo)
+	}
+}
+
+// restoreUnreachable sees to a bundle whose word on how to reach its shim cannot be used. It is left alone while a process of it may
+// live; a container that joined another's shim has none of its own that could be looked for.
+func (i *Instance) restoreUnreachable(err error) {
+	ctx := i.context()
+	_, serr := i.bundle.Sandbox()
+	if serr == nil || i.recordedShim().Alive() || i.hasProcess() {
+		log.G(ctx).WithError(err).Error("cannot tell how to reach the shim of a bundle, leaving both alone")
+		return
+	}
+	log.G(ctx).WithError(err).Error("cannot tell how to reach the shim of a bundle, and no process of it lives")
+	if i.onDeath() {
+		i.m.onBegin(i.bury)
+	}
+}
+
+// foreign tells that no launch of ours is on record.
+func (i *Instance) foreign() bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.rec.Launch == nil && !i.rec.Joined
+}
+
+// openLog takes over the log of a restored shim. Only an instance that started its shim has one.
+func (i *Instance) openLog() {
+	i.mu.Lock()
+	p, d, joined := i.proc, i.bundle, i.rec.Joined
+	i.mu.Unlock()
+	if joined || p == nil {
+		return
+	}
+	c, err := shimclient.OpenLog(d.LogPath(), log.Fields{"id": i.id, "namespace": i.namespace})
+	if err != nil {
+		log.G(i.context()).WithError(err).Warn("cannot open the log of a restored shim")
+		return
+	}
+	p.setLog(c)
+}
+
+// takeOver asks the shim of a restored instance what it knows, until it says so or is proven dead. A shim that is silent keeps the
+// instance restoring, for as long as that takes.
+func (i *Instance) takeOver() {
+	for {
+		p := i.process()
+		st, changed := i.watch()
+		if st != restoring || p == nil {
+			return
+		}
+		_, ps, moved := p.snapshot()
+		if ps == connected {
+			if i.ask() {
+				return
+			}
+			moved = after(askAgain)
+		}
+		select {
+		case <-changed:
+		case <-moved:
+		case <-i.m.ctx.Done():
+			return
+		}
+	}
+}
+
+// ask sends the one State (or Status) of a restore. True when it decided.
+func (i *Instance) ask() bool {
+	ctx := i.context()
+	known, err := i.askKnown(ctx)
+	switch {
+	case err != nil:
+		if !errdefs.IsUnavailable(err) && !errdefs.IsDeadlineExceeded(err) {
+			log.G(ctx).WithError(err).Warn("shim does not say what it knows of a restored instance; asking again")
+		}
+		return false
+	case known:
+		i.verifyShim(ctx)
+		i.onAnswered()
+		i.buryIfDead()
+		failpoint("restore-answered")
+		i.save()
+		i.m.spawn(i.replay)
+		return true
+	case i.onUnknown():
+		log.G(ctx).Info("shim has no such task, cleaning up")
+		i.m.spawn(i.undo)
+	}
+	return true
+}
+
+// askKnown tells whether the instance exists: by its shim's word, or because the sandbox store knows the id. A sandbox's shim may
+// serve no task under the sandbox's id.
+func (i *Instance) askKnown(ctx context.Context) (bool, error) {
+	err := i.askShim(ctx)
+	if !errdefs.IsNotFound(err) || i.processDead() {
+		return err == nil, err
+	}
+	if i.wasDeleted() {
+		return false, nil
+	}
+	_, err = i.m.config.Sandboxes.Get(ctx, i.id)
+	if errdefs.IsNotFound(err) {
+		return false, nil
+	}
+	return err == nil, errors.Wrap(err, "cannot look into the sandbox store")
+}
+
+func (i *Instance) askShim(ctx context.Context) error {
+	if i.kind == KindSandbox {
+		return i.askSandbox(ctx)
+	}
+	_, err := i.sendState(ctx, "")
+	return err
+}
+
+// verifyShim makes sure that the shim's pid is known, for bundles whose record does not have it.
+func (i *Instance) verifyShim(ctx context.Context) {
+	p := i.process()
+	if p == nil {
+		return
+	}
+	if l, _, _ := p.snapshot(); l != nil {
+		i.mu.Lock()
+		b, token := i.binary, ""
+		if i.rec.Launch != nil {
+			token = i.rec.Launch.Token
+		}
+		i.mu.Unlock()
+		p.verify(ctx, l, b, token)
+	}
+	i.recordShim(p.verified())
+}

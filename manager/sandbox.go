@@ -1,0 +1,320 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package manager
+
+import (
+	"context"
+	"time"
+
+	sandboxapi "github.com/containerd/containerd/api/runtime/sandbox/v1"
+	"github.com/containerd/containerd/api/types"
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/core/runtime"
+	"github.com/containerd/containerd/v2/core/sandbox"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/containerd/v2/pkg/timeout"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/typeurl/v2"
+	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/pkg/errors"
+
+	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/shimclient"
+)
+
+// SandboxController is the "shim" sandboxer: each sandbox is a shim process that serves the Sandbox API. Safe for concurrent use.
+type SandboxController struct {
+	shims  *ShimManager
+	layout bundle.Layout
+}
+
+var _ sandbox.Controller = (*SandboxController)(nil)
+
+// NewSandboxController makes a controller.
+func NewSandboxController(shims *ShimManager) (*SandboxController, error) {
+	c := &SandboxController{shims: shims, layout: shims.config.Boxes.layout()}
+	if err := c.layout.Init(0o700); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// Create launches the sandbox's shim and initializes the sandbox in it. When it fails nothing of it is left.
+func (c *SandboxController) Create(ctx context.Context, info sandbox.Sandbox, opts ...sandbox.CreateOpt) error {
+	ns, err := namespaces.NamespaceRequired(ctx)
+	if err != nil {
+		return err
+	}
+	if err := bundle.ValidateID(ns, info.ID); err != nil {
+		return err
+	}
+	var o sandbox.CreateOptions
+	for _, opt := range opts {
+		if err := opt(&o); err != nil {
+			return errors.Wrapf(err, "cannot create sandbox %s", info.ID)
+		}
+	}
+	i := newInstance(c.shims, c.layout, KindSandbox, ns, info.ID, launching)
+	if err := c.shims.reserve(ctx, i); err != nil {
+		return err
+	}
+	if err := c.build(ctx, i, info, &o); err != nil {
+		c.shims.abandon(i)
+		return errors.Wrapf(err, "cannot create sandbox %s", info.ID)
+	}
+	return nil
+}
+
+func (c *SandboxController) build(ctx context.Context, i *Instance, info sandbox.Sandbox, o *sandbox.CreateOptions) error {
+	facts, err := readSpec(info.Spec)
+	if err != nil {
+		return err
+	}
+	b, err := c.shims.resolver.Resolve(info.Runtime.Name)
+	if err != nil {
+		return err
+	}
+	if err := c.shims.prepare(ctx, i, facts, b); err != nil {
+		return err
+	}
+	if _, err := c.shims.launch(ctx, i, options(runtime.CreateOpts{RuntimeOptions: info.Runtime.Options})); err != nil {
+		return err
+	}
+	req := &sandboxapi.CreateSandboxRequest{
+		SandboxID: i.id, BundlePath: i.bundle.Path, Rootfs: mount.ToProto(o.Rootfs),
+		NetnsPath: o.NetNSPath, Annotations: o.Annotations,
+	}
+	if o.Options != nil {
+		req.Options = typeurl.MarshalProto(o.Options)
+	}
+	err = i.detached(ctx, func(ctx context.Context) error {
+		return i.box(ctx, forced, func(ctx context.Context, s *shimclient.Sandbox) error { return s.Create(ctx, req) })
+	})
+	if err != nil {
+		return err
+	}
+	i.onCreated(0, runtime.IO{})
+	i.save()
+	i.buryIfDead()
+	return nil
+}
+
+// box calls the Sandbox API of the instance's shim.
+func (i *Instance) box(ctx context.Context, mode callMode, f func(context.Context, *shimclient.Sandbox) error) error {
+	return i.callLink(ctx, mode, func(ctx context.Context, l *link) error { return f(ctx, l.conn.Sandbox()) })
+}
+
+// call finds a sandbox that is restored or running and calls its shim.
+func (c *SandboxController) call(ctx context.Context, id string, mode callMode, f func(context.Context, *shimclient.Sandbox) error) (*Instance, error) {
+	i, err := c.get(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if err := i.settled(ctx); err != nil {
+		return nil, err
+	}
+	return i, i.box(ctx, mode, f)
+}
+
+func (c *SandboxController) get(ctx context.Context, id string) (*Instance, error) {
+	ns, err := namespaces.NamespaceRequired(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return c.shims.get(ns, id, KindSandbox)
+}
+
+// Start starts a created sandbox. One that cannot be started is ended, as containerd's callers expect.
+func (c *SandboxController) Start(ctx context.Context, id string) (sandbox.ControllerInstance, error) {
+	var r *sandboxapi.StartSandboxResponse
+	i, err := c.call(ctx, id, once, func(ctx context.Context, s *shimclient.Sandbox) (err error) {
+		r, err = s.Start(ctx, &sandboxapi.StartSandboxRequest{SandboxID: id})
+		return err
+	})
+	if err != nil {
+		if i != nil && refused(err) {
+			c.end(ctx, i)
+		}
+		return sandbox.ControllerInstance{}, errors.Wrapf(err, "cannot start sandbox %s", id)
+	}
+	address, version := i.endpoint()
+	return sandbox.ControllerInstance{
+		SandboxID: id, Pid: r.GetPid(), Address: address, Version: version,
+		CreatedAt: r.GetCreatedAt().AsTime(), Spec: r.GetSpec(),
+	}, nil
+}
+
+// refused tells an answer of the shim's from the lack of one: only after an answer is it certain that the sandbox does not run.
+func refused(err error) bool {
+	return !errdefs.IsUnavailable(err) && !errdefs.IsDeadlineExceeded(err) && !errdefs.IsCanceled(err) &&
+		!errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded)
+}
+
+// end removes a sandbox that did not start.
+func (c *SandboxController) end(ctx context.Context, i *Instance) {
+	if before, _ := i.onDelete(); before != running {
+		return
+	}
+	i.to(reaping)
+	done := c.shims.spawn(i.undo)
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+}
+
+// Platform of the sandbox's containers.
+func (c *SandboxController) Platform(ctx context.Context, id string) (imagespec.Platform, error) {
+	var r *sandboxapi.PlatformResponse
+	_, err := c.call(ctx, id, repeatable, func(ctx context.Context, s *shimclient.Sandbox) (err error) {
+		r, err = s.Platform(ctx, &sandboxapi.PlatformRequest{SandboxID: id})
+		return err
+	})
+	if err != nil {
+		return imagespec.Platform{}, errors.Wrapf(err, "cannot get the platform of sandbox %s", id)
+	}
+	p := r.GetPlatform()
+	return imagespec.Platform{OS: p.GetOS(), Architecture: p.GetArchitecture(), Variant: p.GetVariant()}, nil
+}
+
+// Stop stops the sandbox. One that is unknown, or whose shim is gone, is stopped.
+func (c *SandboxController) Stop(ctx context.Context, id string, opts ...sandbox.StopOpt) error {
+	var o sandbox.StopOptions
+	for _, opt := range opts {
+		opt(&o)
+	}
+	req := &sandboxapi.StopSandboxRequest{SandboxID: id}
+	if o.Timeout != nil {
+		req.TimeoutSecs = uint32(max(0, o.Timeout.Round(time.Second)) / time.Second)
+	}
+	_, err := c.call(ctx, id, forced, func(ctx context.Context, s *shimclient.Sandbox) error { return s.Stop(ctx, req) })
+	if err != nil && !errdefs.IsNotFound(err) {
+		return errors.Wrapf(err, "cannot stop sandbox %s", id)
+	}
+	return nil
+}
+
+// Shutdown ends the sandbox and its shim and removes what they leave. NotFound for an unknown one; when it fails it may be tried again.
+func (c *SandboxController) Shutdown(ctx context.Context, id string) error {
+	i, err := c.get(ctx, id)
+	if err != nil {
+		return err
+	}
+	mine, err := i.claimDelete(ctx)
+	if err != nil || !mine {
+		return err
+	}
+	_, err = detach(ctx, c.shims, func(ctx context.Context) (struct{}, error) { return struct{}{}, i.shutdownBox(ctx) })
+	return errors.Wrapf(err, "cannot shut down sandbox %s", id)
+}
+
+// shutdownBox is the orderly end of a sandbox that the caller has claimed. The shim ends by itself after it has answered; other
+// instances that it serves keep it until they go.
+func (i *Instance) shutdownBox(ctx context.Context) error {
+	l, _ := i.link()
+	err := i.box(ctx, forced, func(ctx context.Context, s *shimclient.Sandbox) error {
+		return s.Shutdown(ctx, &sandboxapi.ShutdownSandboxRequest{SandboxID: i.id})
+	})
+	p := i.process()
+	switch {
+	case i.processDead():
+	case err == nil:
+		if p.leave(i) {
+			wctx, cancel := timeout.WithContext(ctx, TimeoutShutdown)
+			p.waitGone(wctx, l)
+			cancel()
+			p.end()
+		}
+	case errdefs.IsNotFound(err):
+		if err := i.releaseProcess(ctx, p); err != nil {
+			i.onDeleteFailed()
+			i.buryIfDead()
+			return err
+		}
+	default:
+		i.onDeleteFailed()
+		i.buryIfDead()
+		return err
+	}
+	i.learnExit(bundle.Exit{At: time.Now().UTC()})
+	i.finishDelete(ctx, cleaning{shimDelete: err != nil || i.deletesAlways(), orderly: err == nil})
+	return nil
+}
+
+// Wait blocks until the sandbox has exited. Like a task's Wait it outlasts stalls, lost connections, restores and the daemon's stop.
+func (c *SandboxController) Wait(ctx context.Context, id string) (sandbox.ExitStatus, error) {
+	i, err := c.get(ctx, id)
+	if err != nil {
+		return sandbox.ExitStatus{}, err
+	}
+	exit, err := i.waitFor(ctx, "", func(ctx context.Context, l *link) (*bundle.Exit, error) {
+		r, err := l.conn.Sandbox().Wait(ctx, &sandboxapi.WaitSandboxRequest{SandboxID: id})
+		if err != nil {
+			return nil, err
+		}
+		return &bundle.Exit{Status: r.GetExitStatus(), At: timeOf(r.GetExitedAt())}, nil
+	})
+	if err != nil {
+		return sandbox.ExitStatus{}, errors.Wrapf(err, "cannot wait for sandbox %s", id)
+	}
+	return sandbox.ExitStatus{ExitStatus: exit.Status, ExitedAt: exit.Timestamp}, nil
+}
+
+// Status of the sandbox. An unknown one has exited just now.
+func (c *SandboxController) Status(ctx context.Context, id string, verbose bool) (sandbox.ControllerStatus, error) {
+	var r *sandboxapi.SandboxStatusResponse
+	i, err := c.call(ctx, id, repeatable, func(ctx context.Context, s *shimclient.Sandbox) (err error) {
+		r, err = s.Status(ctx, &sandboxapi.SandboxStatusRequest{SandboxID: id, Verbose: verbose})
+		return err
+	})
+	if i == nil && errdefs.IsNotFound(err) {
+		return sandbox.ControllerStatus{SandboxID: id, ExitedAt: time.Now()}, nil
+	}
+	if err != nil {
+		return sandbox.ControllerStatus{}, errors.Wrapf(err, "cannot get the status of sandbox %s", id)
+	}
+	address, version := i.endpoint()
+	return sandbox.ControllerStatus{
+		SandboxID: r.GetSandboxID(), Pid: r.GetPid(), State: r.GetState(), Info: r.GetInfo(),
+		CreatedAt: r.GetCreatedAt().AsTime(), ExitedAt: r.GetExitedAt().AsTime(), Extra: r.GetExtra(),
+		Address: address, Version: version,
+	}, nil
+}
+
+// Metrics of the sandbox.
+func (c *SandboxController) Metrics(ctx context.Context, id string) (*types.Metric, error) {
+	var r *sandboxapi.SandboxMetricsResponse
+	_, err := c.call(ctx, id, repeatable, func(ctx context.Context, s *shimclient.Sandbox) (err error) {
+		r, err = s.Metrics(ctx, &sandboxapi.SandboxMetricsRequest{SandboxID: id})
+		return err
+	})
+	if err != nil {
+		return nil, errors.Wrapf(err, "cannot get the metrics of sandbox %s", id)
+	}
+	return r.GetMetrics(), nil
+}
+
+// Update changes parts of the sandbox. Shims need not implement it: NotImplemented is for the caller to tolerate.
+func (c *SandboxController) Update(ctx context.Context, id string, sb sandbox.Sandbox, fields ...string) error {
+	req := &sandboxapi.UpdateSandboxRequest{SandboxID: id, Sandbox: sandbox.ToProto(&sb), Fields: fields}
+	_, err := c.call(ctx, id, once, func(ctx context.Context, s *shimclient.Sandbox) error { return s.Update(ctx, req) })
+	return errors.Wrapf(err, "cannot update sandbox %s", id)
+}
+
+// endpoint is what a sandbox's controller hands over for containers to join.
+func (i *Instance) endpoint() (string, uint32) {
+	p := i.process()
+	if p == nil {
+		return "", 0
+	}
+	return p.endpoint.String(), uint32(p.endpoint.Version)
+}
+
+// askSandbox asks a restored sandbox's shim for its status.
+func (i *Instance) askSandbox(ctx context.Context) error {
+	return i.box(ctx, repeatable, func(ctx context.Context, s *shimclient.Sandbox) error {
+		_, err := s.Status(ctx, &sandboxapi.SandboxStatusRequest{SandboxID: i.id})
+		return err
+	})
+}

@@ -1,0 +1,203 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package manager
+
+import (
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/runtime"
+	"github.com/containerd/errdefs"
+	"github.com/stretchr/testify/require"
+
+	"github.com/shimyard/shimyard/shimclient"
+	"github.com/shimyard/shimyard/shimclient/shimtest"
+)
+
+// hasty deadlines, so that a test needs no patience.
+func hasty() shimclient.Deadlines {
+	d := shimclient.DefaultDeadlines()
+	for _, m := range []string{"State", "Pids", "Stats", "Connect"} {
+		d[m] = 150 * time.Millisecond
+	}
+	return d
+}
+
+// stop freezes the shim that was started under an id and lets it go on at the end.
+func (y *yard) stop(id string) (cont func()) {
+	y.Helper()
+	p := y.shim.Daemon(id)
+	require.NoError(y, p.Stop())
+	cont = func() { _ = p.Cont() }
+	y.Cleanup(cont)
+	return cont
+}
+
+// connections counts those to the socket of a task's shim.
+func (y *yard) connections(id string) int {
+	y.Helper()
+	path := strings.TrimPrefix(y.instance(id).process().endpoint.Address, "unix://")
+	data, err := os.ReadFile("/proc/net/unix")
+	require.NoError(y, err)
+	n := 0
+	for line := range strings.Lines(string(data)) {
+		// Num RefCount Protocol Flags Type St Inode Path; the accepted ones bear the listener's path.
+		if f := strings.Fields(line); len(f) == 8 && f[7] == path && f[5] == "03" {
+			n++
+		}
+	}
+	return n
+}
+
+// TestStall: a shim that does not answer costs nobody a container.
+func TestStall(t *testing.T) {
+	y := coldYard(t, shimtest.Scenario{})
+	y.config.Deadlines = hasty()
+	y.boot()
+	task := y.run("c1", "sleep")
+	well := y.run("c2", "sleep")
+	running := y.state(task)
+	p := y.exec(task, "e1", "sleep")
+	init, exec := y.waiting(task), y.waiting(p)
+	cont := y.stop("c1")
+
+	require.Equal(t, running, y.state(task), "as last known")
+	_, err := task.Pids(y.ctx)
+	require.True(t, errdefs.IsDeadlineExceeded(err) || errdefs.IsUnavailable(err), "%v", err)
+	y.until("the breaker is open", func() bool { return processStateOf(y.instance("c1").process()) == unresponsive })
+	require.Equal(t, running, y.state(task))
+	_, err = task.Pids(y.ctx)
+	require.True(t, errdefs.IsUnavailable(err), "%v", err)
+	_, err = task.Stats(y.ctx)
+	require.True(t, errdefs.IsUnavailable(err), "%v", err)
+	require.Equal(t, runtime.RunningStatus, y.state(well).Status, "others go on")
+
+	tasks, err := y.tasks.Tasks(y.ctx, false)
+	require.NoError(t, err)
+	require.Len(t, tasks, 2)
+	for _, task := range tasks {
+		require.Equal(t, runtime.RunningStatus, y.state(task).Status, "%s", task.ID())
+	}
+	killed := make(chan error, 1)
+	go func() { killed <- task.Kill(y.ctx, 9, true) }()
+	time.Sleep(100 * time.Millisecond) // whatever a manager would do in haste, it would do now
+	require.Len(t, y.shim.Procs(), 5, "two shims, two containers and an exec; nothing was killed")
+	require.Empty(t, init)
+	require.Empty(t, exec)
+	require.Empty(t, y.events.of("c1", exitTopic, deleteTopic))
+	require.Zero(t, y.shim.Count(shimtest.KindExec, "delete"))
+
+	cont()
+	require.NoError(t, <-killed, "a kill goes out, and comes through")
+	require.Equal(t, uint32(137), (<-init).exit.Status)
+	require.Equal(t, uint32(137), (<-exec).exit.Status)
+	y.until("the breaker is closed", func() bool { return processStateOf(y.instance("c1").process()) == connected })
+	require.Equal(t, runtime.StoppedStatus, y.state(task).Status)
+	require.Equal(t, 1, y.connections("c1"))
+	y.remove("c1")
+	y.remove("c2")
+	y.empty()
+}
+
+// TestListWithAStall is answered from the record where a shim does not answer, before any breaker has opened.
+func TestListWithAStall(t *testing.T) {
+	y := newYard(t, shimtest.Scenario{})
+	want := make(map[string]runtime.State)
+	for _, id := range []string{"c1", "c2", "c3"} {
+		want[id] = y.state(y.run(id, "sleep"))
+	}
+	y.kill(mustGet(y, "c3"))
+	want["c3"] = y.state(mustGet(y, "c3"))
+	cont1, cont3 := y.stop("c1"), y.stop("c3")
+	tasks, err := y.tasks.Tasks(y.ctx, false)
+	require.NoError(t, err)
+	got := make(map[string]runtime.State)
+	for _, task := range tasks {
+		got[task.ID()] = y.state(task)
+	}
+	require.Equal(t, want, got)
+	all, err := y.tasks.Tasks(y.ctx, true)
+	require.NoError(t, err)
+	require.Len(t, all, 3)
+	cont1()
+	cont3()
+	for id := range want {
+		y.remove(id)
+	}
+	y.empty()
+}
+
+func mustGet(y *yard, id string) runtime.Task {
+	y.Helper()
+	task, err := y.tasks.Get(y.ctx, id)
+	require.NoError(y, err)
+	return task
+}
+
+// TestLostConnection: a lost connection alone is not death.
+func TestLostConnection(t *testing.T) {
+	for _, transport := range []string{"ttrpc", "grpc"} {
+		t.Run(transport, func(t *testing.T) {
+			y := newYard(t, shimtest.Scenario{
+				Transport: transport,
+				Rules:     []shimtest.Rule{{Method: "Pids", Drop: true, Times: 1}, {Method: "Pause", Drop: true, Times: 1, After: true}},
+			})
+			task := y.run("c1", "sleep")
+			w := y.waiting(task)
+			y.shim.Await(shimtest.KindRPC, "Wait", 1)
+			pids, err := task.Pids(y.ctx)
+			require.NoError(t, err, "what changes nothing is asked again")
+			require.Len(t, pids, 1)
+			y.shim.Await(shimtest.KindRPC, "Wait", 2)
+			require.True(t, errdefs.IsUnavailable(task.Pause(y.ctx)), "nobody knows whether it was done")
+			require.Equal(t, runtime.PausedStatus, y.state(task).Status)
+			require.NoError(t, task.Resume(y.ctx))
+			require.Empty(t, w)
+			require.Equal(t, 1, y.connections("c1"))
+			require.Empty(t, y.events.of("c1", exitTopic, deleteTopic))
+			require.Zero(t, y.shim.Count(shimtest.KindExec, "delete"))
+			y.kill(task)
+			require.Equal(t, uint32(137), (<-w).exit.Status)
+			y.remove("c1")
+			y.empty()
+		})
+	}
+}
+
+// TestUnreachable: a shim that lives and cannot be reached is left alone, until it is dead.
+func TestUnreachable(t *testing.T) {
+	setTimeout(t, TimeoutLoad, 300*time.Millisecond)
+	y := newYard(t, shimtest.Scenario{})
+	task := y.run("c1", "sleep")
+	w := y.waiting(task)
+	y.shim.Update(func(s *shimtest.Scenario) {
+		s.Rules = []shimtest.Rule{{Method: "Stats", Unlisten: true, Drop: true}}
+	})
+	_, err := task.Stats(y.ctx)
+	require.True(t, errdefs.IsUnavailable(err), "%v", err)
+	require.ErrorContains(t, err, "since")
+	require.Equal(t, runtime.RunningStatus, y.state(task).Status)
+	require.NoError(t, os.Remove(y.shim.Sockets()[0]), "as a tmp cleaner does")
+	_, err = task.Pids(y.ctx)
+	require.True(t, errdefs.IsUnavailable(err), "%v", err)
+	require.Equal(t, runtime.RunningStatus, y.state(task).Status)
+	require.Len(t, y.shim.Procs(), 2)
+	require.Empty(t, w)
+	require.Empty(t, y.events.of("c1", exitTopic))
+	y.killShim("c1")
+	require.Equal(t, uint32(137), (<-w).exit.Status)
+	require.Equal(t, []string{"c1", ""}, idsOf(y.exitsOf("c1")))
+}
+
+// TestPidThatIsNotOurs: a pid that the shim cannot have proves nothing (a VM's, another pid namespace's). Death is proven by the
+// socket then, and by there being no process of the launch.
+func TestPidThatIsNotOurs(t *testing.T) {
+	y := newYard(t, shimtest.Scenario{ShimPid: 1})
+	y.run("c1", "sleep")
+	require.Zero(t, y.instance("c1").process().verified())
+	y.killShim("c1")
+	require.Equal(t, []string{"c1", ""}, idsOf(y.exitsOf("c1")))
+}

@@ -1,0 +1,152 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package manager
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/containerd/containerd/v2/core/runtime"
+	"github.com/stretchr/testify/require"
+)
+
+var allStates = []state{launching, restoring, running, deleting, reaping, dead, gone}
+
+// TestInstanceEvents goes through every event in every state. What is not in an event's table changes nothing and asks for nothing.
+func TestInstanceEvents(t *testing.T) {
+	type outcome struct {
+		next  state
+		yours bool // the caller is to go on
+	}
+	for _, c := range []struct {
+		event string
+		fire  func(*Instance) bool
+		leads map[state]outcome
+	}{
+		{"created", func(i *Instance) bool { i.onCreated(0, runtime.IO{}); return false },
+			map[state]outcome{launching: {running, false}}},
+		{"launch failed", (*Instance).onLaunchFailed,
+			map[state]outcome{launching: {reaping, true}}},
+		{"answered", func(i *Instance) bool { i.onAnswered(); return false },
+			map[state]outcome{restoring: {running, false}}},
+		{"unknown to the shim", (*Instance).onUnknown,
+			map[state]outcome{restoring: {reaping, true}}},
+		{"death", (*Instance).onDeath,
+			map[state]outcome{restoring: {dead, true}, running: {dead, true}}},
+		{"delete", func(i *Instance) bool { before, _ := i.onDelete(); return before == running },
+			map[state]outcome{running: {deleting, true}}},
+		{"delete failed", func(i *Instance) bool { i.onDeleteFailed(); return false },
+			map[state]outcome{deleting: {running, false}}},
+		{"forgotten", func(i *Instance) bool { i.m.forget(i); return false },
+			map[state]outcome{launching: {gone, false}, restoring: {gone, false}, running: {gone, false}, deleting: {gone, false},
+				reaping: {gone, false}, dead: {gone, false}}},
+	} {
+		for _, st := range allStates {
+			t.Run(fmt.Sprintf("%s/%s", c.event, st), func(t *testing.T) {
+				i := newInstance(memManager(t), noLayout, KindTask, testNamespace, "c1", st)
+				want, ok := c.leads[st]
+				if !ok {
+					want = outcome{st, false}
+				}
+				_, changed := i.watch()
+				require.Equal(t, want.yours, c.fire(i))
+				got, _ := i.watch()
+				require.Equal(t, want.next, got)
+				require.Equal(t, want.next != st, isDone(changed), "who watches is woken exactly by a change")
+			})
+		}
+	}
+}
+
+func TestWhatStatesMean(t *testing.T) {
+	for _, c := range []struct {
+		st             state
+		listed, ending bool
+	}{
+		{launching, false, false}, {restoring, true, false}, {running, true, false}, {deleting, true, true},
+		{reaping, false, true}, {dead, false, true}, {gone, false, true},
+	} {
+		require.Equal(t, c.listed, c.st.listed(), "%s", c.st)
+		require.Equal(t, c.ending, c.st.ending(), "%s", c.st)
+		require.NotEmpty(t, c.st.String())
+	}
+}
+
+// TestProcessEvents goes through every event in every state of a process.
+func TestProcessEvents(t *testing.T) {
+	all := []processState{connecting, connected, unresponsive, ended}
+	for _, c := range []struct {
+		event string
+		fire  func(*testing.T, *Process, *link)
+		leads map[processState]processState
+	}{
+		{"connected", func(t *testing.T, p *Process, l *link) {
+			before := p.state
+			err := p.onConnected(l.conn)
+			require.Equal(t, before == ended, err != nil, "%v", err)
+		}, map[processState]processState{connecting: connected, unresponsive: connected}},
+		{"lost", func(_ *testing.T, p *Process, _ *link) { p.lost() },
+			map[processState]processState{connected: connecting, unresponsive: connecting}},
+		{"silent", func(_ *testing.T, p *Process, l *link) { p.silent(l) },
+			map[processState]processState{connected: unresponsive}},
+		{"silent on another connection", func(_ *testing.T, p *Process, _ *link) { p.silent(&link{}) }, nil},
+		{"answered", func(_ *testing.T, p *Process, l *link) { p.answered(l) },
+			map[processState]processState{unresponsive: connected}},
+		{"answered on another connection", func(_ *testing.T, p *Process, _ *link) { p.answered(&link{}) }, nil},
+		{"ended", func(_ *testing.T, p *Process, _ *link) { p.end() },
+			map[processState]processState{connecting: ended, connected: ended, unresponsive: ended}},
+		{"died", func(_ *testing.T, p *Process, _ *link) { p.die("test") },
+			map[processState]processState{connecting: ended, connected: ended, unresponsive: ended}},
+	} {
+		for _, st := range all {
+			t.Run(fmt.Sprintf("%s/%d", c.event, st), func(t *testing.T) {
+				s := newMemShim(t)
+				p := newProcess(memManager(t), testEndpoint)
+				l := &link{conn: s.connect()}
+				task, err := l.conn.Task(3)
+				require.NoError(t, err)
+				l.task = task
+				p.state = st
+				if st == connected || st == unresponsive {
+					p.link = l
+				}
+				want, ok := c.leads[st]
+				if !ok {
+					want = st
+				}
+				_, _, changed := p.snapshot()
+				c.fire(t, p, l)
+				got, now, _ := p.snapshot()
+				_ = got
+				require.Equal(t, want, now)
+				require.Equal(t, want != st, isDone(changed))
+				if now == ended {
+					require.Error(t, p.join(memInstance(p.m, "c9", running), origin{}), "nobody joins what has ended")
+				}
+			})
+		}
+	}
+}
+
+// TestForgetIsByIdentity: a late end of an earlier instance does not evict its successor.
+func TestForgetIsByIdentity(t *testing.T) {
+	m := memManager(t)
+	first, second := memInstance(m, "c1", reaping), memInstance(m, "c1", running)
+	m.instances[second.key()] = second
+	m.forget(first)
+	require.Same(t, second, m.find(testNamespace, "c1"))
+	st, _ := first.watch()
+	require.Equal(t, gone, st)
+
+	endFirst, endSecond := m.stayReachable(first), m.stayReachable(second)
+	endFirst()
+	require.Same(t, second, m.leaving[second.key()])
+	endSecond()
+	require.Empty(t, m.leaving)
+
+	p, q := newProcess(m, testEndpoint), newProcess(m, testEndpoint)
+	m.processes[testEndpoint.String()] = q
+	p.end()
+	require.Same(t, q, m.processes[testEndpoint.String()])
+}

@@ -1,0 +1,407 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package manager
+
+import (
+	"context"
+	"syscall"
+	"time"
+
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	tasktypes "github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/containerd/v2/core/runtime"
+	"github.com/containerd/containerd/v2/pkg/identifiers"
+	"github.com/containerd/errdefs"
+	"github.com/pkg/errors"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/shimclient"
+)
+
+// Task is one container's task. It is a view of an instance: cheap, and valid as long as the instance is. Safe for concurrent use.
+type Task struct {
+	i *Instance
+	// asked is what the list got when it asked all tasks for their states; nil outside of lists.
+	asked *answer
+}
+
+// answer to a State.
+type answer struct {
+	state runtime.State
+	err   error
+}
+
+var _ runtime.Task = (*Task)(nil)
+
+// ID of the container.
+func (t *Task) ID() string { return t.i.id }
+
+// Namespace of the container.
+func (t *Task) Namespace() string { return t.i.namespace }
+
+// call waits for a restore to come to this task, then calls its shim.
+func (t *Task) call(ctx context.Context, mode callMode, f func(context.Context, *shimclient.Task) error) error {
+	if err := t.i.settled(ctx); err != nil {
+		return err
+	}
+	return t.i.call(ctx, mode, f)
+}
+
+// PID of the init process, as the shim told it at create or start. Where it was not told (a restore from a checkpoint) it is asked.
+func (t *Task) PID(ctx context.Context) (uint32, error) {
+	if pid := t.i.pid(); pid != 0 {
+		return pid, nil
+	}
+	var r *taskapi.ConnectResponse
+	err := t.call(ctx, repeatable, func(ctx context.Context, c *shimclient.Task) (err error) {
+		r, err = c.Connect(ctx, &taskapi.ConnectRequest{ID: t.i.id})
+		return err
+	})
+	if err != nil {
+		return 0, err
+	}
+	t.i.learnPid(r.TaskPid)
+	return r.TaskPid, nil
+}
+
+// Start the container's process.
+func (t *Task) Start(ctx context.Context) error {
+	var r *taskapi.StartResponse
+	err := t.call(ctx, once, func(ctx context.Context, c *shimclient.Task) (err error) {
+		r, err = c.Start(ctx, &taskapi.StartRequest{ID: t.i.id})
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	t.i.learnPid(r.Pid)
+	t.i.learnStatus(tasktypes.Status_RUNNING)
+	return nil
+}
+
+// Kill sends a signal to the init process, or to all processes. It goes out even while the shim does not answer. A SIGKILL that the
+// shim leaves unanswered for the whole deadline goes to the container's init directly.
+func (t *Task) Kill(ctx context.Context, signal uint32, all bool) error {
+	err := t.call(ctx, forced, func(ctx context.Context, c *shimclient.Task) error {
+		return c.Kill(ctx, &taskapi.KillRequest{ID: t.i.id, Signal: signal, All: all})
+	})
+	if signal == uint32(syscall.SIGKILL) && errors.Is(err, shimclient.ErrNoAnswer) && t.i.killInit(ctx) {
+		return nil
+	}
+	return err
+}
+
+// Pause the container.
+func (t *Task) Pause(ctx context.Context) error {
+	err := t.call(ctx, once, func(ctx context.Context, c *shimclient.Task) error {
+		return c.Pause(ctx, &taskapi.PauseRequest{ID: t.i.id})
+	})
+	if err == nil {
+		t.i.learnStatus(tasktypes.Status_PAUSED)
+	}
+	return err
+}
+
+// Resume the container.
+func (t *Task) Resume(ctx context.Context) error {
+	err := t.call(ctx, once, func(ctx context.Context, c *shimclient.Task) error {
+		return c.Resume(ctx, &taskapi.ResumeRequest{ID: t.i.id})
+	})
+	if err == nil {
+		t.i.learnStatus(tasktypes.Status_RUNNING)
+	}
+	return err
+}
+
+// Exec adds a process, without starting it.
+func (t *Task) Exec(ctx context.Context, id string, opts runtime.ExecOpts) (runtime.ExecProcess, error) {
+	if err := identifiers.Validate(id); err != nil {
+		return nil, errors.Wrapf(errdefs.ErrInvalidArgument, "cannot use exec id %q: %v", id, err)
+	}
+	err := t.call(ctx, once, func(ctx context.Context, c *shimclient.Task) error {
+		return c.Exec(ctx, &taskapi.ExecProcessRequest{
+			ID: t.i.id, ExecID: id, Spec: opts.Spec,
+			Stdin: opts.IO.Stdin, Stdout: opts.IO.Stdout, Stderr: opts.IO.Stderr, Terminal: opts.IO.Terminal,
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	t.i.execAdded(id)
+	return &Exec{task: t, id: id}, nil
+}
+
+// Process returns an exec that exists. One that was added through us needs no asking, so that its Wait and Kill work while the shim
+// stalls.
+func (t *Task) Process(ctx context.Context, id string) (runtime.ExecProcess, error) {
+	e := &Exec{task: t, id: id}
+	if t.i.knowsExec(id) {
+		return e, nil
+	}
+	if _, err := e.State(ctx); err != nil {
+		return nil, err
+	}
+	return e, nil
+}
+
+// Pids lists the processes of the container.
+func (t *Task) Pids(ctx context.Context) ([]runtime.ProcessInfo, error) {
+	var r *taskapi.PidsResponse
+	err := t.call(ctx, repeatable, func(ctx context.Context, c *shimclient.Task) (err error) {
+		r, err = c.Pids(ctx, &taskapi.PidsRequest{ID: t.i.id})
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	pids := make([]runtime.ProcessInfo, 0, len(r.Processes))
+	for _, p := range r.Processes {
+		info := runtime.ProcessInfo{Pid: p.Pid}
+		if p.Info != nil { // a typed nil would no longer be nil to the caller
+			info.Info = p.Info
+		}
+		pids = append(pids, info)
+	}
+	return pids, nil
+}
+
+// ResizePty sets the size of the terminal.
+func (t *Task) ResizePty(ctx context.Context, size runtime.ConsoleSize) error {
+	return t.resize(ctx, "", size)
+}
+
+func (t *Task) resize(ctx context.Context, execID string, size runtime.ConsoleSize) error {
+	return t.call(ctx, once, func(ctx context.Context, c *shimclient.Task) error {
+		return c.ResizePty(ctx, &taskapi.ResizePtyRequest{ID: t.i.id, ExecID: execID, Width: size.Width, Height: size.Height})
+	})
+}
+
+// CloseIO closes stdin.
+func (t *Task) CloseIO(ctx context.Context) error { return t.closeIO(ctx, "") }
+
+func (t *Task) closeIO(ctx context.Context, execID string) error {
+	return t.call(ctx, once, func(ctx context.Context, c *shimclient.Task) error {
+		return c.CloseIO(ctx, &taskapi.CloseIORequest{ID: t.i.id, ExecID: execID, Stdin: true})
+	})
+}
+
+// Checkpoint writes the container's state to a path.
+func (t *Task) Checkpoint(ctx context.Context, path string, options *anypb.Any) error {
+	return t.call(ctx, once, func(ctx context.Context, c *shimclient.Task) error {
+		return c.Checkpoint(ctx, &taskapi.CheckpointTaskRequest{ID: t.i.id, Path: path, Options: options})
+	})
+}
+
+// Update sets resources.
+func (t *Task) Update(ctx context.Context, resources *anypb.Any, annotations map[string]string) error {
+	return t.call(ctx, once, func(ctx context.Context, c *shimclient.Task) error {
+		return c.Update(ctx, &taskapi.UpdateTaskRequest{ID: t.i.id, Resources: resources, Annotations: annotations})
+	})
+}
+
+// Stats returns the runtime's metrics.
+func (t *Task) Stats(ctx context.Context) (*anypb.Any, error) {
+	var r *taskapi.StatsResponse
+	err := t.call(ctx, repeatable, func(ctx context.Context, c *shimclient.Task) (err error) {
+		r, err = c.Stats(ctx, &taskapi.StatsRequest{ID: t.i.id})
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return r.Stats, nil
+}
+
+// Wait for the exit of the init process.
+func (t *Task) Wait(ctx context.Context) (*runtime.Exit, error) { return t.i.wait(ctx, "") }
+
+// learnPid keeps the pid that the shim told.
+func (i *Instance) learnPid(pid uint32) {
+	if pid == 0 {
+		return
+	}
+	start, owned := i.judgePid(pid)
+	i.mu.Lock()
+	if i.rec.Task == nil {
+		i.rec.Task = &bundle.TaskState{}
+	}
+	if t := i.rec.Task; t.Exit == nil && (t.Pid != pid || !t.PidOwned && start != 0) {
+		t.Pid, t.PidStart, t.PidOwned = pid, start, owned
+	}
+	if e, ok := i.heard[process{"", pid}]; ok {
+		i.exitLocked(e)
+	}
+	i.mu.Unlock()
+}
+
+// learnStatus keeps the status that follows from a call's success.
+func (i *Instance) learnStatus(s tasktypes.Status) {
+	i.mu.Lock()
+	if i.rec.Task != nil && i.rec.Task.Exit == nil {
+		i.rec.Task.Status = s.String()
+	}
+	i.mu.Unlock()
+	i.save()
+}
+
+// learnState keeps what State said, and its exit.
+func (i *Instance) learnState(s *taskapi.StateResponse) {
+	i.learnPid(s.Pid)
+	i.mu.Lock()
+	if i.rec.Task == nil {
+		i.rec.Task = &bundle.TaskState{}
+	}
+	t := i.rec.Task
+	news := t.Status != s.Status.String() || t.Stdin != s.Stdin || t.Stdout != s.Stdout || t.Stderr != s.Stderr
+	t.Stdin, t.Stdout, t.Stderr, t.Terminal = s.Stdin, s.Stdout, s.Stderr, s.Terminal
+	if s.Status == tasktypes.Status_STOPPED && s.ExitedAt.IsValid() && s.ExitedAt.Seconds > 0 {
+		// Without a time it is a process that has ended and whose exit the shim has not seen yet.
+		i.exitLocked(bundle.Exit{Pid: s.Pid, Status: s.ExitStatus, At: timeOf(s.ExitedAt)})
+	} else if t.Exit == nil {
+		t.Status = s.Status.String()
+	}
+	i.mu.Unlock()
+	if news {
+		i.save()
+	}
+}
+
+// lastKnown is the state as last known, while that can be stood for: with an exit on record, or with a pid that still is the process
+// it was.
+func (i *Instance) lastKnown() (runtime.State, bool) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	t := i.rec.Task
+	if t == nil {
+		return runtime.State{}, false
+	}
+	s := runtime.State{
+		Status: statusOf(tasktypes.Status(tasktypes.Status_value[t.Status])), Pid: t.Pid,
+		Stdin: t.Stdin, Stdout: t.Stdout, Stderr: t.Stderr, Terminal: t.Terminal,
+	}
+	if t.Exit != nil {
+		s.Status, s.ExitStatus, s.ExitedAt = runtime.StoppedStatus, t.Exit.Status, t.Exit.At
+		return s, true
+	}
+	// A created task may have been started just before its shim fell silent, and CRI deletes one that it takes for never started.
+	pid := shimclient.ProcessID{Pid: int(t.Pid), StartTime: t.PidStart}
+	return s, s.Status != runtime.CreatedStatus && s.Status != 0 && t.PidStart != 0 && pid.Alive()
+}
+
+// State of the init process. Where the shim does not answer it is what was last known, as long as the container is known to run or
+// to have exited: CRI and the restart monitor take a State that fails for a dead container and kill it.
+func (t *Task) State(ctx context.Context) (runtime.State, error) {
+	if t.asked != nil {
+		return t.asked.state, t.asked.err
+	}
+	return t.i.stateNow(ctx, 0)
+}
+
+// stateNow asks for the state; with patience > 0 the last known one is the answer after that time.
+func (i *Instance) stateNow(ctx context.Context, patience time.Duration) (runtime.State, error) {
+	st, _ := i.watch()
+	if !st.listed() {
+		return runtime.State{}, errNoInstance(i.kind, i.id)
+	}
+	if st == restoring || i.silent() || i.wasDeleted() {
+		// Deleted in the shim and not yet here: its caller asks for the state before it deletes again.
+		if s, ok := i.lastKnown(); ok {
+			return s, nil
+		}
+	}
+	actx, cancel := answerBefore(ctx, patience)
+	defer cancel()
+	s, err := i.askState(actx, "")
+	if err == nil {
+		return i.merge(s), nil
+	}
+	if errdefs.IsUnavailable(err) || errdefs.IsDeadlineExceeded(err) {
+		if s, ok := i.lastKnown(); ok {
+			return s, nil
+		}
+	}
+	return runtime.State{}, err
+}
+
+// answerBefore leaves the caller's context some time to be answered from the record: containerd gives a State 2 s in all.
+func answerBefore(ctx context.Context, patience time.Duration) (context.Context, context.CancelFunc) {
+	if patience > 0 {
+		return context.WithTimeout(ctx, patience)
+	}
+	if d, ok := ctx.Deadline(); ok {
+		left := time.Until(d)
+		return context.WithTimeout(ctx, left-min(left/4, 250*time.Millisecond))
+	}
+	return context.WithCancel(ctx)
+}
+
+// silent tells whether the process is known not to answer.
+func (i *Instance) silent() bool {
+	p := i.process()
+	if p == nil {
+		return false
+	}
+	_, st, _ := p.snapshot()
+	return st != connected
+}
+
+// askState asks the shim for the state of init or of an exec, once a restore has come to it.
+func (i *Instance) askState(ctx context.Context, execID string) (*taskapi.StateResponse, error) {
+	if err := i.settled(ctx); err != nil {
+		return nil, err
+	}
+	return i.sendState(ctx, execID)
+}
+
+func (i *Instance) sendState(ctx context.Context, execID string) (*taskapi.StateResponse, error) {
+	var r *taskapi.StateResponse
+	err := i.call(ctx, repeatable, func(ctx context.Context, c *shimclient.Task) (err error) {
+		r, err = c.State(ctx, &taskapi.StateRequest{ID: i.id, ExecID: execID})
+		return err
+	})
+	if err == nil && execID == "" {
+		i.learnState(r)
+	}
+	return r, err
+}
+
+// merge is the shim's answer, with the exit as it was first learnt.
+func (i *Instance) merge(r *taskapi.StateResponse) runtime.State {
+	s := toState(r)
+	if s.Status == runtime.StoppedStatus {
+		if e := i.exit(""); e != nil {
+			s.ExitStatus, s.ExitedAt = e.Status, e.At
+		}
+	}
+	return s
+}
+
+func toState(r *taskapi.StateResponse) runtime.State {
+	s := runtime.State{
+		Status: statusOf(r.Status), Pid: r.Pid, Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal,
+		ExitStatus: r.ExitStatus,
+	}
+	if r.ExitedAt != nil {
+		s.ExitedAt = r.ExitedAt.AsTime()
+	}
+	return s
+}
+
+func statusOf(s tasktypes.Status) runtime.Status {
+	switch s {
+	case tasktypes.Status_CREATED:
+		return runtime.CreatedStatus
+	case tasktypes.Status_RUNNING:
+		return runtime.RunningStatus
+	case tasktypes.Status_STOPPED:
+		return runtime.StoppedStatus
+	case tasktypes.Status_PAUSED:
+		return runtime.PausedStatus
+	case tasktypes.Status_PAUSING:
+		return runtime.PausingStatus
+	default:
+		return 0
+	}
+}

@@ -1,0 +1,184 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package manager
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	apitypes "github.com/containerd/containerd/api/types"
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/core/runtime"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/containerd/v2/plugins"
+	"github.com/containerd/errdefs"
+	"github.com/pkg/errors"
+
+	"github.com/shimyard/shimyard/bundle"
+)
+
+// listPatience is how long a list waits for the shims, all at once; what is not answered by then is answered from the record.
+const listPatience = 25 * time.Millisecond
+
+// TaskManager shows the tasks of a ShimManager as containerd's runtime. Safe for concurrent use.
+type TaskManager struct {
+	shims  *ShimManager
+	layout bundle.Layout
+}
+
+var _ runtime.PlatformRuntime = (*TaskManager)(nil)
+
+// NewTaskManager makes a task manager, with containerd's mount manager where there is one, and lets the takeover of what was found on
+// disk begin in the background.
+func NewTaskManager(mounts mount.Manager, shims *ShimManager) (*TaskManager, error) {
+	t := &TaskManager{shims: shims, layout: shims.config.Tasks.layout()}
+	// The state directory must be passable for containers with a remapped root.
+	if err := t.layout.Init(0o711); err != nil {
+		return nil, err
+	}
+	shims.mounts = &mountController{manager: mounts, shims: shims}
+	shims.begin()
+	return t, nil
+}
+
+// ID of the plugin, as stock containerd's.
+func (t *TaskManager) ID() string { return plugins.RuntimePluginV2.String() + ".task" }
+
+// Create makes a task: bundle, shim, mounts, container. When it fails nothing of it is left.
+func (t *TaskManager) Create(ctx context.Context, id string, opts runtime.CreateOpts) (runtime.Task, error) {
+	ns, err := namespaces.NamespaceRequired(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := bundle.ValidateID(ns, id); err != nil {
+		return nil, err
+	}
+	if opts.Spec == nil {
+		return nil, errors.Wrapf(errdefs.ErrInvalidArgument, "cannot create task %s without a spec", id)
+	}
+	i := newInstance(t.shims, t.layout, KindTask, ns, id, launching)
+	if err := t.shims.reserve(ctx, i); err != nil {
+		return nil, err
+	}
+	if err := t.build(ctx, i, opts); err != nil {
+		t.shims.abandon(i)
+		return nil, errors.Wrapf(err, "cannot create task %s", id)
+	}
+	return &Task{i: i}, nil
+}
+
+func (t *TaskManager) build(ctx context.Context, i *Instance, opts runtime.CreateOpts) error {
+	facts, err := readSpec(opts.Spec)
+	if err != nil {
+		return err
+	}
+	b, err := t.shims.resolver.Resolve(opts.Runtime)
+	if err != nil {
+		return err
+	}
+	if facts.idmap {
+		if err := t.shims.checkIDMap(ctx, b, options(opts)); err != nil {
+			return err
+		}
+	}
+	if err := t.shims.prepare(ctx, i, facts, b); err != nil {
+		return err
+	}
+	// The shim starts before the mounts are activated: it says which of them it does itself.
+	boot, err := t.shims.shimFor(ctx, i, opts)
+	if err != nil {
+		return err
+	}
+	failpoint("create-shim")
+	rootfs, owned, err := t.shims.mounts.activate(ctx, i, boot, opts.Rootfs)
+	if owned {
+		i.activated()
+	}
+	if err != nil {
+		return err
+	}
+	failpoint("create-mounts")
+	pid, err := i.createTask(ctx, opts, rootfs)
+	if err != nil {
+		return err
+	}
+	failpoint("create-task")
+	if opts.RestoreFromPath {
+		if pid, err = i.restoreCheckpoint(ctx, opts.Checkpoint); err != nil {
+			return err
+		}
+	}
+	i.onCreated(pid, opts.IO)
+	i.save()
+	i.buryIfDead()
+	failpoint("create-recorded")
+	return nil
+}
+
+// Get returns a task; NotFound for one that is unknown, dead or gone.
+func (t *TaskManager) Get(ctx context.Context, id string) (runtime.Task, error) {
+	ns, err := namespaces.NamespaceRequired(ctx)
+	if err != nil {
+		return nil, err
+	}
+	i, err := t.shims.get(ns, id, KindTask)
+	if err != nil {
+		return nil, err
+	}
+	return &Task{i: i}, nil
+}
+
+// Tasks lists the tasks of the context's namespace, whose states are asked for all at once, or of all namespaces, without asking:
+// that is how containerd finds at its start what there is to monitor.
+func (t *TaskManager) Tasks(ctx context.Context, all bool) ([]runtime.Task, error) {
+	ns := ""
+	if !all {
+		var err error
+		if ns, err = namespaces.NamespaceRequired(ctx); err != nil {
+			return nil, err
+		}
+	}
+	is := t.shims.list(ns, KindTask)
+	tasks := make([]runtime.Task, len(is))
+	var wg sync.WaitGroup
+	for n, i := range is {
+		task := &Task{i: i}
+		tasks[n] = task
+		if !all {
+			wg.Go(func() {
+				s, err := i.stateNow(ctx, listPatience)
+				task.asked = &answer{s, err}
+			})
+		}
+	}
+	wg.Wait()
+	return tasks, nil
+}
+
+// Delete removes a task whose process has exited and returns the exit.
+func (t *TaskManager) Delete(ctx context.Context, id string) (*runtime.Exit, error) {
+	ns, err := namespaces.NamespaceRequired(ctx)
+	if err != nil {
+		return nil, err
+	}
+	i, err := t.shims.get(ns, id, KindTask)
+	if err != nil {
+		return nil, err
+	}
+	return i.delete(ctx)
+}
+
+// PluginInfo answers a containerd.types.RuntimeRequest by asking the shim's binary, each time. Any other request is NotImplemented.
+func (t *TaskManager) PluginInfo(ctx context.Context, request any) (any, error) {
+	req, ok := request.(*apitypes.RuntimeRequest)
+	if !ok {
+		return nil, errors.Wrapf(errdefs.ErrNotImplemented, "request of type %T", request)
+	}
+	b, err := t.shims.resolver.Resolve(req.RuntimePath)
+	if err != nil {
+		return nil, err
+	}
+	return t.shims.launcher.Info(ctx, b, req.Options)
+}

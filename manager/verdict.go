@@ -1,0 +1,86 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package manager
+
+import (
+	"context"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/containerd/containerd/v2/pkg/timeout"
+	"github.com/pkg/errors"
+
+	"github.com/shimyard/shimyard/shimclient"
+)
+
+// probeReach bounds one attempt to find out whether anybody listens at an address.
+const probeReach = 2 * time.Second
+
+// proofOfDeath says why the process is certainly dead, "" when it may live. It is asked only while there is no connection, from is
+// when that began. What proves death:
+//
+//   - the verified pid is gone;
+//   - or no pid was verified, the connect is refused or the socket is missing, and no process of its launches lives. A missing
+//     socket alone proves nothing, tmp cleaners remove them. A refused abstract socket may be one of another network namespace, so it
+//     must be refused for the whole load timeout, and so must the socket of a process that no daemon of this machine launched;
+//   - for vsock and the like: unreachable for the whole load timeout. A connect that succeeds is no failure, whatever follows it.
+func (p *Process) proofOfDeath(from time.Time) string {
+	if pid := p.verified(); pid != (shimclient.ProcessID{}) {
+		if pid.Alive() {
+			return ""
+		}
+		return "its process is gone"
+	}
+	reach := p.reach()
+	if reach == shimclient.Reachable || p.endpoint.Unix() && reach != shimclient.Refused {
+		return ""
+	}
+	if !(p.isLaunched() && p.endpoint.Local()) && time.Since(from) < timeout.Get(TimeoutLoad) {
+		return ""
+	}
+	if found(p.traces()) {
+		return ""
+	}
+	return "it cannot be reached and no process of it lives"
+}
+
+// reach tells whether anybody listens at the address.
+func (p *Process) reach() shimclient.Reach {
+	ctx, cancel := context.WithTimeout(p.m.ctx, probeReach)
+	defer cancel()
+	return p.endpoint.Probe(ctx)
+}
+
+// found tells whether a process lives that carries one of the tokens, or that works in one of the directories.
+func found(tokens, dirs []string) bool {
+	return slices.ContainsFunc(tokens, func(t string) bool { return len(shimclient.FindByToken(t)) > 0 }) ||
+		slices.ContainsFunc(dirs, func(d string) bool { return len(shimclient.FindByDir(d)) > 0 })
+}
+
+// hasProcess tells whether a process lives that looks like the instance's shim.
+func (i *Instance) hasProcess() bool {
+	i.mu.Lock()
+	var tokens, dirs []string
+	if i.rec.Launch != nil {
+		tokens = append(tokens, i.rec.Launch.Token)
+	}
+	if i.bundle != nil {
+		dirs = append(dirs, i.bundle.Path)
+	}
+	i.mu.Unlock()
+	return found(tokens, dirs)
+}
+
+// isLocalShortage tells errors of a connect that are about this daemon.
+func isLocalShortage(err error) bool {
+	return slices.ContainsFunc([]error{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.ENOBUFS, context.Canceled},
+		func(e error) bool { return errors.Is(err, e) })
+}
+
+func (p *Process) isLaunched() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.launched
+}

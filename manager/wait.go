@@ -1,0 +1,132 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package manager
+
+import (
+	"context"
+	"time"
+
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/containerd/v2/core/runtime"
+	"github.com/containerd/errdefs"
+	"github.com/pkg/errors"
+
+	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/shimclient"
+)
+
+// waitPause is between two Wait calls to a shim that answers them with an error that says nothing about the process.
+const waitPause = time.Second
+
+// wait returns the exit of a task's init ("") or of an exec.
+func (i *Instance) wait(ctx context.Context, execID string) (*runtime.Exit, error) {
+	return i.waitFor(ctx, execID, func(ctx context.Context, l *link) (*bundle.Exit, error) {
+		r, err := l.task.Wait(ctx, &taskapi.WaitRequest{ID: i.id, ExecID: execID})
+		if err != nil {
+			return nil, err
+		}
+		return &bundle.Exit{Pid: i.pidOf(execID), Status: r.ExitStatus, At: timeOf(r.ExitedAt)}, nil
+	})
+}
+
+// waitFor returns an exit that is on record, or that ask was answered with. It fails only for what the caller did (its context
+// ended) and for what the shim says of the process (no such one). It outlasts stalls, lost connections, restores and the stop of the
+// daemon: CRI takes a Wait that fails for exit 255 and kills the container.
+func (i *Instance) waitFor(ctx context.Context, execID string, ask waiter) (*runtime.Exit, error) {
+	for {
+		// Taken before anything is looked at, so that no change is missed between the look and the sleep.
+		st, changed := i.watch()
+		l, moved := i.link()
+		if e := i.exit(execID); e != nil {
+			return toExit(e), nil
+		}
+		if st == gone || st == reaping || st == dead && i.exit("") != nil {
+			// An exec that nobody knows: with init's exit those of all execs are known.
+			return nil, errNoInstance(i.kind, i.id)
+		}
+		if st != dead && l != nil {
+			exit, err := i.askWait(ctx, l, execID, ask)
+			switch {
+			case exit != nil:
+				return exit, nil
+			case i.endsWait(ctx, err):
+				return nil, err
+			case !errors.Is(err, shimclient.ErrConnectionLost) && !errors.Is(err, errWoken):
+				moved = after(waitPause)
+			}
+		}
+		select {
+		case <-changed:
+		case <-moved:
+		case <-ctx.Done():
+			return nil, errors.Wrapf(ctx.Err(), "waiting for the exit of %s", i.id)
+		}
+	}
+}
+
+// waiter sends one Wait.
+type waiter func(context.Context, *link) (*bundle.Exit, error)
+
+// errWoken: a Wait call was ended since there is news.
+var errWoken = errors.New("woken")
+
+// askWait sends one Wait, which ends early when there is news. What it brings is recorded for init.
+func (i *Instance) askWait(ctx context.Context, l *link, execID string, ask waiter) (*runtime.Exit, error) {
+	wctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer i.onWake(execID, cancel)()
+	if i.exit(execID) != nil {
+		return nil, errWoken
+	}
+	e, err := ask(wctx, l)
+	if err != nil {
+		if wctx.Err() != nil && ctx.Err() == nil {
+			return nil, errWoken
+		}
+		return nil, err
+	}
+	if execID == "" {
+		i.learnExit(*e)
+		e = i.exit("")
+	}
+	return toExit(e), nil
+}
+
+// endsWait tells the errors that a Wait ends with: the caller's context, and the shim's word that there is no such process or method.
+func (i *Instance) endsWait(ctx context.Context, err error) bool {
+	if ctx.Err() != nil {
+		return true
+	}
+	if errdefs.IsNotFound(err) || errdefs.IsNotImplemented(err) || errdefs.IsInvalidArgument(err) {
+		st, _ := i.watch()
+		return st == running && !i.processDead() && i.exit("") == nil
+	}
+	return false
+}
+
+// link of the instance's process, nil while there is none, and a channel that is closed when that changes.
+func (i *Instance) link() (*link, <-chan struct{}) {
+	p := i.process()
+	if p == nil {
+		return nil, nil
+	}
+	l, _, moved := p.snapshot()
+	return l, moved
+}
+
+func (i *Instance) pidOf(execID string) uint32 {
+	if execID == "" {
+		return i.pid()
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.execPidLocked(execID)
+}
+
+// after is closed when d has passed.
+func after(d time.Duration) <-chan struct{} {
+	ch := make(chan struct{})
+	time.AfterFunc(d, func() { close(ch) })
+	return ch
+}
