@@ -1,0 +1,230 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package plugin
+
+import (
+	"maps"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	task "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/platforms"
+	"github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/pkg/errors"
+
+	"github.com/shimyard/shimyard/manager"
+	"github.com/shimyard/shimyard/shimclient"
+)
+
+// ShimConfig is the section [plugins.'io.containerd.shim.v1.manager'].
+type ShimConfig struct {
+	// Env is added to the environment of every shim, each entry as NAME=value. A stock key.
+	Env []string `toml:"env"`
+	// SocketDir is an absolute path of at most 42 bytes (38 on darwin and freebsd), under which shims put their sockets; a socket's own
+	// name takes 65 more, and the address of a unix socket has room for little over 100. The default is /run/containerd/s for root;
+	// for others it is the first that is theirs of /run/containerd/s, $XDG_RUNTIME_DIR/containerd/s, /run/UID/containerd/s and
+	// /tmp/containerd-s-UID. A stock key.
+	SocketDir string `toml:"socket_dir"`
+	// Deadlines of the calls to a shim, as duration strings by method of the Task API ("State", "Kill"). "0s" leaves a method with the
+	// caller's own deadline only, as is the case for the methods that are not in the defaults. Wait has none.
+	Deadlines map[string]string `toml:"deadlines"`
+	// EscalateAfter is how long a shim may leave calls unanswered before it is ended, and its containers with it, as a duration string.
+	// "0s", the default, is for ever: a shim that stalls costs nobody a container.
+	EscalateAfter string `toml:"escalate_after"`
+	// Runtimes by name ("io.containerd.runc.v2") or, where clients name a binary instead (CRI's runtime_path), by its absolute path.
+	Runtimes map[string]RuntimeConfig `toml:"runtimes"`
+}
+
+// RuntimeConfig is the section of one runtime.
+type RuntimeConfig struct {
+	// Path of the shim's binary, absolute. The default is to look for containerd-shim-NAME-VERSION.
+	Path string `toml:"path"`
+	// StartProtocol is how the shim is told its start parameters: "bootstrap" as containerd 2.4 does it, "legacy" as earlier ones did, or
+	// "auto", the default, which looks into the binary.
+	StartProtocol string `toml:"start_protocol"`
+	// Cleanup is when the shim's binary is run once more after a task was deleted: "always", "on-failure", or "auto", the default,
+	// which is "on-failure" for the runc shims that are known to clean up by themselves and "always" for all others.
+	Cleanup string `toml:"cleanup"`
+}
+
+// TaskConfig is the section [plugins.'io.containerd.runtime.v2.task'].
+type TaskConfig struct {
+	// Platforms that containers can be run for. A stock key; the default is the daemon's own (and on Windows also linux/amd64).
+	Platforms []string `toml:"platforms"`
+}
+
+func defaultShimConfig() ShimConfig {
+	deadlines := make(map[string]string)
+	for method, d := range shimclient.DefaultDeadlines() {
+		deadlines[method] = d.String()
+	}
+	return ShimConfig{Env: []string{}, Deadlines: deadlines, EscalateAfter: "0s", Runtimes: map[string]RuntimeConfig{}}
+}
+
+func defaultTaskConfig() TaskConfig {
+	return TaskConfig{Platforms: defaultPlatforms()}
+}
+
+// apply checks the section and puts what it says into a manager's config.
+func (c *ShimConfig) apply(to *manager.Config) (err error) {
+	if err := checkEnv(c.Env); err != nil {
+		return err
+	}
+	to.Env = c.Env
+	if to.SocketDir, err = c.socketDir(); err != nil {
+		return err
+	}
+	if to.Deadlines, err = c.deadlines(); err != nil {
+		return err
+	}
+	if to.EscalateAfter, err = c.escalateAfter(); err != nil {
+		return err
+	}
+	to.Runtimes, err = c.runtimes()
+	return err
+}
+
+func checkEnv(env []string) error {
+	for i, entry := range env {
+		name, _, ok := strings.Cut(entry, "=")
+		switch {
+		case !ok || name == "":
+			return errors.Errorf("key env: entry %d, %q, is not of the form NAME=value", i, entry)
+		case strings.ContainsRune(entry, 0):
+			return errors.Errorf("key env: entry %d, %q, has a NUL byte in it, which no environment can carry", i, entry)
+		}
+	}
+	return nil
+}
+
+func (c *ShimConfig) socketDir() (string, error) {
+	if c.SocketDir == "" {
+		if dir := defaultSocketDir(); dir != "" {
+			return dir, nil
+		}
+		return "", errors.New("key socket_dir: none is set and none of the default directories can be used by this user, set one")
+	}
+	dir := filepath.Clean(c.SocketDir)
+	switch {
+	case !filepath.IsAbs(dir):
+		return "", errors.Errorf("key socket_dir: %q is not an absolute path", c.SocketDir)
+	case strings.ContainsRune(dir, 0):
+		return "", errors.Errorf("key socket_dir: %q has a NUL byte in it", c.SocketDir)
+	case len(dir) > maxSocketDirLen:
+		return "", errors.Errorf("key socket_dir: %q has %d bytes, and a socket in it only fits into an address if it has at most %d",
+			c.SocketDir, len(dir), maxSocketDirLen)
+	}
+	return dir, nil
+}
+
+// deadlines are the defaults with what the section says laid over them.
+func (c *ShimConfig) deadlines() (shimclient.Deadlines, error) {
+	out := maps.Clone(shimclient.DefaultDeadlines())
+	methods := taskMethods()
+	for _, method := range slices.Sorted(maps.Keys(c.Deadlines)) {
+		if method == "Wait" {
+			return nil, errors.New("key deadlines.Wait: a Wait lasts as long as its container, it has no deadline; remove the key")
+		}
+		if !slices.Contains(methods, method) {
+			hint := "known are " + strings.Join(methods, ", ")
+			if near := nearest(method, methods); near != "" {
+				hint = "did you mean " + near + "?"
+			}
+			return nil, errors.Errorf("key deadlines.%s: the Task API has no such method, %s", method, hint)
+		}
+		d, err := time.ParseDuration(c.Deadlines[method])
+		switch {
+		case err != nil:
+			return nil, errors.Errorf("key deadlines.%s: %q is not a duration such as \"2s\" or \"500ms\"", method, c.Deadlines[method])
+		case d < 0:
+			return nil, errors.Errorf("key deadlines.%s: %q is negative; \"0s\" means none", method, c.Deadlines[method])
+		case d == 0:
+			delete(out, method)
+		default:
+			out[method] = d
+		}
+	}
+	return out, nil
+}
+
+func (c *ShimConfig) escalateAfter() (time.Duration, error) {
+	if c.EscalateAfter == "" {
+		return 0, nil
+	}
+	d, err := time.ParseDuration(c.EscalateAfter)
+	if err != nil || d < 0 {
+		return 0, errors.Errorf("key escalate_after: %q is not a duration such as \"10m\"; \"0s\" is for ever", c.EscalateAfter)
+	}
+	return d, nil
+}
+
+// taskMethods are the methods of the Task API in alphabetical order.
+func taskMethods() []string {
+	var names []string
+	for m := range reflect.TypeFor[task.TTRPCTaskService]().Methods() {
+		names = append(names, m.Name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// runtimeName is the form in which clients name a runtime: at least two parts, the last two of which are the shim's name and version.
+var runtimeName = regexp.MustCompile(`^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+$`)
+
+func (c *ShimConfig) runtimes() (map[string]manager.RuntimeConfig, error) {
+	out := make(map[string]manager.RuntimeConfig)
+	for _, key := range slices.Sorted(maps.Keys(c.Runtimes)) {
+		name := key
+		if filepath.IsAbs(key) {
+			name = filepath.Clean(key)
+		} else if !runtimeName.MatchString(key) {
+			return nil, errors.Errorf("key runtimes.%q: neither the name of a runtime, such as io.containerd.runc.v2, nor an absolute path", key)
+		}
+		if _, twice := out[name]; twice {
+			return nil, errors.Errorf("key runtimes.%q: %s has a section already", key, name)
+		}
+		r, err := c.Runtimes[key].parse(filepath.IsAbs(key))
+		if err != nil {
+			return nil, errors.Wrapf(err, "key runtimes.%q", key)
+		}
+		out[name] = r
+	}
+	return out, nil
+}
+
+// parse checks one runtime's section; named by path it has no path of its own.
+func (r RuntimeConfig) parse(byPath bool) (out manager.RuntimeConfig, err error) {
+	switch {
+	case r.Path == "":
+	case byPath:
+		return out, errors.Errorf("path %q: the section is for one binary already, remove the key", r.Path)
+	case !filepath.IsAbs(r.Path) || strings.ContainsRune(r.Path, 0):
+		return out, errors.Errorf("path %q: not an absolute path", r.Path)
+	default:
+		out.Path = filepath.Clean(r.Path)
+	}
+	if out.StartProtocol, err = shimclient.ParseStartProtocol(r.StartProtocol); err != nil {
+		return out, err
+	}
+	out.Cleanup, err = manager.ParseCleanupPolicy(r.Cleanup)
+	return out, err
+}
+
+func (c *TaskConfig) platforms() ([]v1.Platform, error) {
+	ps, err := platforms.ParseAll(c.Platforms)
+	return ps, errors.Wrap(err, "key platforms")
+}
+
+// tomlKeys are the keys of a config struct.
+func tomlKeys[T any]() []string {
+	var keys []string
+	for f := range reflect.TypeFor[T]().Fields() {
+		keys = append(keys, f.Tag.Get("toml"))
+	}
+	return keys
+}
