@@ -22,9 +22,13 @@ import (
 	"github.com/shimyard/shimyard/shimclient"
 )
 
-// createGrace is how long the undo of a create waits for a Create call whose caller has left, before the launch is ended by force.
-// Until the shim has answered nobody knows what it has made, and what it makes afterwards would be left behind.
-const createGrace = 30 * time.Second
+const (
+	// createGrace is how long the undo of a create waits for a Create call whose caller has left, and for what the shim runs for it,
+	// before the launch is ended by force. Until then nobody knows what is being made, and what is made afterwards would be left
+	// behind: an OCI runtime that is ended half way leaves cgroups that its own delete does not know of.
+	createGrace = 30 * time.Second
+	helperPause = 20 * time.Millisecond // between looks at what the shim runs
+)
 
 // createTask sends Create. When ctx ends first, the call goes on without the caller and its answer is left for the undo to wait for.
 func (i *Instance) createTask(ctx context.Context, opts runtime.CreateOpts, rootfs []mount.Mount) (uint32, error) {
@@ -60,11 +64,19 @@ func (i *Instance) detached(ctx context.Context, call func(context.Context) erro
 }
 
 func (i *Instance) sendCreate(ctx context.Context, req *taskapi.CreateTaskRequest) (resp *taskapi.CreateTaskResponse, err error) {
+	i.setCut(true)
 	err = i.call(ctx, forced, func(ctx context.Context, t *shimclient.Task) error {
 		resp, err = t.Create(ctx, req)
 		return err
 	})
+	i.setCut(errors.Is(err, shimclient.ErrConnectionLost) || errors.Is(err, errShimDead))
 	return resp, err
+}
+
+func (i *Instance) setCut(cut bool) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.cut = cut
 }
 
 func rootfsOf(mounts []mount.Mount) []*types.Mount {
@@ -93,6 +105,7 @@ func (i *Instance) undo() {
 	ctx := i.context()
 	i.awaitCreate(ctx)
 	p := i.process()
+	i.awaitHelpers(p)
 	last := p == nil || p.leave(i)
 	if p != nil {
 		i.undoTask(ctx, p, last)
@@ -134,6 +147,25 @@ func (i *Instance) awaitCreate(ctx context.Context) {
 	case <-t.C:
 		log.G(ctx).Warnf("shim has not answered a create for %s after its caller left; ending the launch", createGrace)
 	case <-ctx.Done():
+	}
+}
+
+// awaitHelpers waits until no process of the instance's launch is left but the shim itself: a Create that a crash of the daemon, or the
+// death of the shim, has cut off goes on in the OCI runtime that the shim has run for it.
+func (i *Instance) awaitHelpers(p *Process) {
+	i.mu.Lock()
+	launch, wait := i.rec.Launch, i.cut && !i.rec.Joined
+	i.mu.Unlock()
+	if launch == nil || !wait || p == nil {
+		return
+	}
+	shim := p.verified()
+	until := time.Now().Add(createGrace)
+	for time.Now().Before(until) {
+		others := slices.DeleteFunc(shimclient.FindByToken(launch.Token), func(id shimclient.ProcessID) bool { return id == shim })
+		if shim == (shimclient.ProcessID{}) || len(others) == 0 || !i.m.sleep(helperPause) {
+			return
+		}
 	}
 }
 

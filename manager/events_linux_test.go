@@ -191,16 +191,3 @@ func (e *endpoint) await(id, topic string, n int) []told {
 		}
 	}
 }
-
-// topics are those of what was heard of a container, in order; an exec's exit is marked with its id.
-func (e *endpoint) topics(id string) []string {
-	var topics []string
-	for _, h := range e.of(id) {
-		topic := h.Topic
-		if h.ID != "" && h.ID != id {
-			topic += " " + h.ID
-		}
-		topics = append(topics, topic)
-	}
-	return topics
-}

@@ -14,6 +14,8 @@ import (
 	"github.com/containerd/typeurl/v2"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
 // hear lets an event come to the manager as from the exchange.
@@ -30,6 +32,7 @@ func exitEvent(container, id string, pid, status uint32) *apievents.TaskExit {
 
 // TestLateEvents: what is still told of an earlier task with the same id does not touch its successor.
 func TestLateEvents(t *testing.T) {
+	shimtest.CheckLeaks(t)
 	m := memManager(t)
 	i, _ := memTask(t, m, "c1", 200)
 	i.execAdded("e1")
@@ -57,6 +60,7 @@ func TestLateEvents(t *testing.T) {
 
 // TestFirstExitStays: State, Wait, Delete and events agree since the first exit that is learnt is the exit.
 func TestFirstExitStays(t *testing.T) {
+	shimtest.CheckLeaks(t)
 	i, _ := memTask(t, memManager(t), "c1", 200)
 	i.learnExit(exitOf(0, 7))
 	i.learnExit(exitOf(200, 8))
@@ -70,6 +74,7 @@ func TestFirstExitStays(t *testing.T) {
 
 // TestEventBeforeItsPid: an exit may be heard before the answer of the Create or Start that tells whose it is.
 func TestEventBeforeItsPid(t *testing.T) {
+	shimtest.CheckLeaks(t)
 	m := memManager(t)
 	i := memInstance(m, "c1", launching)
 	m.instances[i.key()] = i
@@ -92,6 +97,7 @@ func TestEventBeforeItsPid(t *testing.T) {
 
 // TestEventOfARestoredTask: a restore from a checkpoint has no pid before its start.
 func TestEventOfARestoredTask(t *testing.T) {
+	shimtest.CheckLeaks(t)
 	m := memManager(t)
 	i := memInstance(m, "c1", launching)
 	m.instances[i.key()] = i
@@ -105,6 +111,7 @@ func TestEventOfARestoredTask(t *testing.T) {
 
 // TestWhatIsNoTaskEvent is passed over.
 func TestWhatIsNoTaskEvent(t *testing.T) {
+	shimtest.CheckLeaks(t)
 	m := memManager(t)
 	i, _ := memTask(t, m, "c1", 200)
 	m.heard(nil)

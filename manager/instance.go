@@ -46,6 +46,7 @@ type Instance struct {
 	heard   map[process]bundle.Exit // exits heard on the exchange before it was known whose pid it is
 	waiters map[*waiting]struct{}
 	creates chan error // the answer of a Create whose caller has left; nil when there is none
+	cut     bool       // a Create may still be under way in what the shim has run for it
 	mounted bool       // mounts are to be deactivated when it goes
 	left    error      // what cleaning could not remove yet
 

@@ -23,12 +23,31 @@ func (i *Instance) replay() {
 	if e == nil || e.Told || i.kind != KindTask {
 		return
 	}
-	if !i.m.sleep(max(time.Until(e.At.Add(ownRetries)), subscribersBack-time.Since(i.m.started))) {
+	if !i.sleep(max(time.Until(e.At.Add(ownRetries)), subscribersBack-time.Since(i.m.started))) {
 		return
 	}
 	i.askExecs(i.context())
 	if st, _ := i.watch(); st == running && !i.wasDeleted() {
 		i.tellExits()
+	}
+}
+
+// sleep waits for d; false when the instance stopped running meanwhile, or the manager was closed.
+func (i *Instance) sleep(d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	for {
+		st, changed := i.watch()
+		if st != running {
+			return false
+		}
+		select {
+		case <-changed:
+		case <-t.C:
+			return true
+		case <-i.m.ctx.Done():
+			return false
+		}
 	}
 }
 

@@ -104,7 +104,7 @@ func (i *Instance) load(ctx context.Context, b *bundle.Bundle) {
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.bundle, i.rec = b, *rec
+	i.bundle, i.rec, i.cut = b, *rec, !rec.Created
 	i.binary = shimclient.Binary{Runtime: rec.Runtime, Path: path}
 	if rec.Task != nil && rec.Task.Exit != nil {
 		close(i.exited)
@@ -219,6 +219,9 @@ func (i *Instance) takeOver() {
 func (i *Instance) ask() bool {
 	ctx := i.context()
 	known, err := i.askKnown(ctx)
+	if err == nil {
+		i.verifyShim(ctx)
+	}
 	switch {
 	case err != nil:
 		if !errdefs.IsUnavailable(err) && !errdefs.IsDeadlineExceeded(err) {
@@ -226,7 +229,6 @@ func (i *Instance) ask() bool {
 		}
 		return false
 	case known:
-		i.verifyShim(ctx)
 		i.onAnswered()
 		i.buryIfDead()
 		failpoint("restore-answered")

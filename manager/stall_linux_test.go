@@ -4,7 +4,9 @@
 package manager
 
 import (
+	"context"
 	"os"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -200,4 +202,84 @@ func TestPidThatIsNotOurs(t *testing.T) {
 	require.Zero(t, y.instance("c1").process().verified())
 	y.killShim("c1")
 	require.Equal(t, []string{"c1", ""}, idsOf(y.exitsOf("c1")))
+}
+
+// silence lets a shim fall silent and waits until that is known.
+func (y *yard) silence(id string) (cont func()) {
+	y.Helper()
+	cont = y.stop(id)
+	_, err := mustGet(y, id).Pids(y.ctx)
+	require.Error(y, err)
+	y.until("the breaker is open", func() bool { return processStateOf(y.instance(id).process()) == unresponsive })
+	return cont
+}
+
+// TestDeleteOfASilentShim whose container is gone: the shim has nothing to lose, and is ended so that the delete comes to an end.
+func TestDeleteOfASilentShim(t *testing.T) {
+	setTimeout(t, TimeoutCleanup, 2*time.Second)
+	y := coldYard(t, shimtest.Scenario{})
+	y.config.Deadlines = hasty()
+	y.boot()
+	y.run("c1", "sleep")
+	y.silence("c1")
+	require.NoError(t, y.shim.Procs(shimtest.RoleGuest)[0].Kill())
+	y.until("its init is known to be gone", y.instance("c1").initGone)
+	exit, err := y.tasks.Delete(y.ctx, "c1")
+	require.NoError(t, err)
+	require.NotZero(t, exit.Status)
+	heard := y.exitsOf("c1")
+	require.Equal(t, []string{"c1", ""}, idsOf(heard))
+	require.Equal(t, exit.Status, heard[0].Status)
+	require.Empty(t, y.shim.Procs())
+}
+
+// TestDeleteOfASilentShimThatIsNeeded: whose container lives, or that serves another one, is not touched.
+func TestDeleteOfASilentShimThatIsNeeded(t *testing.T) {
+	for _, shared := range []bool{false, true} {
+		t.Run(strconv.FormatBool(shared), func(t *testing.T) {
+			setTimeout(t, TimeoutCleanup, 300*time.Millisecond)
+			y := coldYard(t, shimtest.Scenario{})
+			y.config.Deadlines = hasty()
+			y.boot()
+			create := func(id string) {
+				task, err := y.tasks.Create(y.ctx, id, y.grouped("c1"))
+				require.NoError(t, err)
+				require.NoError(t, task.Start(y.ctx))
+			}
+			create("c1")
+			if shared {
+				create("c2")
+			}
+			cont := y.silence("c1")
+			procs := len(y.shim.Procs())
+			if shared {
+				for _, p := range y.shim.Procs(shimtest.RoleGuest) {
+					if p.ID == "c1" {
+						require.NoError(t, p.Kill())
+						procs--
+					}
+				}
+			}
+			ctx, cancel := context.WithTimeout(y.ctx, time.Second)
+			defer cancel()
+			_, err := y.tasks.Delete(ctx, "c1")
+			require.True(t, errdefs.IsDeadlineExceeded(err), "%v", err)
+			require.Len(t, y.shim.Procs(), procs)
+			require.Empty(t, y.events.of("c1", exitTopic))
+			setTimeout(t, TimeoutCleanup, 5*time.Second)
+			cont()
+			y.inState("c1", running)
+			if shared { // the shim has deleted it meanwhile, or does now
+				_, err = y.tasks.Delete(y.ctx, "c1")
+				require.NoError(t, err)
+			} else {
+				y.remove("c1")
+			}
+			if shared {
+				require.Equal(t, runtime.RunningStatus, y.state(mustGet(y, "c2")).Status)
+				y.remove("c2")
+			}
+			y.empty()
+		})
+	}
 }

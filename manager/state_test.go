@@ -9,12 +9,15 @@ import (
 
 	"github.com/containerd/containerd/v2/core/runtime"
 	"github.com/stretchr/testify/require"
+
+	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
 var allStates = []state{launching, restoring, running, deleting, reaping, dead, gone}
 
 // TestInstanceEvents goes through every event in every state. What is not in an event's table changes nothing and asks for nothing.
 func TestInstanceEvents(t *testing.T) {
+	shimtest.CheckLeaks(t)
 	type outcome struct {
 		next  state
 		yours bool // the caller is to go on
@@ -75,6 +78,7 @@ func TestWhatStatesMean(t *testing.T) {
 
 // TestProcessEvents goes through every event in every state of a process.
 func TestProcessEvents(t *testing.T) {
+	shimtest.CheckLeaks(t)
 	all := []processState{connecting, connected, unresponsive, ended}
 	for _, c := range []struct {
 		event string
@@ -131,6 +135,7 @@ func TestProcessEvents(t *testing.T) {
 
 // TestForgetIsByIdentity: a late end of an earlier instance does not evict its successor.
 func TestForgetIsByIdentity(t *testing.T) {
+	shimtest.CheckLeaks(t)
 	m := memManager(t)
 	first, second := memInstance(m, "c1", reaping), memInstance(m, "c1", running)
 	m.instances[second.key()] = second

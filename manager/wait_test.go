@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
 func exitOf(pid, status uint32) bundle.Exit {
@@ -188,6 +189,7 @@ func TestDeathAnswersWaits(t *testing.T) {
 
 // TestWaitOfWhatIsGone: there is nothing to wait for.
 func TestWaitOfWhatIsGone(t *testing.T) {
+	shimtest.CheckLeaks(t)
 	for _, st := range []state{reaping, gone} {
 		i := memInstance(memManager(t), "c1", st)
 		_, err := i.wait(t.Context(), "")
