@@ -119,8 +119,9 @@ func detach[T any](ctx context.Context, m *ShimManager, f func(context.Context) 
 	}
 }
 
-// settled waits until a restored instance's shim has answered, up to the load timeout. Every other listed state needs no waiting.
-func (i *Instance) settled(ctx context.Context) error {
+// settled waits until a restored instance's shim has answered, up to the load timeout. Every other listed state needs no waiting, and
+// a forced call waits no longer than until there is somebody to send it to.
+func (i *Instance) settled(ctx context.Context, mode callMode) error {
 	st, changed := i.watch()
 	if st != restoring {
 		return i.usable(st)
@@ -129,6 +130,9 @@ func (i *Instance) settled(ctx context.Context) error {
 	defer cancel()
 	for st == restoring {
 		if i.isUnresponsive() {
+			if mode == forced {
+				return nil
+			}
 			return i.unavailable()
 		}
 		select {

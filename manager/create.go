@@ -23,10 +23,11 @@ import (
 )
 
 const (
-	// createGrace is how long the undo of a create waits for a Create call whose caller has left, and for what the shim runs for it,
-	// before the launch is ended by force. Until then nobody knows what is being made, and what is made afterwards would be left
+	// createGrace is how long the undo of a create waits for a Create call whose caller has left, helperGrace for what the shim has run
+	// for one that was cut off, before the launch is ended by force. Until then nobody knows what is being made, and what is made afterwards would be left
 	// behind: an OCI runtime that is ended half way leaves cgroups that its own delete does not know of.
 	createGrace = 30 * time.Second
+	helperGrace = 10 * time.Second
 	helperPause = 20 * time.Millisecond // between looks at what the shim runs
 )
 
@@ -160,7 +161,7 @@ func (i *Instance) awaitHelpers(p *Process) {
 		return
 	}
 	shim := p.verified()
-	until := time.Now().Add(createGrace)
+	until := time.Now().Add(helperGrace)
 	for time.Now().Before(until) {
 		others := slices.DeleteFunc(shimclient.FindByToken(launch.Token), func(id shimclient.ProcessID) bool { return id == shim })
 		if shim == (shimclient.ProcessID{}) || len(others) == 0 || !i.m.sleep(helperPause) {

@@ -41,14 +41,15 @@ func (i *Instance) claimDelete(ctx context.Context) (mine bool, err error) {
 	wctx, cancel := timeout.WithContext(ctx, TimeoutLoad)
 	defer cancel()
 	for waited := false; ; {
-		before, changed := i.onDelete()
+		force := i.isUnresponsive()
+		before, changed := i.onDelete(force)
 		wait := wctx.Done()
-		switch before {
-		case running:
+		switch {
+		case before == running, before == restoring && force:
 			return true, nil
-		case deleting:
+		case before == deleting:
 			waited, wait = true, ctx.Done() // the other one has deadlines of its own
-		case restoring:
+		case before == restoring:
 		default:
 			if waited {
 				return false, nil
@@ -57,6 +58,7 @@ func (i *Instance) claimDelete(ctx context.Context) (mine bool, err error) {
 		}
 		select {
 		case <-changed:
+		case <-i.moved():
 		case <-wait:
 			if err := ctx.Err(); err != nil {
 				return false, errors.Wrapf(err, "waiting to delete %s %s", i.kind, i.id)

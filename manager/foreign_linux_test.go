@@ -32,6 +32,11 @@ func (y *yard) launchByHand(i *Instance) (end func()) {
 	cmd.Dir = i.bundle.Path
 	cmd.Env = append(os.Environ(), shimclient.TokenEnv+"="+token, "TTRPC_ADDRESS="+y.events.path)
 	require.NoError(y, cmd.Start())
+	reaped := make(chan struct{}) // at once, as init does with what a dead daemon leaves
+	go func() {
+		defer close(reaped)
+		_ = cmd.Wait()
+	}()
 	start := y.shim.Await(shimtest.KindExec, "start", 1)
 	require.Equal(y, cmd.Process.Pid, start[0].Pid)
 	s := "none"
@@ -40,9 +45,9 @@ func (y *yard) launchByHand(i *Instance) (end func()) {
 		y.shim.Await(shimtest.KindExec, "daemon", 1)
 	}
 	if s == "" {
-		_ = cmd.Wait()
+		<-reaped
 	}
-	return func() { _ = cmd.Wait(); _ = logs.Close() }
+	return func() { <-reaped; _ = logs.Close() }
 }
 
 // strip removes what only we write into bundles, and more.

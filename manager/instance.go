@@ -36,6 +36,7 @@ type Instance struct {
 	mu      sync.Mutex
 	state   state
 	since   time.Time
+	claimed state         // before deleting
 	changed chan struct{} // closed and replaced at every transition
 	bundle  *bundle.Bundle
 	binary  shimclient.Binary
@@ -59,7 +60,7 @@ func newInstance(m *ShimManager, layout bundle.Layout, kind Kind, namespace, id 
 	return &Instance{
 		m: m, kind: kind, namespace: namespace, id: id, layout: layout,
 		exited: make(chan struct{}),
-		state:  st, since: time.Now(), changed: make(chan struct{}),
+		state:  st, claimed: running, since: time.Now(), changed: make(chan struct{}),
 		waiters: make(map[*waiting]struct{}),
 	}
 }
@@ -188,12 +189,14 @@ func (i *Instance) onDeath() bool {
 	}
 }
 
-// onDelete: somebody wants it deleted. The state before tells the caller what to do: running, and it is his; any other, it is not.
-func (i *Instance) onDelete() (before state, changed <-chan struct{}) {
+// onDelete: somebody wants it deleted. The state before tells the caller what to do: running, and it is his; any other, it is not. With
+// force one is his, too, whose shim has not answered since the daemon's start.
+func (i *Instance) onDelete(force bool) (before state, changed <-chan struct{}) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	before = i.state
-	if before == running {
+	if before == running || before == restoring && force {
+		i.claimed = before
 		i.toLocked(deleting)
 	}
 	return before, i.changed
@@ -202,12 +205,17 @@ func (i *Instance) onDelete() (before state, changed <-chan struct{}) {
 // onDeleteFailed: the delete did not succeed and may be tried again.
 func (i *Instance) onDeleteFailed() {
 	i.mu.Lock()
-	defer i.mu.Unlock()
+	again := false
 	switch i.state {
 	case deleting:
-		i.toLocked(running)
+		i.toLocked(i.claimed)
+		again = i.claimed == restoring
 	default:
 		// Only who claimed it deletes it.
+	}
+	i.mu.Unlock()
+	if again {
+		i.m.spawn(i.takeOver)
 	}
 }
 

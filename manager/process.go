@@ -389,15 +389,23 @@ func (p *Process) probe() {
 	}()
 	for {
 		l, st, _ := p.snapshot()
-		if l == nil || st == ended {
+		if l == nil || st == ended || p.m.ctx.Err() != nil {
 			return
 		}
-		err := p.ask(l)
-		if !errors.Is(err, shimclient.ErrNoAnswer) {
+		switch err := p.ask(p.m.ctx, l.task); {
+		case errors.Is(err, shimclient.ErrConnectionLost), p.m.ctx.Err() != nil:
+			return
+		case !errors.Is(err, shimclient.ErrNoAnswer):
 			p.answered(l)
 			return
 		}
 		p.silent(l)
+		if p.answersAnew() {
+			// The connection is out of step, not the shim: a new one is made as after any loss.
+			log.G(p.m.ctx).WithField("address", p.endpoint).Warn("shim answers on a new connection and not on the old one, giving that up")
+			_ = l.conn.Close()
+			return
+		}
 		if !p.m.sleep(probePause) || p.escalate() {
 			return
 		}
@@ -405,9 +413,26 @@ func (p *Process) probe() {
 }
 
 // ask sends one Connect. Whatever the shim says, it has answered.
-func (p *Process) ask(l *link) error {
-	_, err := l.task.Connect(p.m.ctx, &taskapi.ConnectRequest{ID: p.anyID()})
+func (p *Process) ask(ctx context.Context, task *shimclient.Task) error {
+	_, err := task.Connect(ctx, &taskapi.ConnectRequest{ID: p.anyID()})
 	return err
+}
+
+// answersAnew asks on a connection of its own. A shim that is stopped accepts that in its backlog and does not answer.
+func (p *Process) answersAnew() bool {
+	ctx, cancel := timeout.WithContext(p.m.ctx, TimeoutLoad)
+	defer cancel()
+	conn, err := shimclient.Dial(ctx, p.endpoint, p.m.config.Deadlines)
+	if err != nil {
+		return false
+	}
+	defer conn.Close()
+	task, err := conn.Task(p.taskVersion())
+	if err != nil {
+		return false
+	}
+	err = p.ask(ctx, task)
+	return err == nil || !errdefs.IsUnavailable(err) && !errdefs.IsDeadlineExceeded(err) && ctx.Err() == nil
 }
 
 func (p *Process) silent(l *link) {

@@ -111,7 +111,7 @@ func (c *SandboxController) call(ctx context.Context, id string, mode callMode, 
 	if err != nil {
 		return nil, err
 	}
-	if err := i.settled(ctx); err != nil {
+	if err := i.settled(ctx, mode); err != nil {
 		return nil, err
 	}
 	return i, i.box(ctx, mode, f)
@@ -153,7 +153,7 @@ func refused(err error) bool {
 
 // end removes a sandbox that did not start.
 func (c *SandboxController) end(ctx context.Context, i *Instance) {
-	if before, _ := i.onDelete(); before != running {
+	if before, _ := i.onDelete(false); before != running {
 		return
 	}
 	i.to(reaping)

@@ -37,7 +37,7 @@ func TestInstanceEvents(t *testing.T) {
 			map[state]outcome{restoring: {reaping, true}}},
 		{"death", (*Instance).onDeath,
 			map[state]outcome{restoring: {dead, true}, running: {dead, true}}},
-		{"delete", func(i *Instance) bool { before, _ := i.onDelete(); return before == running },
+		{"delete", func(i *Instance) bool { before, _ := i.onDelete(false); return before == running },
 			map[state]outcome{running: {deleting, true}}},
 		{"delete failed", func(i *Instance) bool { i.onDeleteFailed(); return false },
 			map[state]outcome{deleting: {running, false}}},

@@ -43,7 +43,7 @@ func (t *Task) Namespace() string { return t.i.namespace }
 
 // call waits for a restore to come to this task, then calls its shim.
 func (t *Task) call(ctx context.Context, mode callMode, f func(context.Context, *shimclient.Task) error) error {
-	if err := t.i.settled(ctx); err != nil {
+	if err := t.i.settled(ctx, mode); err != nil {
 		return err
 	}
 	return t.i.call(ctx, mode, f)
@@ -349,7 +349,7 @@ func (i *Instance) silent() bool {
 
 // askState asks the shim for the state of init or of an exec, once a restore has come to it.
 func (i *Instance) askState(ctx context.Context, execID string) (*taskapi.StateResponse, error) {
-	if err := i.settled(ctx); err != nil {
+	if err := i.settled(ctx, repeatable); err != nil {
 		return nil, err
 	}
 	return i.sendState(ctx, execID)

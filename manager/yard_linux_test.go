@@ -169,7 +169,7 @@ func (y *yard) empty() {
 // until waits for something that has to come.
 func (y *yard) until(what string, done func() bool) {
 	y.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !done(); time.Sleep(2 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !done(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			require.FailNow(y, "waiting in vain until "+what)
 		}
