@@ -131,7 +131,7 @@ func checkAddress(address string) error {
 	}
 	// An abstract socket's address may start with a NUL; spaces are allowed in paths; other control characters, line ends and blocks of zeroes
 	// are damage.
-	name := strings.Replace(address, "\x00", "", 1)
+	name := strings.TrimPrefix(address, "\x00")
 	if name == "" || !utf8.ValidString(name) || strings.ContainsFunc(name, unicode.IsControl) {
 		return errors.Errorf("%q is not an address", shorten(address))
 	}

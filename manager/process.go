@@ -400,8 +400,9 @@ func (p *Process) probe() {
 			return
 		}
 		p.silent(l)
-		if p.answersAnew() {
-			// The connection is out of step, not the shim: a new one is made as after any loss.
+		if p.answersAnew() && errors.Is(p.ask(p.m.ctx, l.task), shimclient.ErrNoAnswer) {
+			// The connection is out of step, not the shim: a new one is made as after any loss. The old one was asked once more since a shim
+			// that has just woken answers on both, and the answers that are on their way must not be lost.
 			log.G(p.m.ctx).WithField("address", p.endpoint).Warn("shim answers on a new connection and not on the old one, giving that up")
 			_ = l.conn.Close()
 			return
