@@ -129,12 +129,24 @@ func (i *Instance) deleteInShim(ctx context.Context) (*bundle.Exit, error) {
 		failpoint("delete-recorded")
 		return i.exit(""), nil
 	case errdefs.IsNotFound(err) && !i.processDead():
-		if e := i.exit(""); e != nil {
+		if e := i.exitInFlight(); e != nil {
 			i.markDeleted()
 			return e, nil
 		}
 	}
 	return nil, err
+}
+
+// exitInFlight is the exit on record. The shim tells it on another connection than it answers on, so one that is not there yet may
+// still be coming: an earlier Delete may have been done after nobody waited for its answer any more.
+func (i *Instance) exitInFlight() *bundle.Exit {
+	t := time.NewTimer(inFlight)
+	defer t.Stop()
+	select {
+	case <-i.exited:
+	case <-t.C:
+	}
+	return i.exit("")
 }
 
 // deleteContext gives a shim that does not answer and whose container is gone one cleanup timeout, instead of Delete's own deadline.

@@ -231,12 +231,10 @@ func TestExitWhileDown(t *testing.T) {
 // TestRestartWithAStall: the daemon is ready at once, the task is listed and answered for, and nothing of it is touched.
 func TestRestartWithAStall(t *testing.T) {
 	setTimeout(t, TimeoutLoad, 300*time.Millisecond)
-	y := coldYard(t, shimtest.Scenario{})
-	y.config.Deadlines = hasty()
-	y.boot()
+	y := newYard(t, shimtest.Scenario{})
 	before := y.state(y.run("c1", "sleep"))
 	cont := y.stop("c1")
-	y.restart()
+	y.hurry()
 	task := mustGet(y, "c1")
 	w := y.waiting(task)
 	require.Equal(t, before, y.state(task))

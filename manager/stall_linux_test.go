@@ -5,7 +5,10 @@ package manager
 
 import (
 	"context"
+	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -18,6 +21,17 @@ import (
 	"github.com/shimyard/shimyard/shimclient"
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
+
+// hurry goes on with a daemon that has little patience with the shims of some tasks. What needs time on a busy machine, as the first
+// Connect, was done by the one before.
+func (y *yard) hurry(ids ...string) {
+	y.Helper()
+	y.config.Deadlines = hasty()
+	y.restart()
+	for _, id := range ids {
+		y.inState(id, running)
+	}
+}
 
 // hasty deadlines, so that a test needs no patience.
 func hasty() shimclient.Deadlines {
@@ -33,6 +47,13 @@ func (y *yard) stop(id string) (cont func()) {
 	y.Helper()
 	p := y.shim.Daemon(id)
 	require.NoError(y, p.Stop())
+	y.until("all its threads have stopped", func() bool {
+		threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.Pid))
+		return !slices.ContainsFunc(threads, func(path string) bool {
+			data, err := os.ReadFile(path)
+			return err == nil && !strings.Contains(string(data), ") T ")
+		})
+	})
 	cont = func() { _ = p.Cont() }
 	y.Cleanup(cont)
 	return cont
@@ -56,18 +77,19 @@ func (y *yard) connections(id string) int {
 
 // TestStall: a shim that does not answer costs nobody a container.
 func TestStall(t *testing.T) {
-	y := coldYard(t, shimtest.Scenario{})
-	y.config.Deadlines = hasty()
-	y.boot()
-	task := y.run("c1", "sleep")
-	well := y.run("c2", "sleep")
-	running := y.state(task)
-	p := y.exec(task, "e1", "sleep")
+	y := newYard(t, shimtest.Scenario{})
+	y.exec(y.run("c1", "sleep"), "e1", "sleep")
+	y.run("c2", "sleep")
+	running := y.state(mustGet(y, "c1"))
+	y.hurry("c1", "c2")
+	task, well := mustGet(y, "c1"), mustGet(y, "c2")
+	p, err := task.Process(y.ctx, "e1")
+	require.NoError(t, err)
 	init, exec := y.waiting(task), y.waiting(p)
 	cont := y.stop("c1")
 
 	require.Equal(t, running, y.state(task), "as last known")
-	_, err := task.Pids(y.ctx)
+	_, err = task.Pids(y.ctx)
 	require.True(t, errdefs.IsDeadlineExceeded(err) || errdefs.IsUnavailable(err), "%v", err)
 	y.until("the breaker is open", func() bool { return processStateOf(y.instance("c1").process()) == unresponsive })
 	require.Equal(t, running, y.state(task))
@@ -217,10 +239,9 @@ func (y *yard) silence(id string) (cont func()) {
 // TestDeleteOfASilentShim whose container is gone: the shim has nothing to lose, and is ended so that the delete comes to an end.
 func TestDeleteOfASilentShim(t *testing.T) {
 	setTimeout(t, TimeoutCleanup, 2*time.Second)
-	y := coldYard(t, shimtest.Scenario{})
-	y.config.Deadlines = hasty()
-	y.boot()
+	y := newYard(t, shimtest.Scenario{})
 	y.run("c1", "sleep")
+	y.hurry("c1")
 	y.silence("c1")
 	require.NoError(t, y.shim.Procs(shimtest.RoleGuest)[0].Kill())
 	y.until("its init is known to be gone", y.instance("c1").initGone)
@@ -238,9 +259,8 @@ func TestDeleteOfASilentShimThatIsNeeded(t *testing.T) {
 	for _, shared := range []bool{false, true} {
 		t.Run(strconv.FormatBool(shared), func(t *testing.T) {
 			setTimeout(t, TimeoutCleanup, 300*time.Millisecond)
-			y := coldYard(t, shimtest.Scenario{})
-			y.config.Deadlines = hasty()
-			y.boot()
+			y := newYard(t, shimtest.Scenario{})
+			ids := []string{"c1"}
 			create := func(id string) {
 				task, err := y.tasks.Create(y.ctx, id, y.grouped("c1"))
 				require.NoError(t, err)
@@ -249,7 +269,9 @@ func TestDeleteOfASilentShimThatIsNeeded(t *testing.T) {
 			create("c1")
 			if shared {
 				create("c2")
+				ids = append(ids, "c2")
 			}
+			y.hurry(ids...)
 			cont := y.silence("c1")
 			procs := len(y.shim.Procs())
 			if shared {
