@@ -194,6 +194,9 @@ func (i *Instance) onDeleteEvent(pid uint32) {
 		i.deleteHeard = true
 		if i.rec.Task != nil && i.rec.Task.Exit != nil {
 			i.rec.Task.Exit.DeleteTold = true
+			// Whoever asked for it, perhaps the last daemon while the shim stalled: from here on State is answered from the record, and
+			// the next Delete gets the exit.
+			i.rec.Deleted = true
 		}
 	}
 	i.mu.Unlock()

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -50,6 +51,8 @@ type Process struct {
 	endpoint shimclient.Endpoint
 	// over is closed when the process is proven dead or was released by its last instance.
 	over chan struct{}
+
+	tries atomic.Int32 // to verify the pid after the launch
 
 	// mu guards all below.
 	mu sync.Mutex

@@ -267,6 +267,16 @@ func (i *Instance) askShim(ctx context.Context) error {
 	return err
 }
 
+// verifyAgain verifies the shim's pid where the Connect of its launch was not answered in time. What cannot be verified after some
+// tries never will be: a VM's pid, or one of another pid namespace.
+func (i *Instance) verifyAgain(ctx context.Context) {
+	p := i.process()
+	if p == nil || p.verified() != (shimclient.ProcessID{}) || p.tries.Add(1) > maxTries {
+		return
+	}
+	i.verifyShim(ctx)
+}
+
 // verifyShim makes sure that the shim's pid is known, for bundles whose record does not have it.
 func (i *Instance) verifyShim(ctx context.Context) {
 	p := i.process()

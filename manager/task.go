@@ -317,12 +317,22 @@ func (i *Instance) stateNow(ctx context.Context, patience time.Duration) (runtim
 	if err == nil {
 		return i.merge(s), nil
 	}
-	if errdefs.IsUnavailable(err) || errdefs.IsDeadlineExceeded(err) {
+	if errdefs.IsUnavailable(err) || errdefs.IsDeadlineExceeded(err) || errdefs.IsNotFound(err) && i.lostTask() {
 		if s, ok := i.lastKnown(); ok {
 			return s, nil
 		}
 	}
 	return runtime.State{}, err
+}
+
+// lostTask: a living shim has said that there is no such task. Where its exit is known it was deleted by a Delete that nobody waited
+// for, and is one that is deleted in the shim and not yet here.
+func (i *Instance) lostTask() bool {
+	if st, _ := i.watch(); !st.listed() || i.processDead() || i.exit("") == nil {
+		return false
+	}
+	i.markDeleted()
+	return true
 }
 
 // answerBefore leaves the caller's context some time to be answered from the record: containerd gives a State 2 s in all.
@@ -362,6 +372,7 @@ func (i *Instance) sendState(ctx context.Context, execID string) (*taskapi.State
 		return err
 	})
 	if err == nil && execID == "" {
+		i.verifyAgain(ctx)
 		i.learnState(r)
 	}
 	return r, err

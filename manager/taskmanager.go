@@ -149,6 +149,10 @@ func (t *TaskManager) Tasks(ctx context.Context, all bool) ([]runtime.Task, erro
 		if !all {
 			wg.Go(func() {
 				s, err := i.stateNow(ctx, listPatience)
+				if errdefs.IsDeadlineExceeded(err) {
+					// The record cannot stand for it, as for a created task: containerd's list would leave it out.
+					s, err = i.stateNow(ctx, 0)
+				}
 				task.asked = &answer{s, err}
 			})
 		}
