@@ -17,11 +17,11 @@ import (
 type callMode int
 
 const (
-	// once: fails at once while the shim is unresponsive; after a lost connection nobody knows whether it was done.
+	// once: changes something; it waits some time for an unresponsive shim, and after a lost connection nobody knows whether it was done.
 	once callMode = iota
 	// forced: goes out even while the shim is unresponsive, since it is how a caller gets rid of it.
 	forced
-	// repeatable: asks without changing anything, so it is sent again after a reconnect.
+	// repeatable: asks without changing anything, so it is sent again after a reconnect, and fails at once while the shim is unresponsive.
 	repeatable
 )
 
@@ -38,7 +38,7 @@ func (i *Instance) callLink(ctx context.Context, mode callMode, f func(context.C
 		return errNoInstance(i.kind, i.id)
 	}
 	for {
-		l, err := p.use(ctx, mode == forced)
+		l, err := p.use(ctx, mode)
 		if err != nil {
 			return err
 		}
@@ -56,6 +56,8 @@ func (i *Instance) callLink(ctx context.Context, mode callMode, f func(context.C
 			if mode == repeatable {
 				continue
 			}
+		case ctx.Err() == nil:
+			p.answered(l) // whatever it says, it says something
 		}
 		return err
 	}
@@ -76,7 +78,7 @@ func (i *Instance) afterLoss(ctx context.Context, p *Process, lost error) error 
 			return lost
 		}
 	}
-	if _, err := p.use(ctx, true); err != nil {
+	if _, err := p.use(ctx, forced); err != nil {
 		if ctx.Err() != nil {
 			return lost
 		}

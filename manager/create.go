@@ -174,7 +174,7 @@ func (i *Instance) awaitHelpers(p *Process) {
 func (i *Instance) undoTask(ctx context.Context, p *Process, last bool) {
 	dctx, cancel := timeout.WithContext(ctx, TimeoutCleanup)
 	defer cancel()
-	l, err := p.use(dctx, true)
+	l, err := p.use(dctx, forced)
 	if err != nil {
 		return
 	}

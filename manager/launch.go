@@ -163,7 +163,7 @@ func (m *ShimManager) adopt(ctx context.Context, i *Instance, r *bootapi.Bootstr
 	if err != nil {
 		return p, created, err
 	}
-	l, err := p.use(ctx, false)
+	l, err := p.use(ctx, once)
 	if err != nil {
 		return p, created, errors.Wrapf(err, "cannot connect to the shim at %s", ep)
 	}

@@ -207,21 +207,22 @@ func (p *Process) snapshot() (*link, processState, <-chan struct{}) {
 	return p.link, p.state, p.changed
 }
 
-// use returns the link for a call. While there is none it waits for one, up to the load timeout. With force it hands out the link
-// of an unresponsive process too.
-func (p *Process) use(ctx context.Context, force bool) (*link, error) {
+// use returns the link for a call. While there is none it waits for one, up to the load timeout. Of an unresponsive process a forced
+// call gets the link, one that only asks an error at once, and one that changes something waits too: a shim that was merely slow must
+// not cost the start of a container.
+func (p *Process) use(ctx context.Context, mode callMode) (*link, error) {
 	l, st, changed := p.snapshot()
-	if st == connected || st == unresponsive && force {
+	if st == connected || st == unresponsive && mode == forced {
 		return l, nil
 	}
 	wctx, cancel := timeout.WithContext(ctx, TimeoutLoad)
 	defer cancel()
 	for {
 		switch {
-		case st == connected, st == unresponsive && force:
+		case st == connected, st == unresponsive && mode == forced:
 			return l, nil
-		case st == unresponsive:
-			return nil, p.unavailable("does not answer")
+		case st == unresponsive && mode == repeatable:
+			return nil, p.unavailable(st)
 		case st == ended:
 			return nil, errShimDead
 		}
@@ -231,16 +232,20 @@ func (p *Process) use(ctx context.Context, force bool) (*link, error) {
 			if err := ctx.Err(); err != nil {
 				return nil, errors.Wrap(err, "waiting for the connection to the shim")
 			}
-			return nil, p.unavailable("cannot be reached")
+			return nil, p.unavailable(st)
 		}
 		l, st, changed = p.snapshot()
 	}
 }
 
-func (p *Process) unavailable(what string) error {
+func (p *Process) unavailable(st processState) error {
 	p.mu.Lock()
 	since := p.since
 	p.mu.Unlock()
+	what := "cannot be reached"
+	if st == unresponsive {
+		what = "does not answer"
+	}
 	return errUnavailable(p.endpoint.String(), since, what)
 }
 
@@ -600,7 +605,7 @@ func (p *Process) kill(ctx context.Context) bool {
 func (p *Process) shutdown(ctx context.Context, id string) error {
 	ctx, cancel := timeout.WithContext(ctx, TimeoutShutdown)
 	defer cancel()
-	l, err := p.use(ctx, true)
+	l, err := p.use(ctx, forced)
 	if errors.Is(err, errShimDead) {
 		return nil
 	}
