@@ -7,6 +7,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"time"
 
 	tasktypes "github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/containerd/v2/core/runtime"
@@ -20,6 +21,9 @@ type process struct {
 	exec string
 	pid  uint32
 }
+
+// savePause is between two attempts to write a record that could not be written.
+const savePause = time.Second
 
 // exitUnknown is the status of a process whose exit nobody saw, as in stock containerd and in CRI.
 const exitUnknown = 255
@@ -267,11 +271,33 @@ func (i *Instance) onWake(execID string, cancel context.CancelFunc) (forget func
 	}
 }
 
-// save writes the record. A record that cannot be written costs at most what a restore would have known better, so that is logged
-// and the call that caused it goes on.
+// save writes the record. One that cannot be written does not fail the call that caused it; it is tried again until it is written,
+// since an exit that is not on record when the daemon dies may be told a second time, and differently.
 func (i *Instance) save() {
-	if err := i.persist(); err != nil {
-		log.G(i.context()).WithError(err).Warn("cannot write the instance's record")
+	err := i.persist()
+	if err == nil {
+		return
+	}
+	i.mu.Lock()
+	again := !i.unsaved
+	i.unsaved = true
+	i.mu.Unlock()
+	if again {
+		log.G(i.context()).WithError(err).Warn("cannot write the instance's record; it is tried again until it succeeds")
+		i.m.spawn(i.saveLater)
+	}
+}
+
+// saveLater tries to write the record until that succeeds, the bundle goes, or the manager is closed.
+func (i *Instance) saveLater() {
+	for i.m.sleep(savePause) {
+		if i.persist() == nil {
+			i.mu.Lock()
+			i.unsaved = false
+			i.mu.Unlock()
+			log.G(i.context()).Info("the instance's record is written")
+			return
+		}
 	}
 }
 

@@ -49,6 +49,7 @@ type Instance struct {
 	creates chan error // the answer of a Create whose caller has left; nil when there is none
 	cut     bool       // a Create may still be under way in what the shim has run for it
 	mounted bool       // mounts are to be deactivated when it goes
+	unsaved bool       // the record is not as it should be on disk
 	left    error      // what cleaning could not remove yet
 
 	shimDeleted bool     // `shim delete` has succeeded
