@@ -1,0 +1,76 @@
+# Copyright The Shimyard Authors.
+# SPDX-License-Identifier: Apache-2.0
+
+# V=1 prints every test by name. FUZZTIME is how long each fuzz target runs. PKG narrows unit, race and fuzz to some packages of the
+# root module, RUN narrows unit, race and integration to some tests.
+V        ?=
+FUZZTIME ?= 60s
+PKG      ?= ./...
+RUN      ?=
+CHAOS_TIME ?= 3m
+CHAOS_SEED ?=
+
+TESTFLAGS = $(if $(V),-v) $(if $(RUN),-run '$(RUN)')
+
+# The daemon's version names the commit that it was built from, where git can tell it (it refuses in a checkout that belongs to
+# another user).
+ifneq ($(shell git status --porcelain >/dev/null 2>&1 && echo ok),ok)
+export GOFLAGS += -buildvcs=false
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help build test unit race lint cross fuzz integration scale chaos soak tools demo clean
+
+help: ## show this list
+	@echo "Shimyard: a containerd whose task runtime is ours."
+	@echo
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  V=1            print every test by name"
+	@echo "  RUN=TestName   only the tests whose names match (unit, race, integration)"
+	@echo "  PKG=./bundle   only these packages (unit, race, fuzz)"
+	@echo "  CHAOS_TIME=3m  how long chaos runs; CHAOS_SEED=1 makes it plan what it planned with that seed"
+	@echo "  FUZZTIME=60s   how long each fuzz target runs"
+
+build: ## build the daemon, bin/containerd (needs nothing but Go)
+	@mkdir -p bin
+	CGO_ENABLED=0 go -C integration build -o ../bin/containerd ./containerd
+
+test: ## everything that CI runs; what needs root says so when it is skipped
+	@bash hack/test.sh
+
+unit: ## unit tests
+	go test $(TESTFLAGS) $(PKG)
+
+race: ## unit tests with the race detector (needs a C compiler)
+	CGO_ENABLED=1 go test -race $(TESTFLAGS) $(PKG)
+
+lint: ## gofmt, licence headers, go vet, staticcheck
+	@bash hack/lint.sh
+
+cross: ## compile and vet every package for linux, windows, darwin and freebsd, on amd64 and arm64
+	@bash hack/cross.sh
+
+fuzz: ## run each fuzz target for FUZZTIME
+	@bash hack/fuzz.sh $(FUZZTIME) $(PKG)
+
+integration: ## tests against real shims, runc and stock containerd, as root (needs a C compiler for runc)
+	go -C integration test -count=1 -p 1 -timeout 40m -v $(if $(RUN),-run '$(RUN)') ./...
+
+chaos: ## random operations and faults for CHAOS_TIME, everything checked after each round, as root; CHAOS_SEED replays
+	go -C integration test -count=1 -run '^TestChaos$$' -timeout 0 -v . -chaos.time=$(CHAOS_TIME) $(if $(CHAOS_SEED),-chaos.seed=$(CHAOS_SEED))
+
+scale: ## hundreds of containers, stalled shims, a long downtime, as root; some minutes and 8 GB of memory; before each release
+	SHIMYARD_SCALE=1 go -C integration test -count=1 -timeout 40m -run '^TestScale' -v .
+
+soak: ## 10,000 rounds of create, start, kill, delete against real runc, as root; the daemon must end as it began
+	SHIMYARD_SOAK=10000 go -C integration test -count=1 -run '^TestSoak' -timeout 2h -v .
+
+tools: ## build or unpack into bin/tools what the integration tests run against; nothing is installed
+	go -C integration run ./cmd/tools
+
+demo: ## run a container, restart the daemon under it, see it go on (as root)
+	@bash hack/demo.sh
+
+clean: ## remove what make built
+	rm -rf bin

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Copyright The Shimyard Authors.
+# SPDX-License-Identifier: Apache-2.0
+
+# gofmt, licence headers, go vet and staticcheck over both modules. staticcheck's version is that of hack/lint/go.mod.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+mapfile -t files < <(find . -name '*.go' -not -path './bin/*' | sort)
+
+echo "gofmt: ${#files[@]} files"
+if unformatted=$(gofmt -l "${files[@]}") && [ -n "$unformatted" ]; then
+  printf 'not formatted, run gofmt -w on them:\n%s\n' "$unformatted" >&2
+  exit 1
+fi
+
+echo "licence headers"
+bad=0
+while IFS= read -r file; do
+  if ! head -3 "$file" | grep -q 'Copyright The Shimyard Authors\.' || ! head -4 "$file" | grep -q 'SPDX-License-Identifier: Apache-2\.0'; then
+    echo "$file: the first lines must be the two of the licence header, see any other file" >&2
+    bad=1
+  fi
+done < <(find . \( -name '*.go' -o -name '*.sh' -o -name Makefile -o -path './.ci/run' \) -not -path './bin/*' -not -path './.git/*')
+[ "$bad" -eq 0 ]
+
+mkdir -p bin/tools
+go -C hack/lint build -o "$PWD/bin/tools/staticcheck" honnef.co/go/tools/cmd/staticcheck
+for module in . integration; do
+  echo "go vet and staticcheck in $module"
+  (cd "$module" && go vet ./... && "$OLDPWD/bin/tools/staticcheck" ./...)
+done

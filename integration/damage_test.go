@@ -1,0 +1,149 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	tasktypes "github.com/containerd/containerd/api/types/task"
+	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/errdefs"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/shimyard/shimyard/integration/internal/daemon"
+	"github.com/shimyard/shimyard/shimclient/shimtest"
+)
+
+// A cleaner of temporary files takes the socket of a shim: the connection goes
+// on, and after a restart the container is there, if out of reach.
+func TestSocketCleaned(t *testing.T) {
+	t.Parallel()
+	for name, end := range ends {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			n := newNode(t)
+			j := n.run("cleaned", forever())
+			pid := j.Pid()
+			sockets, err := filepath.Glob(n.SocketDir() + "/*")
+			require.NoError(t, err)
+			require.NotEmpty(t, sockets)
+			for _, s := range sockets {
+				require.NoError(t, os.Remove(s))
+			}
+			_, code := j.execOutput("five", five...)
+			require.EqualValues(t, 5, code, "the connection goes on")
+
+			end(n)
+			n.Run()
+			n.stays("listed and running", func() bool { return n.listed()["cleaned"] == tasktypes.Status_RUNNING && runs(pid) })
+			j = n.taskOf("cleaned")
+			require.Equal(t, pid, j.Pid())
+			require.Equal(t, containerd.Running, j.status())
+			_, err = j.Pids(n.ctx)
+			require.ErrorIs(t, err, errdefs.ErrUnavailable)
+			e := j.waiting()
+
+			require.NoError(t, unix.Kill(n.shimPid(testNS, "cleaned"), unix.SIGKILL))
+			require.EqualValues(t, 137, e.code(), "the shim's death is seen all the same")
+			require.Eventually(t, func() bool {
+				_, err := j.Status(n.ctx)
+				return errdefs.IsNotFound(err)
+			}, patience, tick)
+			n.boxOf("cleaned").remove()
+		})
+	}
+}
+
+// A shim's binary that is moved or removed costs nobody a container.
+func TestShimBinaryGone(t *testing.T) {
+	t.Parallel()
+	for name, elsewhere := range map[string]bool{"moved": true, "removed": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			needRoot(t)
+			dirs := [2]string{t.TempDir(), t.TempDir()}
+			file := filepath.Base(kit.shim)
+			copyFile(t, kit.shim, filepath.Join(dirs[0], file))
+			require.NoError(t, os.Symlink(kit.runc, filepath.Join(dirs[1], filepath.Base(kit.runc)))) // and not the shim beside it
+			n := newNode(t, func(o *daemon.Options) { o.Path = dirs[:] })
+			n.run("orderly", obedient(7))
+			n.run("killed", forever())
+			n.Stop()
+			if elsewhere {
+				require.NoError(t, os.Rename(filepath.Join(dirs[0], file), filepath.Join(dirs[1], file)))
+			} else {
+				require.NoError(t, os.Remove(filepath.Join(dirs[0], file)))
+			}
+			n.Run()
+			n.taskOf("orderly").obey(7)
+			j := n.taskOf("killed")
+			if !elsewhere {
+				j.finish()
+				return
+			}
+			e := j.waiting()
+			require.NoError(t, unix.Kill(n.shimPid(testNS, "killed"), unix.SIGKILL))
+			require.EqualValues(t, 137, e.code())
+			n.boxOf("killed").awaitGone()
+			n.boxOf("killed").remove()
+			n.run("new", forever()).finish()
+		})
+	}
+}
+
+// boxOf gets a container by its id.
+func (n *node) boxOf(id string) *box {
+	n.t.Helper()
+	return &box{Container: n.load(id), n: n, ctx: n.ctx}
+}
+
+// awaitGone waits until the task is unknown and its bundle removed.
+func (b *box) awaitGone() {
+	t := b.n.t
+	t.Helper()
+	require.Eventually(t, func() bool {
+		_, err := b.Task(b.ctx, nil)
+		_, serr := os.Stat(b.n.Bundle(b.namespace(), b.ID()))
+		return errdefs.IsNotFound(err) && os.IsNotExist(serr)
+	}, patience, tick)
+}
+
+func copyFile(t *testing.T, from, to string) {
+	t.Helper()
+	data, err := os.ReadFile(from)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(to, data, 0o755))
+}
+
+// After a reboot the state directory is empty and the root directory is not.
+func TestReboot(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	shim := shimtest.Install(t, shimtest.Scenario{Sandbox: true})
+	n := newNode(t)
+	n.run("one", forever())
+	n.run("two", forever())
+	n.sandbox("pod", shim)
+	n.run("three", spec("sleep"), fake(shim), inSandbox("pod"))
+	n.Kill()
+	n.Reboot()
+	shim.KillAll()
+	n.Run()
+	require.Empty(t, n.listed())
+	for _, id := range []string{"one", "two", "three"} {
+		n.boxOf(id).awaitGone()
+	}
+	for _, id := range []string{"one", "two"} {
+		j := n.boxOf(id).newTask()
+		j.start()
+		j.finish()
+	}
+	n.boxOf("three").remove()
+	sb, err := n.Client().LoadSandbox(n.ctx, "pod")
+	require.NoError(t, err)
+	require.NoError(t, sb.Shutdown(n.ctx))
+}
