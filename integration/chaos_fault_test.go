@@ -51,11 +51,16 @@ func (c *chaos) inflict(f step) {
 	}
 }
 
-// restart ends the daemon, and starts it again, at once or a little later.
+// restart ends the daemon, and starts it again, at once or a little later, also with a full disk.
 func (c *chaos) restart(end func(*node), f step) {
 	c.endDaemon(end)
 	time.Sleep(time.Duration(f.arg%4) * 100 * time.Millisecond)
-	c.emptyDisk() // containerd itself needs it to start
+	switch f.arg / 16 % 4 {
+	case 0:
+		c.fillDisk(f.arg / 64)
+	case 1, 2:
+		c.emptyDisk()
+	}
 	c.Run()
 	c.open()
 }

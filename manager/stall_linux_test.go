@@ -292,8 +292,13 @@ func TestDeleteOfASilentShimThatIsNeeded(t *testing.T) {
 			cont()
 			y.inState("c1", running)
 			if shared { // the shim has deleted it meanwhile, or does now
-				_, err = y.tasks.Delete(y.ctx, "c1")
-				require.NoError(t, err)
+				y.until("it has reaped the container too", func() bool {
+					_, err := y.tasks.Delete(y.ctx, "c1")
+					if err != nil {
+						require.ErrorContains(t, err, "running process")
+					}
+					return err == nil
+				})
 			} else {
 				y.remove("c1")
 			}

@@ -6,7 +6,6 @@ package manager
 import (
 	"context"
 	"syscall"
-	"time"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	tasktypes "github.com/containerd/containerd/api/types/task"
@@ -16,7 +15,6 @@ import (
 	"github.com/pkg/errors"
 	"google.golang.org/protobuf/types/known/anypb"
 
-	"github.com/shimyard/shimyard/bundle"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -217,79 +215,6 @@ func (t *Task) Stats(ctx context.Context) (*anypb.Any, error) {
 // Wait for the exit of the init process.
 func (t *Task) Wait(ctx context.Context) (*runtime.Exit, error) { return t.i.wait(ctx, "") }
 
-// learnPid keeps the pid that the shim told.
-func (i *Instance) learnPid(pid uint32) {
-	if pid == 0 {
-		return
-	}
-	start, owned := i.judgePid(pid)
-	i.mu.Lock()
-	if i.rec.Task == nil {
-		i.rec.Task = &bundle.TaskState{}
-	}
-	if t := i.rec.Task; t.Exit == nil && (t.Pid != pid || !t.PidOwned && start != 0) {
-		t.Pid, t.PidStart, t.PidOwned = pid, start, owned
-	}
-	if e, ok := i.heard[process{"", pid}]; ok {
-		i.exitLocked(e)
-	}
-	i.mu.Unlock()
-}
-
-// learnStatus keeps the status that follows from a call's success.
-func (i *Instance) learnStatus(s tasktypes.Status) {
-	i.mu.Lock()
-	if i.rec.Task != nil && i.rec.Task.Exit == nil {
-		i.rec.Task.Status = s.String()
-	}
-	i.mu.Unlock()
-	i.save()
-}
-
-// learnState keeps what State said, and its exit.
-func (i *Instance) learnState(s *taskapi.StateResponse) {
-	i.learnPid(s.Pid)
-	i.mu.Lock()
-	if i.rec.Task == nil {
-		i.rec.Task = &bundle.TaskState{}
-	}
-	t := i.rec.Task
-	news := t.Status != s.Status.String() || t.Stdin != s.Stdin || t.Stdout != s.Stdout || t.Stderr != s.Stderr
-	t.Stdin, t.Stdout, t.Stderr, t.Terminal = s.Stdin, s.Stdout, s.Stderr, s.Terminal
-	if s.Status == tasktypes.Status_STOPPED && s.ExitedAt.IsValid() && s.ExitedAt.Seconds > 0 {
-		// Without a time it is a process that has ended and whose exit the shim has not seen yet.
-		i.exitLocked(bundle.Exit{Pid: s.Pid, Status: s.ExitStatus, At: timeOf(s.ExitedAt)})
-	} else if t.Exit == nil {
-		t.Status = s.Status.String()
-	}
-	i.mu.Unlock()
-	if news {
-		i.save()
-	}
-}
-
-// lastKnown is the state as last known, while that can be stood for: with an exit on record, or with a pid that still is the process
-// it was.
-func (i *Instance) lastKnown() (runtime.State, bool) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	t := i.rec.Task
-	if t == nil {
-		return runtime.State{}, false
-	}
-	s := runtime.State{
-		Status: statusOf(tasktypes.Status(tasktypes.Status_value[t.Status])), Pid: t.Pid,
-		Stdin: t.Stdin, Stdout: t.Stdout, Stderr: t.Stderr, Terminal: t.Terminal,
-	}
-	if t.Exit != nil {
-		s.Status, s.ExitStatus, s.ExitedAt = runtime.StoppedStatus, t.Exit.Status, t.Exit.At
-		return s, true
-	}
-	// A created task may have been started just before its shim fell silent, and CRI deletes one that it takes for never started.
-	pid := shimclient.ProcessID{Pid: int(t.Pid), StartTime: t.PidStart}
-	return s, s.Status != runtime.CreatedStatus && s.Status != 0 && t.PidStart != 0 && pid.Alive()
-}
-
 // State of the init process. Where the shim does not answer it is what was last known, as long as the container is known to run or
 // to have exited: CRI and the restart monitor take a State that fails for a dead container and kill it.
 func (t *Task) State(ctx context.Context) (runtime.State, error) {
@@ -297,122 +222,4 @@ func (t *Task) State(ctx context.Context) (runtime.State, error) {
 		return t.asked.state, t.asked.err
 	}
 	return t.i.stateNow(ctx, 0)
-}
-
-// stateNow asks for the state; with patience > 0 the last known one is the answer after that time.
-func (i *Instance) stateNow(ctx context.Context, patience time.Duration) (runtime.State, error) {
-	st, _ := i.watch()
-	if !st.listed() {
-		return runtime.State{}, errNoInstance(i.kind, i.id)
-	}
-	if st == restoring || i.silent() || i.wasDeleted() {
-		// Deleted in the shim and not yet here: its caller asks for the state before it deletes again.
-		if s, ok := i.lastKnown(); ok {
-			return s, nil
-		}
-	}
-	actx, cancel := answerBefore(ctx, patience)
-	defer cancel()
-	s, err := i.askState(actx, "")
-	if err == nil {
-		return i.merge(s), nil
-	}
-	if errdefs.IsUnavailable(err) || errdefs.IsDeadlineExceeded(err) || errdefs.IsNotFound(err) && i.lostTask() {
-		if s, ok := i.lastKnown(); ok {
-			return s, nil
-		}
-	}
-	return runtime.State{}, err
-}
-
-// lostTask: a living shim has said that there is no such task. Where its exit is known it was deleted by a Delete that nobody waited
-// for, and is one that is deleted in the shim and not yet here.
-func (i *Instance) lostTask() bool {
-	if st, _ := i.watch(); !st.listed() || i.processDead() || i.exit("") == nil {
-		return false
-	}
-	i.markDeleted()
-	return true
-}
-
-// answerBefore leaves the caller's context some time to be answered from the record: containerd gives a State 2 s in all.
-func answerBefore(ctx context.Context, patience time.Duration) (context.Context, context.CancelFunc) {
-	if patience > 0 {
-		return context.WithTimeout(ctx, patience)
-	}
-	if d, ok := ctx.Deadline(); ok {
-		left := time.Until(d)
-		return context.WithTimeout(ctx, left-min(left/4, 250*time.Millisecond))
-	}
-	return context.WithCancel(ctx)
-}
-
-// silent tells whether the process is known not to answer.
-func (i *Instance) silent() bool {
-	p := i.process()
-	if p == nil {
-		return false
-	}
-	_, st, _ := p.snapshot()
-	return st != connected
-}
-
-// askState asks the shim for the state of init or of an exec, once a restore has come to it.
-func (i *Instance) askState(ctx context.Context, execID string) (*taskapi.StateResponse, error) {
-	if err := i.settled(ctx, repeatable); err != nil {
-		return nil, err
-	}
-	return i.sendState(ctx, execID)
-}
-
-func (i *Instance) sendState(ctx context.Context, execID string) (*taskapi.StateResponse, error) {
-	var r *taskapi.StateResponse
-	err := i.call(ctx, repeatable, func(ctx context.Context, c *shimclient.Task) (err error) {
-		r, err = c.State(ctx, &taskapi.StateRequest{ID: i.id, ExecID: execID})
-		return err
-	})
-	if err == nil && execID == "" {
-		i.verifyAgain(ctx)
-		i.learnState(r)
-	}
-	return r, err
-}
-
-// merge is the shim's answer, with the exit as it was first learnt.
-func (i *Instance) merge(r *taskapi.StateResponse) runtime.State {
-	s := toState(r)
-	if s.Status == runtime.StoppedStatus {
-		if e := i.exit(""); e != nil {
-			s.ExitStatus, s.ExitedAt = e.Status, e.At
-		}
-	}
-	return s
-}
-
-func toState(r *taskapi.StateResponse) runtime.State {
-	s := runtime.State{
-		Status: statusOf(r.Status), Pid: r.Pid, Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal,
-		ExitStatus: r.ExitStatus,
-	}
-	if r.ExitedAt != nil {
-		s.ExitedAt = r.ExitedAt.AsTime()
-	}
-	return s
-}
-
-func statusOf(s tasktypes.Status) runtime.Status {
-	switch s {
-	case tasktypes.Status_CREATED:
-		return runtime.CreatedStatus
-	case tasktypes.Status_RUNNING:
-		return runtime.RunningStatus
-	case tasktypes.Status_STOPPED:
-		return runtime.StoppedStatus
-	case tasktypes.Status_PAUSED:
-		return runtime.PausedStatus
-	case tasktypes.Status_PAUSING:
-		return runtime.PausingStatus
-	default:
-		return 0
-	}
 }

@@ -1,0 +1,119 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package manager
+
+import (
+	"context"
+	"syscall"
+
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/containerd/v2/pkg/timeout"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"github.com/pkg/errors"
+
+	"github.com/shimyard/shimyard/shimclient"
+)
+
+// die: the process is proven dead. Each of its instances is buried on its own; after an orderly shutdown there is none.
+func (p *Process) die(proof string) {
+	p.mu.Lock()
+	p.died = true
+	if !p.closing {
+		log.G(p.m.ctx).WithField("address", p.endpoint).Infof("shim is dead: %s", proof)
+	}
+	p.mu.Unlock()
+	p.end()
+	for _, i := range p.members() {
+		if i.onDeath() {
+			p.m.spawn(i.bury)
+		}
+	}
+}
+
+func (p *Process) isOver() bool {
+	select {
+	case <-p.over:
+		return true
+	default:
+		return false
+	}
+}
+
+// end makes the process unusable and closes what it owns, once: it is dead, or nobody needs it any more.
+func (p *Process) end() {
+	p.mu.Lock()
+	if p.state == ended {
+		p.mu.Unlock()
+		return
+	}
+	l, logs := p.link, p.log
+	p.link, p.log = nil, nil
+	p.toLocked(ended)
+	close(p.over)
+	p.mu.Unlock()
+	p.m.dropProcess(p)
+	if l != nil {
+		_ = l.conn.Close()
+	}
+	if logs != nil {
+		_ = logs.Close()
+	}
+}
+
+// kill ends the process with SIGKILL and waits until it is proven dead, up to the cleanup timeout. For the caller to justify.
+func (p *Process) kill(ctx context.Context) bool {
+	ctx, cancel := timeout.WithContext(ctx, TimeoutCleanup)
+	defer cancel()
+	pid := p.verified()
+	if err := pid.Signal(syscall.SIGKILL); err != nil && !errdefs.IsNotFound(err) {
+		log.G(ctx).WithError(err).WithField("pid", pid.Pid).Error("cannot end the shim")
+		return false
+	}
+	select {
+	case <-p.over:
+		return p.dead()
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// shutdown asks the process to go and waits until it has, each up to the shutdown timeout. A process that said yes and lingers is
+// left to linger: it has nothing of ours any more.
+func (p *Process) shutdown(ctx context.Context, id string) error {
+	ctx, cancel := timeout.WithContext(ctx, TimeoutShutdown)
+	defer cancel()
+	l, err := p.use(ctx, forced)
+	if errors.Is(err, errShimDead) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	err = l.task.Shutdown(ctx, &taskapi.ShutdownRequest{ID: id})
+	if err != nil && !errors.Is(err, shimclient.ErrConnectionLost) && !errdefs.IsNotFound(err) {
+		return errors.Wrap(err, "cannot shut the shim down")
+	}
+	p.waitGone(ctx, l)
+	return nil
+}
+
+// waitGone waits for the end of the process: by its pid where that is verified, else by the end of the connection l, nil when that
+// has ended already.
+func (p *Process) waitGone(ctx context.Context, l *link) {
+	if pid := p.verified(); pid != (shimclient.ProcessID{}) {
+		if err := pid.Wait(ctx); err == nil {
+			return
+		}
+	} else if l == nil {
+		return
+	} else {
+		select {
+		case <-l.conn.Done():
+			return
+		case <-ctx.Done():
+		}
+	}
+	log.G(ctx).WithField("address", p.endpoint).Warn("shim has said yes to its shutdown and still runs")
+}
