@@ -67,9 +67,6 @@ func (j *journal) forget(before time.Time) {
 	}
 }
 
-// complain fails the test for a violation. Unlike fail it may be called by the test's own goroutine only.
-func (c *chaos) complain(s *slot, format string, args ...any) { c.fail(s, format, args...) }
-
 // fail notes a violation.
 func (c *chaos) fail(s *slot, format string, args ...any) {
 	text := fmt.Sprintf(format, args...)

@@ -206,7 +206,7 @@ func (c *chaos) settle(when string, look func() []complaint) {
 			late := time.Now().After(deadline)
 			for _, x := range complaints {
 				if x.final || late {
-					c.complain(x.s, "%s: %s", when, x.text)
+					c.fail(x.s, "%s: %s", when, x.text)
 				}
 			}
 			c.t.FailNow()
