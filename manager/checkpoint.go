@@ -8,12 +8,9 @@ import (
 	"os"
 	"path/filepath"
 
-	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/v2/pkg/archive"
 	"github.com/containerd/containerd/v2/pkg/archive/compression"
 	"github.com/pkg/errors"
-
-	"github.com/shimyard/shimyard/shimclient"
 )
 
 // rootfsDiff is the archive of what a container had changed in its rootfs, beside the checkpoint's directory: part of the layout that
@@ -26,15 +23,8 @@ func (i *Instance) restoreCheckpoint(ctx context.Context, checkpoint string) (ui
 	if err := i.applyDiff(ctx, filepath.Join(checkpoint, "..", rootfsDiff)); err != nil {
 		return 0, err
 	}
-	var r *taskapi.StartResponse
-	err := i.call(ctx, once, func(ctx context.Context, c *shimclient.Task) (err error) {
-		r, err = c.Start(ctx, &taskapi.StartRequest{ID: i.id})
-		return err
-	})
-	if err != nil {
-		return 0, errors.Wrap(err, "cannot start the restored container")
-	}
-	return r.Pid, nil
+	pid, err := i.sendStart(ctx, "")
+	return pid, errors.Wrap(err, "cannot start the restored container")
 }
 
 func (i *Instance) applyDiff(ctx context.Context, path string) error {

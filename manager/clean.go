@@ -122,16 +122,11 @@ func (i *Instance) removeRest(ctx context.Context) error {
 
 // addresses are where the instance's shim says, or said, that it listens.
 func (i *Instance) addresses() []string {
-	i.mu.Lock()
-	d := i.bundle
-	i.mu.Unlock()
-	if d == nil {
+	r, err := i.bootstrap()
+	if err != nil {
 		return nil
 	}
-	if r, err := d.ReadBootstrap(); err == nil {
-		return []string{r.Address}
-	}
-	return nil
+	return []string{r.Address}
 }
 
 // errNoBinary: there is no binary to run `delete` with, now or later.
@@ -219,8 +214,6 @@ func (i *Instance) bury() {
 		if i.kind == KindTask {
 			i.tell()
 		}
-	} else if _, err := i.shimDelete(ctx); err != nil && !errors.Is(err, errNoBinary) {
-		log.G(ctx).WithError(err).Warn("cannot clean up after a dead shim at the first attempt")
 	}
 	i.activated()
 	i.clean(cleaning{shimDelete: true})

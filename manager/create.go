@@ -11,7 +11,6 @@ import (
 
 	sandboxapi "github.com/containerd/containerd/api/runtime/sandbox/v1"
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
-	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/runtime"
 	"github.com/containerd/containerd/v2/pkg/timeout"
@@ -36,7 +35,7 @@ func (i *Instance) createTask(ctx context.Context, opts runtime.CreateOpts, root
 	req := &taskapi.CreateTaskRequest{
 		ID: i.id, Bundle: i.bundle.Path,
 		Stdin: opts.IO.Stdin, Stdout: opts.IO.Stdout, Stderr: opts.IO.Stderr, Terminal: opts.IO.Terminal,
-		Checkpoint: opts.Checkpoint, Options: options(opts), Rootfs: rootfsOf(rootfs),
+		Checkpoint: opts.Checkpoint, Options: options(opts), Rootfs: mount.ToProto(rootfs),
 	}
 	var resp *taskapi.CreateTaskResponse
 	err := i.detached(ctx, func(ctx context.Context) (err error) {
@@ -78,10 +77,6 @@ func (i *Instance) setCut(cut bool) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.cut = cut
-}
-
-func rootfsOf(mounts []mount.Mount) []*types.Mount {
-	return mount.ToProto(mounts)
 }
 
 // abandon undoes a create that failed. It returns when everything is undone or the cleanup timeout has passed; what is not undone by
@@ -161,10 +156,13 @@ func (i *Instance) awaitHelpers(p *Process) {
 		return
 	}
 	shim := p.verified()
+	if (shim == shimclient.ProcessID{}) {
+		return // it could not be told from what it runs
+	}
 	until := time.Now().Add(helperGrace)
 	for time.Now().Before(until) {
 		others := slices.DeleteFunc(shimclient.FindByToken(launch.Token), func(id shimclient.ProcessID) bool { return id == shim })
-		if shim == (shimclient.ProcessID{}) || len(others) == 0 || !i.m.sleep(helperPause) {
+		if len(others) == 0 || !i.m.sleep(helperPause) {
 			return
 		}
 	}

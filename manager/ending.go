@@ -26,19 +26,12 @@ func (p *Process) die(proof string) {
 	p.mu.Unlock()
 	p.end()
 	for _, i := range p.members() {
-		if i.onDeath() {
-			p.m.spawn(i.bury)
-		}
+		i.buryIfDead()
 	}
 }
 
 func (p *Process) isOver() bool {
-	select {
-	case <-p.over:
-		return true
-	default:
-		return false
-	}
+	return isDone(p.over)
 }
 
 // end makes the process unusable and closes what it owns, once: it is dead, or nobody needs it any more.

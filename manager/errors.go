@@ -4,7 +4,6 @@
 package manager
 
 import (
-	"fmt"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -38,5 +37,5 @@ func errReserved(i *Instance) error {
 	if left != nil {
 		return errors.Wrapf(errdefs.ErrAlreadyExists, "%s %s is still being cleaned up: %v", i.kind, i.id, left)
 	}
-	return errors.Wrap(errdefs.ErrAlreadyExists, fmt.Sprintf("%s %s (%s)", i.kind, i.id, st))
+	return errors.Wrapf(errdefs.ErrAlreadyExists, "%s %s (%s)", i.kind, i.id, st)
 }

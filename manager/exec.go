@@ -39,15 +39,14 @@ func (e *Exec) State(ctx context.Context) (runtime.State, error) {
 // Start the process.
 func (e *Exec) Start(ctx context.Context) error {
 	i := e.task.i
-	var r *taskapi.StartResponse
-	err := e.task.call(ctx, once, func(ctx context.Context, c *shimclient.Task) (err error) {
-		r, err = c.Start(ctx, &taskapi.StartRequest{ID: i.id, ExecID: e.id})
+	if err := i.settled(ctx, once); err != nil {
 		return err
-	})
+	}
+	pid, err := i.sendStart(ctx, e.id)
 	if err != nil {
 		return err
 	}
-	i.execStarted(e.id, r.Pid)
+	i.execStarted(e.id, pid)
 	return nil
 }
 

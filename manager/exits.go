@@ -48,10 +48,9 @@ func (i *Instance) exitLocked(e bundle.Exit) {
 	if e.Pid == 0 {
 		e.Pid = i.rec.Task.Pid
 	}
+	e.DeleteTold = e.DeleteTold || i.deleteHeard
 	i.rec.Task.Exit = &e
 	i.rec.Task.Status = tasktypes.Status_STOPPED.String()
-	e2 := i.rec.Task.Exit
-	e2.DeleteTold = e2.DeleteTold || i.deleteHeard
 	close(i.exited)
 	i.wakeLocked("")
 }
@@ -64,8 +63,7 @@ func (i *Instance) wakeLocked(execID string) {
 			w.cancel()
 		}
 	}
-	close(i.changed)
-	i.changed = make(chan struct{})
+	i.announceLocked()
 }
 
 // learnDeath records what a dead shim leaves: the exit of init as it was found out, and an unknown exit for each exec that was
@@ -88,23 +86,26 @@ func (i *Instance) learnDeath(e bundle.Exit) {
 func (i *Instance) exit(execID string) *bundle.Exit {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	return i.exitOfLocked(execID)
-}
-
-func (i *Instance) exitOfLocked(execID string) *bundle.Exit {
-	var e *bundle.Exit
-	if execID == "" {
-		if i.rec.Task != nil {
-			e = i.rec.Task.Exit
-		}
-	} else if x := i.rec.Execs[execID]; x != nil {
-		e = x.Exit
-	}
+	e := i.exitOfLocked(execID)
 	if e == nil {
 		return nil
 	}
 	c := *e
 	return &c
+}
+
+// exitOfLocked is the exit in the record itself.
+func (i *Instance) exitOfLocked(execID string) *bundle.Exit {
+	if execID == "" {
+		if i.rec.Task == nil {
+			return nil
+		}
+		return i.rec.Task.Exit
+	}
+	if x := i.rec.Execs[execID]; x != nil {
+		return x.Exit
+	}
+	return nil
 }
 
 // pid of the init process as last known; 0 means not known.
@@ -234,7 +235,7 @@ func (i *Instance) untold() []string {
 		}
 	}
 	slices.Sort(ids)
-	if t := i.rec.Task; t != nil && t.Exit != nil && !t.Exit.Told {
+	if e := i.exitOfLocked(""); e != nil && !e.Told {
 		ids = append(ids, "")
 	}
 	return ids
@@ -243,10 +244,8 @@ func (i *Instance) untold() []string {
 // note changes what is recorded of a known exit. f runs under the lock.
 func (i *Instance) note(execID string, f func(*bundle.Exit)) {
 	i.mu.Lock()
-	if execID == "" {
-		f(i.rec.Task.Exit)
-	} else if x := i.rec.Execs[execID]; x != nil && x.Exit != nil {
-		f(x.Exit)
+	if e := i.exitOfLocked(execID); e != nil {
+		f(e)
 	}
 	i.mu.Unlock()
 	i.save()

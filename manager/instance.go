@@ -106,6 +106,11 @@ func (i *Instance) toLocked(st state) {
 		return
 	}
 	i.state, i.since = st, time.Now()
+	i.announceLocked()
+}
+
+// announceLocked wakes all who watch the instance.
+func (i *Instance) announceLocked() {
 	close(i.changed)
 	i.changed = make(chan struct{})
 }

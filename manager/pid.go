@@ -36,8 +36,8 @@ func (i *Instance) judgePid(pid uint32) (start uint64, owned bool) {
 	return id.StartTime, true
 }
 
-// foreignPid judges the init.pid of a bundle that stock containerd left, whose shim may be silent: the process is the container's if
-// its parent lives in a bundle, as a shim does, and it began before the file was written. It is good for answering, not for signals.
+// foreignPid judges the init.pid of a bundle that stock containerd left, whose shim may be silent: the process is taken for the
+// container's if it began before the file was written. That is good for answering, not for signals.
 func foreignPid(b *bundle.Bundle) (pid int, start uint64) {
 	pid, written, err := b.InitPid()
 	if err != nil {

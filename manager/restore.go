@@ -125,9 +125,8 @@ func foreignState(b *bundle.Bundle) *bundle.TaskState {
 func (i *Instance) launchedHere() bool {
 	i.mu.Lock()
 	launched, d := i.rec.Launched || i.rec.Launch != nil, i.bundle
-	foreign := i.rec.Launch == nil && !i.rec.Joined
 	i.mu.Unlock()
-	if !foreign || launched {
+	if launched || !i.foreign() {
 		return launched
 	}
 	_, err := d.Sandbox()

@@ -66,17 +66,28 @@ func (t *Task) PID(ctx context.Context) (uint32, error) {
 
 // Start the container's process.
 func (t *Task) Start(ctx context.Context) error {
-	var r *taskapi.StartResponse
-	err := t.call(ctx, once, func(ctx context.Context, c *shimclient.Task) (err error) {
-		r, err = c.Start(ctx, &taskapi.StartRequest{ID: t.i.id})
+	if err := t.i.settled(ctx, once); err != nil {
 		return err
-	})
+	}
+	pid, err := t.i.sendStart(ctx, "")
 	if err != nil {
 		return err
 	}
-	t.i.learnPid(r.Pid)
+	t.i.learnPid(pid)
 	t.i.learnStatus(tasktypes.Status_RUNNING)
 	return nil
+}
+
+// sendStart starts init ("") or an exec and returns its pid.
+func (i *Instance) sendStart(ctx context.Context, execID string) (pid uint32, err error) {
+	err = i.call(ctx, once, func(ctx context.Context, c *shimclient.Task) error {
+		r, err := c.Start(ctx, &taskapi.StartRequest{ID: i.id, ExecID: execID})
+		if err == nil {
+			pid = r.Pid
+		}
+		return err
+	})
+	return pid, err
 }
 
 // Kill sends a signal to the init process, or to all processes. It goes out even while the shim does not answer. A SIGKILL that the

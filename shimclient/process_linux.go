@@ -10,6 +10,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -242,10 +243,13 @@ func parseStat(data []byte) (procStat, bool) {
 func procPath(pid int, name string) string { return fmt.Sprintf("/proc/%d/%s", pid, name) }
 
 // BootID names this boot of the machine; "" where the system does not say.
-func BootID() string {
+func BootID() string { return bootID() }
+
+// bootID reads it once: a restore asks for it with every bundle.
+var bootID = sync.OnceValue(func() string {
 	data, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return ""
 	}
 	return strings.TrimSpace(string(data))
-}
+})
