@@ -22,7 +22,8 @@
 //	ROOT/NAMESPACE/ID/             the work directory, 0711
 //	STATE/NAMESPACE/.-rm.ID.RANDOM what is being removed (below ROOT too); swept at boot
 //	STATE/NAMESPACE/.ID            the same, as containerd's own runtime leaves it; swept at boot
-//	STATE/._NAME                   a warm shim's directory; not this package's, never touched
+//	STATE/._RANDOM/                the directory of a warm shim, 0700: its config.json, log, s, bootstrap.json, and
+//	    warm.json                  0600, our own record of it
 //
 // The layout, the names and the modes are a contract with containerd's own runtime, which must be able to take over every bundle at any
 // time, and with whoever else reads them. A hidden name is skipped by it; a name of ours can never be ".ID" of any valid id, which it would

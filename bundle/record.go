@@ -27,6 +27,8 @@ type Record struct {
 	Launch *Launch `json:"launch,omitempty"`
 	// Joined: the instance did not start the shim process that serves it.
 	Joined bool `json:"joined,omitempty"`
+	// Warm is the id of the warm shim that serves it; "" when it is served by another.
+	Warm string `json:"warm,omitempty"`
 	// Launched: the shim process was started by a daemon of this machine, not by a sandboxer of its own.
 	Launched bool `json:"launched,omitempty"`
 	// Shim is the process that serves it, once verified.

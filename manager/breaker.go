@@ -85,6 +85,7 @@ func (p *Process) answersAnew() bool {
 }
 
 func (p *Process) silent(l *link) {
+	p.m.pool.distrust(p)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.link == l && p.state == connected {
@@ -126,12 +127,15 @@ func (p *Process) answered(l *link) {
 	}
 }
 
-// anyID is the id of one of the instances, for calls that are about the process.
+// anyID is the id of one of the instances, or the one that a warm shim was started under, for calls that are about the process.
 func (p *Process) anyID() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for i := range p.instances {
 		return i.id
+	}
+	if p.warm != nil {
+		return p.warm.dir.ID
 	}
 	return ""
 }

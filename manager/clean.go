@@ -97,8 +97,13 @@ func (i *Instance) tryShimDelete(ctx context.Context, c *cleaning) error {
 
 func (i *Instance) removeRest(ctx context.Context) error {
 	i.mu.Lock()
-	d, launch, joined, mounted := i.bundle, i.rec.Launch, i.rec.Joined, i.mounted
+	d, launch, joined, mounted, warm := i.bundle, i.rec.Launch, i.rec.Joined, i.mounted, i.rec.Warm != ""
 	i.mu.Unlock()
+	if warm {
+		for _, address := range i.addresses() {
+			i.m.launcher.UnlinkSocket(i.namespace, i.id, address)
+		}
+	}
 	if !joined {
 		ids := []string{i.id}
 		if launch != nil {

@@ -62,6 +62,28 @@ type RuntimeConfig struct {
 	StartProtocol shimclient.StartProtocol
 	// Cleanup is when `delete` runs; "" is auto.
 	Cleanup CleanupPolicy
+	// Pool is how its shims are kept warm; nil is DefaultPool of the runtime.
+	Pool *PoolConfig
+}
+
+// PoolConfig says how the shims of one runtime are kept warm. The zero value is: not at all.
+type PoolConfig struct {
+	// Warm is how many idle shims are started ahead, at most, for containers that differ in nothing a shim gets at its start. 0: each
+	// container's shim is started for it and ends with it.
+	Warm int
+	// Reuse is how often a shim may take another task after one was deleted in good order.
+	Reuse int
+	// Share is how many tasks may be in one shim process at a time; 1 or less: one.
+	Share int
+}
+
+// DefaultPool is how the shims of a runtime are kept where config says nothing: those of io.containerd.runc.v2 are kept warm.
+func DefaultPool(runtime string) PoolConfig {
+	p := PoolConfig{Reuse: 100, Share: 1}
+	if runtime == RuncV2 {
+		p.Warm = 4
+	}
+	return p
 }
 
 // Dirs are the directories of one kind of instances.
@@ -94,6 +116,10 @@ type Config struct {
 	Deadlines shimclient.Deadlines
 	// EscalateAfter is how long a shim may be unresponsive before it is ended, its containers with it; 0 is for ever.
 	EscalateAfter time.Duration
+	// WarmLimit is how many idle shims there may be at a time, of all runtimes and namespaces; 0: none are kept. WarmIdle is for how long one is
+	// kept that nobody wants.
+	WarmLimit int
+	WarmIdle  time.Duration
 	// Runtimes by name or by absolute path of the binary.
 	Runtimes map[string]RuntimeConfig
 }
@@ -105,6 +131,17 @@ func (c *Config) runtime(b shimclient.Binary) RuntimeConfig {
 		return r
 	}
 	return c.Runtimes[b.Path]
+}
+
+// pool is how shims of a binary are kept warm.
+func (c *Config) pool(b shimclient.Binary) PoolConfig {
+	if c.WarmLimit <= 0 {
+		return PoolConfig{}
+	}
+	if p := c.runtime(b).Pool; p != nil {
+		return *p
+	}
+	return DefaultPool(b.Runtime)
 }
 
 // paths are the configured binaries by runtime name.

@@ -103,6 +103,7 @@ func (p *Process) onConnected(conn *shimclient.Conn) error {
 
 // lost: the connection is gone. That alone is not death.
 func (p *Process) lost() {
+	p.m.pool.distrust(p)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.link = nil

@@ -101,6 +101,7 @@ func (i *Instance) undo() {
 	ctx := i.context()
 	i.awaitCreate(ctx)
 	p := i.process()
+	i.m.pool.distrust(p)
 	i.awaitHelpers(p)
 	last := p == nil || p.leave(i)
 	if p != nil {
@@ -149,10 +150,8 @@ func (i *Instance) awaitCreate(ctx context.Context) {
 // awaitHelpers waits until no process of the instance's launch is left but the shim itself: a Create that a crash of the daemon, or the
 // death of the shim, has cut off goes on in the OCI runtime that the shim has run for it.
 func (i *Instance) awaitHelpers(p *Process) {
-	i.mu.Lock()
-	launch, wait := i.rec.Launch, i.cut && !i.rec.Joined
-	i.mu.Unlock()
-	if launch == nil || !wait || p == nil {
+	tokens := i.launchTokens(p)
+	if len(tokens) == 0 || p == nil {
 		return
 	}
 	shim := p.verified()
@@ -161,11 +160,31 @@ func (i *Instance) awaitHelpers(p *Process) {
 	}
 	until := time.Now().Add(helperGrace)
 	for time.Now().Before(until) {
-		others := slices.DeleteFunc(shimclient.FindByToken(launch.Token), func(id shimclient.ProcessID) bool { return id == shim })
-		if len(others) == 0 || !i.m.sleep(helperPause) {
+		others := func(token string) bool {
+			return slices.ContainsFunc(shimclient.FindByToken(token), func(id shimclient.ProcessID) bool { return id != shim })
+		}
+		if !slices.ContainsFunc(tokens, others) || !i.m.sleep(helperPause) {
 			return
 		}
 	}
+}
+
+// launchTokens are the launches by which what the shim runs for the instance is found, if a Create of it may still be under way.
+func (i *Instance) launchTokens(p *Process) []string {
+	i.mu.Lock()
+	launch, warm, wait := i.rec.Launch, i.rec.Warm != "", i.cut
+	joined := i.rec.Joined
+	i.mu.Unlock()
+	switch {
+	case !wait || p == nil:
+		return nil
+	case warm:
+		tokens, _ := p.traces()
+		return tokens
+	case launch == nil || joined:
+		return nil
+	}
+	return []string{launch.Token}
 }
 
 // undoTask deletes the task that Create may have made and sends the process away when nobody else is behind it.

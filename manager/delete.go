@@ -82,7 +82,7 @@ func (i *Instance) runDelete(ctx, caller context.Context) (*runtime.Exit, error)
 		return nil, caller.Err()
 	}
 	p := i.process()
-	if err := i.releaseProcess(ctx, p); err != nil {
+	if err := i.releaseProcess(ctx, p, derr == nil); err != nil {
 		return i.deleteFailed(ctx, err)
 	}
 	if exit != nil && p != nil && p.isOver() && i.unspoken() {
@@ -182,6 +182,7 @@ func (i *Instance) endSilentShim(ctx context.Context) bool {
 // deleteFailed puts the task back for a retry. Where the shim has died meanwhile the task is buried instead, and the exit that is
 // found then is the answer.
 func (i *Instance) deleteFailed(ctx context.Context, err error) (*runtime.Exit, error) {
+	i.m.pool.distrust(i.process())
 	i.onDeleteFailed()
 	if !i.buryIfDead() {
 		return nil, err
@@ -196,10 +197,11 @@ func (i *Instance) deleteFailed(ctx context.Context, err error) (*runtime.Exit, 
 	}
 }
 
-// releaseProcess sends the process away when nobody else is behind it. One that a sandboxer of its own started is that one's to send
-// away: a runc shim would take a Shutdown between two containers of a pod for the end of the pod.
-func (i *Instance) releaseProcess(ctx context.Context, p *Process) error {
-	if p == nil || !p.leave(i) {
+// releaseProcess gives the process back to the pool if it is of that and the delete was orderly, else sends it away when nobody else is
+// behind it. One that a sandboxer of its own started is that one's to send away: a runc shim would take a Shutdown between two
+// containers of a pod for the end of the pod.
+func (i *Instance) releaseProcess(ctx context.Context, p *Process, orderly bool) error {
+	if p == nil || i.recycle(p, orderly) || !p.leave(i) {
 		return nil
 	}
 	if !p.isLaunched() {

@@ -45,8 +45,12 @@ func (p *Process) end() {
 	p.link, p.log = nil, nil
 	p.toLocked(ended)
 	close(p.over)
+	w := p.warm
 	p.mu.Unlock()
 	p.m.dropProcess(p)
+	if w != nil {
+		p.m.pool.ended(w)
+	}
 	if l != nil {
 		_ = l.conn.Close()
 	}

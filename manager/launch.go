@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/log"
 	"github.com/containerd/typeurl/v2"
 	"github.com/pkg/errors"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/shimyard/shimyard/bundle"
@@ -151,6 +152,11 @@ func (m *ShimManager) adopt(ctx context.Context, i *Instance, r *bootapi.Bootstr
 	if err != nil {
 		return nil, false, errors.Wrap(err, "cannot use the shim's answer")
 	}
+	if to := ep.Followed(); to != ep {
+		// The name may go before this instance does.
+		ep, r = to, proto.CloneOf(r)
+		r.Address = to.Address
+	}
 	i.mu.Lock()
 	d := i.bundle
 	i.mu.Unlock()
@@ -180,13 +186,16 @@ func (m *ShimManager) adopt(ctx context.Context, i *Instance, r *bootapi.Bootstr
 	return p, created, i.persist()
 }
 
-// shimFor finds or starts the process that is to serve the instance: the sandbox's, or a new one.
-func (m *ShimManager) shimFor(ctx context.Context, i *Instance, opts runtime.CreateOpts) (*bootapi.BootstrapResult, error) {
+// shimFor finds or starts the process that is to serve the instance: the sandbox's, one of the pool, or a new one.
+func (m *ShimManager) shimFor(ctx context.Context, i *Instance, facts specFacts, opts runtime.CreateOpts) (*bootapi.BootstrapResult, error) {
 	r, err := m.sandboxShim(ctx, i, opts)
 	if err != nil {
 		return nil, err
 	}
 	if r == nil || r.Version < sandboxVersion {
+		if spec, ok := m.poolSpecFor(i, facts, i.binary, options(opts)); ok {
+			return m.launchWarm(ctx, i, spec)
+		}
 		return m.launch(ctx, i, options(opts))
 	}
 	i.mu.Lock()
@@ -195,7 +204,7 @@ func (m *ShimManager) shimFor(ctx context.Context, i *Instance, opts runtime.Cre
 	if err := d.WriteSandbox(opts.SandboxID); err != nil {
 		return nil, err
 	}
-	_, _, err = m.adopt(ctx, i, r, origin{})
+	_, _, err = m.adopt(ctx, i, r, origin{group: opts.SandboxID})
 	return r, errors.Wrapf(err, "cannot join the shim of sandbox %s", opts.SandboxID)
 }
 

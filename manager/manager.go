@@ -34,6 +34,7 @@ type ShimManager struct {
 	resolver *shimclient.Resolver
 	launcher *shimclient.Launcher
 	infos    infoCache
+	pool     *pool
 
 	// ctx is the life of the manager's own goroutines. It carries the values of the context given to New but not its cancellation:
 	// containerd cancels that one before it calls Close.
@@ -88,6 +89,7 @@ func New(ctx context.Context, config Config) (*ShimManager, error) {
 		leaving:   make(map[key]*Instance),
 		processes: make(map[string]*Process),
 	}
+	m.pool = newPool(m)
 	m.follow()
 	for _, of := range []struct {
 		kind Kind
@@ -97,6 +99,10 @@ func New(ctx context.Context, config Config) (*ShimManager, error) {
 			cancel()
 			return nil, errors.Wrapf(err, "cannot list existing %ss", of.kind)
 		}
+	}
+	if err := m.restoreWarm(ctx); err != nil {
+		cancel()
+		return nil, err
 	}
 	return m, nil
 }
@@ -132,18 +138,20 @@ func (m *ShimManager) ID() string { return plugins.ShimPlugin.String() + ".manag
 // Env is the configured environment of shims. CRI asks for it to tell whether SCHED_CORE is set.
 func (m *ShimManager) Env() []string { return slices.Clone(m.config.Env) }
 
-// Close ends the manager's goroutines within closeTimeout. It ends no shim, closes no connection and fails no Wait: the containers
-// go on, and the next daemon takes them over.
+// Close ends the idle warm shims and the manager's goroutines within closeTimeout. It ends no shim that serves a task, closes no
+// connection of one and fails no Wait: the containers go on, and the next daemon takes them over.
 func (m *ShimManager) Close() error {
 	m.mu.Lock()
 	m.closed = true
 	m.mu.Unlock()
-	m.cancel()
 	done := make(chan struct{})
 	go func() {
+		m.pool.close()
+		m.cancel()
 		m.wg.Wait()
 		close(done)
 	}()
+	defer m.cancel()
 	select {
 	case <-done:
 		return nil

@@ -48,6 +48,7 @@ func memManager(t *testing.T) *ShimManager {
 		leaving:   make(map[key]*Instance),
 		processes: make(map[string]*Process),
 	}
+	m.pool = newPool(m)
 	t.Cleanup(func() { require.NoError(t, m.Close()) })
 	return m
 }

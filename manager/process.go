@@ -70,12 +70,17 @@ type Process struct {
 	tokens    map[string]struct{} // of the launches of all instances that ever were behind it
 	dirs      map[string]struct{} // bundles of those that it may have been started in
 	log       io.Closer
+	warm      *warmShim // nil for one that was started for one instance
 }
 
 // origin is what an instance knows of its process before that is connected.
 type origin struct {
 	launched bool
 	pid      shimclient.ProcessID // verified by an earlier daemon
+	// group is the instance whose shim is joined; "" where the spec names the group.
+	group string
+	// owned: the pool gave the process to the instance, or it was the instance's before this daemon began.
+	owned bool
 }
 
 func newProcess(m *ShimManager, ep shimclient.Endpoint) *Process {
@@ -93,7 +98,7 @@ func (p *Process) join(i *Instance, from origin) error {
 	switch {
 	case p.state == ended:
 		return errShimDead
-	case p.closing:
+	case p.closing, p.warm != nil && !from.owned && !p.servesGroupLocked(i, from.group):
 		return errClosing
 	}
 	p.launched = p.launched || from.launched
@@ -113,6 +118,17 @@ func (p *Process) join(i *Instance, from origin) error {
 	return nil
 }
 
+// servesGroupLocked tells whether the process serves the instance that i wants to be served with. A warm shim may be another's by the
+// time that somebody comes with its address.
+func (p *Process) servesGroupLocked(i *Instance, group string) bool {
+	for o := range p.instances {
+		if o.namespace == i.namespace && (o.id == group || slices.Contains(i.groups, o.id)) {
+			return true
+		}
+	}
+	return false
+}
+
 // traces are the tokens and directories by which processes of this shim can be found.
 func (p *Process) traces() (tokens, dirs []string) {
 	p.mu.Lock()
@@ -130,6 +146,14 @@ func (p *Process) leave(i *Instance) (last bool) {
 		return true
 	}
 	return false
+}
+
+// depart takes an instance out of a process that goes on without any. left tells that others are still in it.
+func (p *Process) depart(i *Instance) (left bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.instances, i)
+	return len(p.instances) > 0
 }
 
 // stay undoes a leave: the process could not be shut down, its last instance is to be deleted again.

@@ -106,7 +106,7 @@ func (y *yard) launchOnly(id string) {
 	b, err := y.m.resolver.Resolve(opts.Runtime)
 	require.NoError(y, err)
 	require.NoError(y, y.m.prepare(y.ctx, i, facts, b))
-	_, err = y.m.shimFor(y.ctx, i, opts)
+	_, err = y.m.shimFor(y.ctx, i, facts, opts)
 	require.NoError(y, err)
 }
 

@@ -69,7 +69,7 @@ func (m *ShimManager) restoreOne(ctx context.Context, layout bundle.Layout, kind
 	i.mu.Lock()
 	i.version = ep.Version
 	i.mu.Unlock()
-	if _, _, err := m.attach(i, ep, origin{launched: i.launchedHere(), pid: i.recordedShim()}); err != nil {
+	if _, _, err := m.attach(i, ep.Followed(), origin{launched: i.launchedHere(), pid: i.recordedShim(), owned: true}); err != nil {
 		log.G(i.scope(ctx)).WithError(err).Error("cannot attach a bundle to its shim, leaving it alone")
 		return
 	}
@@ -156,7 +156,7 @@ func (i *Instance) restoreUnstarted(err error) {
 func (i *Instance) restoreUnreachable(err error) {
 	ctx := i.context()
 	_, serr := i.bundle.Sandbox()
-	if serr == nil || i.recordedShim().Alive() || i.hasProcess() {
+	if serr == nil || i.takenWarm() || i.recordedShim().Alive() || i.hasProcess() {
 		log.G(ctx).WithError(err).Error("cannot tell how to reach the shim of a bundle, leaving both alone")
 		return
 	}

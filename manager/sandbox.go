@@ -227,7 +227,7 @@ func (i *Instance) shutdownBox(ctx context.Context) error {
 			p.end()
 		}
 	case errdefs.IsNotFound(err):
-		if err := i.releaseProcess(ctx, p); err != nil {
+		if err := i.releaseProcess(ctx, p, false); err != nil {
 			i.onDeleteFailed()
 			i.buryIfDead()
 			return err

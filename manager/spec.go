@@ -23,10 +23,14 @@ type specFacts struct {
 	idmap bool
 	// groups are the ids under which shims that serve several containers name their sockets.
 	groups []string
+	// runcGroup: the group is one of runc's shim, not a pod.
+	runcGroup bool
 }
 
 // groupLabels are the annotations by which runc's shim, and those made after it, group containers.
-var groupLabels = []string{"io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id"}
+var groupLabels = []string{runcGroupLabel, "io.kubernetes.cri.sandbox-id"}
+
+const runcGroupLabel = "io.containerd.runc.v2.group"
 
 // readSpec reads the facts. A spec of another type than OCI's is passed on unread; one that is no JSON is an InvalidArgument error.
 func readSpec(spec typeurl.Any) (specFacts, error) {
@@ -59,6 +63,7 @@ func readSpec(spec typeurl.Any) (specFacts, error) {
 	for _, label := range groupLabels {
 		if id := s.Annotations[label]; id != "" {
 			facts.groups = append(facts.groups, id)
+			facts.runcGroup = facts.runcGroup || label == runcGroupLabel
 		}
 	}
 	if s.Linux != nil {

@@ -31,7 +31,7 @@ func TestReadSpec(t *testing.T) {
 		"root not remapped": {`{"linux":{"gidMappings":[{"containerID":1,"hostID":1000,"size":9}]}}`, specFacts{}},
 		"idmap option":      {`{"mounts":[{"options":["ro"]},{"options":["rbind","ridmap"]}]}`, specFacts{idmap: true}},
 		"idmap mappings":    {`{"mounts":[{"uidMappings":[{"containerID":0,"hostID":1,"size":1}]}]}`, specFacts{idmap: true}},
-		"groups":            {`{"annotations":{"io.kubernetes.cri.sandbox-id":"pod","io.containerd.runc.v2.group":"g"}}`, specFacts{groups: []string{"g", "pod"}}},
+		"groups":            {`{"annotations":{"io.kubernetes.cri.sandbox-id":"pod","io.containerd.runc.v2.group":"g"}}`, specFacts{groups: []string{"g", "pod"}, runcGroup: true}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c.want.raw = []byte(c.spec)

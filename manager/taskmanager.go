@@ -87,7 +87,7 @@ func (t *TaskManager) build(ctx context.Context, i *Instance, opts runtime.Creat
 		return err
 	}
 	// The shim starts before the mounts are activated: it says which of them it does itself.
-	boot, err := t.shims.shimFor(ctx, i, opts)
+	boot, err := t.shims.shimFor(ctx, i, facts, opts)
 	if err != nil {
 		return err
 	}

@@ -36,6 +36,10 @@ type ShimConfig struct {
 	// EscalateAfter is how long a shim may leave calls unanswered before it is ended, and its containers with it, as a duration string.
 	// "0s", the default, is for ever: a shim that stalls costs nobody a container.
 	EscalateAfter string `toml:"escalate_after"`
+	// WarmLimit is how many shims may wait for a task at a time, of all runtimes and namespaces. 0: none.
+	WarmLimit int `toml:"warm_limit"`
+	// WarmIdle is for how long one waits that nobody wants, as a duration string.
+	WarmIdle string `toml:"warm_idle"`
 	// Runtimes by name ("io.containerd.runc.v2") or, where clients name a binary instead (CRI's runtime_path), by its absolute path.
 	Runtimes map[string]RuntimeConfig `toml:"runtimes"`
 }
@@ -50,6 +54,14 @@ type RuntimeConfig struct {
 	// Cleanup is when the shim's binary is run once more after a task was deleted: "always", "on-failure", or "auto", the default,
 	// which is "on-failure" for the runc shims that are known to clean up by themselves and "always" for all others.
 	Cleanup string `toml:"cleanup"`
+	// Warm is how many shims are started ahead of the containers they are for, at most. The default is 4 for io.containerd.runc.v2 and 0,
+	// none, for others.
+	Warm *int `toml:"warm"`
+	// Reuse is how often a shim may take another task after one was deleted without an error. The default is 100.
+	Reuse *int `toml:"reuse"`
+	// Share is how many tasks may be in one shim process at a time, which needs Warm. The default is 1. More take less memory, and end
+	// together if the process does.
+	Share *int `toml:"share"`
 }
 
 // TaskConfig is the section [plugins.'io.containerd.runtime.v2.task'].
@@ -63,7 +75,7 @@ func defaultShimConfig() ShimConfig {
 	for method, d := range shimclient.DefaultDeadlines() {
 		deadlines[method] = d.String()
 	}
-	return ShimConfig{Env: []string{}, Deadlines: deadlines, EscalateAfter: "0s", Runtimes: map[string]RuntimeConfig{}}
+	return ShimConfig{Env: []string{}, Deadlines: deadlines, EscalateAfter: "0s", WarmLimit: 32, WarmIdle: "1m", Runtimes: map[string]RuntimeConfig{}}
 }
 
 func defaultTaskConfig() TaskConfig {
@@ -85,8 +97,39 @@ func (c *ShimConfig) apply(to *manager.Config) (err error) {
 	if to.EscalateAfter, err = c.escalateAfter(); err != nil {
 		return err
 	}
-	to.Runtimes, err = c.runtimes()
-	return err
+	if to.WarmLimit, to.WarmIdle, err = c.warm(); err != nil {
+		return err
+	}
+	if to.Runtimes, err = c.runtimes(); err != nil {
+		return err
+	}
+	return checkSharing(to)
+}
+
+func (c *ShimConfig) warm() (limit int, idle time.Duration, err error) {
+	if c.WarmLimit < 0 {
+		return 0, 0, errors.Errorf("key warm_limit: %d is negative; 0 is for no warm shims", c.WarmLimit)
+	}
+	idle, err = time.ParseDuration(c.WarmIdle)
+	if err != nil || idle <= 0 {
+		return 0, 0, errors.Errorf("key warm_idle: %q is not a duration such as \"1m\"; to have no warm shims set warm_limit to 0", c.WarmIdle)
+	}
+	return c.WarmLimit, idle, nil
+}
+
+// checkSharing refuses tasks in one process where core scheduling is to keep them apart: the process hands its core on to them.
+func checkSharing(c *manager.Config) error {
+	for _, name := range slices.Sorted(maps.Keys(c.Runtimes)) {
+		p := c.Runtimes[name].Pool
+		switch {
+		case p == nil || p.Share <= 1:
+		case p.Warm <= 0:
+			return errors.Errorf("key runtimes.%q: share %d needs warm shims, set warm to 1 or more", name, p.Share)
+		case slices.ContainsFunc(c.Env, func(e string) bool { return strings.HasPrefix(e, "SCHED_CORE=") && e != "SCHED_CORE=" }):
+			return errors.Errorf("key runtimes.%q: share %d would let containers share a core that SCHED_CORE is to keep apart, set share to 1", name, p.Share)
+		}
+	}
+	return nil
 }
 
 func checkEnv(env []string) error {
@@ -188,7 +231,7 @@ func (c *ShimConfig) runtimes() (map[string]manager.RuntimeConfig, error) {
 		if _, twice := out[name]; twice {
 			return nil, errors.Errorf("key runtimes.%q: %s has a section already", key, name)
 		}
-		r, err := c.Runtimes[key].parse(filepath.IsAbs(key))
+		r, err := c.Runtimes[key].parse(name)
 		if err != nil {
 			return nil, errors.Wrapf(err, "key runtimes.%q", key)
 		}
@@ -198,10 +241,10 @@ func (c *ShimConfig) runtimes() (map[string]manager.RuntimeConfig, error) {
 }
 
 // parse checks one runtime's section; named by path it has no path of its own.
-func (r RuntimeConfig) parse(byPath bool) (out manager.RuntimeConfig, err error) {
+func (r RuntimeConfig) parse(name string) (out manager.RuntimeConfig, err error) {
 	switch {
 	case r.Path == "":
-	case byPath:
+	case filepath.IsAbs(name):
 		return out, errors.Errorf("path %q: the section is for one binary already, remove the key", r.Path)
 	case !filepath.IsAbs(r.Path) || strings.ContainsRune(r.Path, 0):
 		return out, errors.Errorf("path %q: not an absolute path", r.Path)
@@ -211,8 +254,31 @@ func (r RuntimeConfig) parse(byPath bool) (out manager.RuntimeConfig, err error)
 	if out.StartProtocol, err = shimclient.ParseStartProtocol(r.StartProtocol); err != nil {
 		return out, err
 	}
-	out.Cleanup, err = manager.ParseCleanupPolicy(r.Cleanup)
+	if out.Cleanup, err = manager.ParseCleanupPolicy(r.Cleanup); err != nil {
+		return out, err
+	}
+	out.Pool, err = r.pool(name)
 	return out, err
+}
+
+// pool is the runtime's default with what the section says laid over it.
+func (r RuntimeConfig) pool(name string) (*manager.PoolConfig, error) {
+	p := manager.DefaultPool(name)
+	for _, k := range []struct {
+		key  string
+		from *int
+		to   *int
+		min  int
+	}{{"warm", r.Warm, &p.Warm, 0}, {"reuse", r.Reuse, &p.Reuse, 0}, {"share", r.Share, &p.Share, 1}} {
+		if k.from == nil {
+			continue
+		}
+		if *k.from < k.min {
+			return nil, errors.Errorf("%s %d: want %d or more", k.key, *k.from, k.min)
+		}
+		*k.to = *k.from
+	}
+	return &p, nil
 }
 
 func (c *TaskConfig) platforms() ([]v1.Platform, error) {

@@ -102,6 +102,8 @@ func TestEveryKeyIsRead(t *testing.T) {
 [plugins.'io.containerd.shim.v1.manager']
   env = ['A=1', 'B=x=y', 'C=']
   socket_dir = '/tmp/sockets/'
+  warm_limit = 7
+  warm_idle = '90s'
   [plugins.'io.containerd.shim.v1.manager'.deadlines]
     State = '500ms'
     Create = '1m'
@@ -110,6 +112,9 @@ func TestEveryKeyIsRead(t *testing.T) {
     path = '/opt//bin/shim'
     start_protocol = 'legacy'
     cleanup = 'always'
+    warm = 2
+    reuse = 0
+    share = 8
   [plugins.'io.containerd.shim.v1.manager'.runtimes.'/usr/local/bin/containerd-shim-kata-v2']
     cleanup = 'on-failure'
   [plugins.'io.containerd.shim.v1.manager'.runtimes.'io.containerd.wasmtime.v1']
@@ -128,10 +133,19 @@ func TestEveryKeyIsRead(t *testing.T) {
 				Env:       []string{"A=1", "B=x=y", "C="},
 				SocketDir: "/tmp/sockets",
 				Deadlines: deadlines,
+				WarmLimit: 7,
+				WarmIdle:  90 * time.Second,
 				Runtimes: map[string]manager.RuntimeConfig{
-					"io.containerd.runc.v2":                  {Path: "/opt/bin/shim", StartProtocol: shimclient.ProtocolLegacy, Cleanup: manager.CleanupAlways},
-					"/usr/local/bin/containerd-shim-kata-v2": {StartProtocol: shimclient.ProtocolAuto, Cleanup: manager.CleanupOnFailure},
-					"io.containerd.wasmtime.v1":              {StartProtocol: shimclient.ProtocolAuto, Cleanup: manager.CleanupAuto},
+					"io.containerd.runc.v2": {
+						Path: "/opt/bin/shim", StartProtocol: shimclient.ProtocolLegacy, Cleanup: manager.CleanupAlways,
+						Pool: &manager.PoolConfig{Warm: 2, Reuse: 0, Share: 8},
+					},
+					"/usr/local/bin/containerd-shim-kata-v2": {
+						StartProtocol: shimclient.ProtocolAuto, Cleanup: manager.CleanupOnFailure, Pool: &manager.PoolConfig{Reuse: 100, Share: 1},
+					},
+					"io.containerd.wasmtime.v1": {
+						StartProtocol: shimclient.ProtocolAuto, Cleanup: manager.CleanupAuto, Pool: &manager.PoolConfig{Reuse: 100, Share: 1},
+					},
 				},
 			}, got)
 			require.Empty(t, warnings(hook))
@@ -248,7 +262,7 @@ func TestUnknownKeysAreReportedWithTheNearest(t *testing.T) {
 		"a table": {shimURI, `runtime = {a = 1}`,
 			shim + "runtime|ignoring an unknown key in the config: did you mean runtimes?"},
 		"nothing like it": {shimURI, `frobnicate = 1`,
-			shim + "frobnicate|ignoring an unknown key in the config: known here are env, socket_dir, deadlines, escalate_after, runtimes"},
+			shim + "frobnicate|ignoring an unknown key in the config: known here are env, socket_dir, deadlines, escalate_after, warm_limit, warm_idle, runtimes"},
 		"of a runtime": {shimURI, `runtimes = {'io.containerd.runc.v2' = {start_protcol = 'legacy'}}`,
 			shim + "runtimes.io.containerd.runc.v2.start_protcol|ignoring an unknown key in the config: did you mean start_protocol?"},
 		"in the wrong section": {taskURI, `socket_dir = '/s'`,

@@ -50,3 +50,11 @@ func (p ProcessID) StartedBefore(t time.Time) bool {
 	age := time.Duration(up.Nano()) - time.Duration(p.StartTime)*(time.Second/ticksPerSecond)
 	return p.StartTime != 0 && time.Now().Add(-age).Before(t.Add(startSlack))
 }
+
+// HasChildren reports whether the process has children that run. A process that is gone has none.
+func (p ProcessID) HasChildren() bool {
+	return len(scanProcesses(func(pid int) bool {
+		st, err := readStat(pid)
+		return err == nil && st.parent == p.Pid
+	})) > 0
+}

@@ -33,6 +33,9 @@ func (p ProcessID) Signal(syscall.Signal) error { return notHere("signal a proce
 // DescendsFrom cannot be told on this platform.
 func (p ProcessID) DescendsFrom(ProcessID) bool { return false }
 
+// HasChildren cannot be told on this platform.
+func (p ProcessID) HasChildren() bool { return false }
+
 // StartedBefore cannot be told on this platform.
 func (p ProcessID) StartedBefore(time.Time) bool { return false }
 

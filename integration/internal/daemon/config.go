@@ -29,6 +29,9 @@ type Options struct {
 	// Plugins holds what is loaded beyond tasks, images and the overlay
 	// snapshotter: "cri", "nri", "restart".
 	Plugins []string
+	// WarmIdle is the warm_idle of the shim manager's section; empty: its
+	// default, with which idle shims count as left behind.
+	WarmIdle string
 	// Version is the version of the config file; 0: 4.
 	Version int
 	// Extra is appended to the config file.
@@ -111,6 +114,7 @@ path = '{{.Dir}}/opt'
 [plugins.'io.containerd.shim.v1.manager']
 socket_dir = '{{.Dir}}/s'
 env = {{list .ShimEnv}}
+{{if .WarmIdle}}warm_idle = '{{.WarmIdle}}'{{end}}
 {{if .NRI}}
 [plugins.'io.containerd.nri.v1.nri']
 socket_path = '{{.Dir}}/nri.sock'
@@ -129,7 +133,8 @@ func (d *Daemon) writeConfig() error {
 	var buf bytes.Buffer
 	err := configTemplate.Execute(&buf, map[string]any{
 		"Version": version, "Dir": d.Dir, "Disabled": d.opts.disabled(), "ShimEnv": d.opts.ShimEnv,
-		"NRI": d.opts.wants("nri"), "Extra": strings.ReplaceAll(d.opts.Extra, "{{.Dir}}", d.Dir),
+		"WarmIdle": d.opts.WarmIdle,
+		"NRI":      d.opts.wants("nri"), "Extra": strings.ReplaceAll(d.opts.Extra, "{{.Dir}}", d.Dir),
 	})
 	if err != nil {
 		return errors.Wrap(err, "cannot render the daemon's config")

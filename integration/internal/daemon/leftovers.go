@@ -48,6 +48,7 @@ func (d *Daemon) look() []string {
 			left = append(left, entries("bundle or work dir", filepath.Join(d.Dir, parent, plugin), 2)...)
 		}
 	}
+	left = append(left, d.warmShims()...)
 	left = append(left, entries("socket", d.SocketDir(), 1)...)
 	left = append(left, entries("fifo", d.FIFODir(), 1)...)
 	left = append(left, entries("state of runc", d.RuncRoot(), 2)...)

@@ -1,0 +1,170 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package bundle
+
+import (
+	"crypto/rand"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+
+	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
+	"github.com/pkg/errors"
+)
+
+const (
+	// warmPrefix starts the id of a warm shim. No container's id begins so: a container with the id that a shim was started under would
+	// join it without anybody's knowledge.
+	warmPrefix = "_"
+	// warmFile is our record in a warm shim's directory.
+	warmFile = "warm.json"
+	// warmSpec is all that a shim without a container reads of its spec.
+	warmSpec = "{}"
+)
+
+// WarmRecordVersion is the version of WarmRecord that this code writes and the newest that it reads.
+const WarmRecordVersion = 1
+
+// WarmRecord is what we know of a shim that was started for no container in particular. Only we read it.
+type WarmRecord struct {
+	// Version is set by WriteRecord.
+	Version int `json:"version"`
+	// Namespace, Runtime and Key say whom it can serve: Key is the digest of all that a container must have in common with it.
+	Namespace string `json:"namespace"`
+	Runtime   string `json:"runtime,omitempty"`
+	Key       string `json:"key"`
+	// BootID is the machine's boot in which the processes below have a meaning.
+	BootID string `json:"boot_id,omitempty"`
+	// Launch is there from before the exec of the shim binary.
+	Launch Launch `json:"launch"`
+	// Shim is the process, once verified.
+	Shim *Proc `json:"shim,omitempty"`
+}
+
+// Warm is a handle on the directory of one warm shim. The directory lives as long as the process, whose log fifo and link to its sockets
+// are in it, whomever it serves. Safe for concurrent use; its records want one caller at a time.
+type Warm struct {
+	// ID is what the shim is started under: fresh, random, and no id that an instance can have.
+	ID string
+	// Path is the directory, absolute. containerd's own runtime takes it for a hidden namespace and passes it over.
+	Path string
+
+	files Bundle // for the files that it has in common with a bundle
+}
+
+func (l Layout) warm(id string) *Warm {
+	path := filepath.Join(l.State, "."+id)
+	return &Warm{ID: id, Path: path, files: Bundle{ID: id, Path: path}}
+}
+
+// CreateWarm makes the directory of a new warm shim. On failure nothing of it is left behind.
+func (l Layout) CreateWarm() (*Warm, error) {
+	if err := l.check(); err != nil {
+		return nil, err
+	}
+	w := l.warm(warmPrefix + strings.ToLower(rand.Text()))
+	if err := os.Mkdir(w.Path, bundlePerm); err != nil {
+		return nil, errors.Wrap(err, "cannot create the directory of a warm shim")
+	}
+	if err := os.WriteFile(w.files.file(configFile), []byte(warmSpec), configPerm); err != nil {
+		_ = removeTree(w.Path)
+		return nil, errors.Wrap(err, "cannot create the directory of a warm shim")
+	}
+	return w, nil
+}
+
+// ListWarm returns the directories of warm shims. A state directory that does not exist holds none.
+func (l Layout) ListWarm() ([]*Warm, error) {
+	if err := l.check(); err != nil {
+		return nil, err
+	}
+	entries, err := readDir(l.State)
+	if err != nil {
+		return nil, errors.Wrapf(err, "cannot list warm shims in %s", l.State)
+	}
+	var found []*Warm
+	for _, e := range entries {
+		if id, hidden := strings.CutPrefix(e.Name(), "."); hidden && strings.HasPrefix(id, warmPrefix) && e.IsDir() {
+			found = append(found, l.warm(id))
+		}
+	}
+	return found, nil
+}
+
+// LogPath is where the shim writes its log: a fifo.
+func (w *Warm) LogPath() string { return w.files.LogPath() }
+
+// WriteBootstrap records how to reach the shim. Errors: those of Bundle.WriteBootstrap.
+func (w *Warm) WriteBootstrap(r *bootapi.BootstrapResult) error { return w.files.WriteBootstrap(r) }
+
+// ReadBootstrap returns how to reach the shim. Errors: those of Bundle.ReadBootstrap.
+func (w *Warm) ReadBootstrap() (*bootapi.BootstrapResult, error) { return w.files.ReadBootstrap() }
+
+// WriteRecord replaces the record, with the Version that this code writes. r itself is not changed.
+func (w *Warm) WriteRecord(r *WarmRecord) error {
+	stamped := *r
+	stamped.Version = WarmRecordVersion
+	data, err := json.Marshal(&stamped)
+	if err != nil {
+		return errors.Wrapf(err, "cannot write the record of warm shim %s", w.ID)
+	}
+	return writeFile(w.files.file(warmFile), data, 0o600)
+}
+
+// ReadRecord returns the record. Errors: NotFound when there is none: nothing was started yet, or nothing is left but the directory;
+// ErrForeign when it is damaged or from a version of this code that is too new.
+func (w *Warm) ReadRecord() (*WarmRecord, error) {
+	path := w.files.file(warmFile)
+	data, err := readFile(path)
+	if err != nil {
+		return nil, err
+	}
+	r, err := parseWarmRecord(data)
+	if err != nil {
+		return nil, errors.Wrapf(ErrForeign, "cannot use %s: %v", path, err)
+	}
+	return r, nil
+}
+
+func parseWarmRecord(data []byte) (*WarmRecord, error) {
+	r := &WarmRecord{}
+	if err := json.Unmarshal(data, r); err != nil {
+		return nil, errors.Wrap(err, "damaged")
+	}
+	switch {
+	case r.Version < 1 || r.Version > WarmRecordVersion:
+		return nil, errors.Errorf("version %d, want 1 to %d", r.Version, WarmRecordVersion)
+	case r.Namespace == "":
+		return nil, errors.New("damaged: no namespace")
+	case r.Shim != nil && r.Shim.Pid <= 0:
+		return nil, errors.Errorf("damaged: shim pid %d", r.Shim.Pid)
+	}
+	return r, nil
+}
+
+// LendLog gives the shim's log fifo a second name in the bundle that it is to serve, where containerd's own runtime looks for it after a
+// rollback and drains it. The name goes with the bundle. One that is there already is replaced: it was another shim's.
+func (w *Warm) LendLog(to *Bundle) error {
+	link := to.file(logFile)
+	err := os.Link(w.LogPath(), link)
+	if errors.Is(err, os.ErrExist) {
+		if err := os.Remove(link); err != nil {
+			return errors.WithStack(err)
+		}
+		err = os.Link(w.LogPath(), link)
+	}
+	return errors.Wrapf(err, "cannot link the log of warm shim %s into bundle %s", w.ID, to.Path)
+}
+
+// Remove removes the directory; the caller has made sure that the shim is gone. One that is gone already is no error. Errors: ErrMounted.
+func (w *Warm) Remove() error {
+	if _, err := os.Lstat(w.Path); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err := refuseMounts(w.Path, ""); err != nil {
+		return errors.Wrapf(err, "cannot remove the directory of warm shim %s", w.ID)
+	}
+	return errors.Wrapf(removeTree(w.Path), "cannot remove the directory of warm shim %s", w.ID)
+}

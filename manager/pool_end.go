@@ -1,0 +1,108 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package manager
+
+import (
+	"context"
+	"sync"
+
+	"github.com/containerd/containerd/v2/pkg/timeout"
+	"github.com/containerd/log"
+
+	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/shimclient"
+)
+
+// finish ends a shim that nobody is in and that is given to nobody any more, in the background.
+func (o *pool) finish(w *warmShim) {
+	o.m.spawn(func() { o.end(w) })
+}
+
+// end is finish, and waits for it. A process that somebody has entered meanwhile by its address is that one's to end.
+func (o *pool) end(w *warmShim) {
+	if !w.p.leave(nil) {
+		return
+	}
+	o.mu.Lock()
+	w.mine = true
+	o.mu.Unlock()
+	if !w.p.isOver() {
+		if err := w.p.shutdown(o.m.ctx, w.dir.ID); err != nil {
+			log.G(o.m.ctx).WithError(err).WithField("address", w.p.endpoint).Info("an idle shim does not shut down, ending it")
+		}
+	}
+	w.p.end()
+	o.clear(w)
+}
+
+// ended sees to what a warm shim leaves, once its process is over for us: dead, shut down, or ended with a create that failed.
+func (o *pool) ended(w *warmShim) {
+	o.mu.Lock()
+	o.retireLocked(w)
+	mine := w.mine
+	o.mu.Unlock()
+	if mine {
+		return
+	}
+	o.m.spawn(func() {
+		if pid := w.p.verified(); pid != (shimclient.ProcessID{}) {
+			ctx, cancel := timeout.WithContext(o.m.ctx, TimeoutCleanup)
+			defer cancel()
+			_ = pid.Wait(ctx) // one that goes by itself is given the time to
+		}
+		o.clear(w)
+	})
+}
+
+// clear makes sure that nothing of the shim's launch is left and removes its directory and sockets. Whoever was in it has left: what is
+// ended here by force has no task. What cannot be done is left for the next start of the daemon.
+func (o *pool) clear(w *warmShim) {
+	w.clearing.Lock()
+	defer w.clearing.Unlock()
+	if w.cleared {
+		return
+	}
+	ctx := context.WithoutCancel(o.m.ctx)
+	if pid := w.p.verified(); (pid == shimclient.ProcessID{}) || pid.Alive() {
+		ctx, cancel := timeout.WithContext(ctx, TimeoutCleanup)
+		defer cancel()
+		if err := shimclient.EndLaunch(ctx, w.token); err != nil {
+			log.G(ctx).WithError(err).WithField("id", w.dir.ID).Warn("cannot end a warm shim, leaving it for the next start of the daemon")
+			return
+		}
+	}
+	o.m.removeWarm(ctx, w.dir, w.spec.namespace, w.reply.GetAddress())
+	w.cleared = true
+}
+
+// removeWarm removes the sockets and the directory of a warm shim that is gone.
+func (m *ShimManager) removeWarm(ctx context.Context, dir *bundle.Warm, namespace, address string) {
+	m.launcher.RemoveSockets(namespace, []string{dir.ID}, address)
+	if err := dir.Remove(); err != nil {
+		log.G(ctx).WithError(err).Warn("cannot remove the directory of a warm shim, leaving it for the next start of the daemon")
+	}
+}
+
+// close ends all idle shims, at once, and gives none away any more.
+func (o *pool) close() {
+	o.mu.Lock()
+	o.closed = true
+	var idle []*warmShim
+	for _, s := range o.shelves {
+		for _, w := range s.open {
+			if w.idle {
+				idle = append(idle, w)
+			}
+		}
+	}
+	for _, w := range idle {
+		o.retireLocked(w)
+	}
+	o.mu.Unlock()
+	var wg sync.WaitGroup
+	for _, w := range idle {
+		wg.Go(func() { o.end(w) })
+	}
+	wg.Wait()
+}

@@ -1,0 +1,134 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package manager
+
+import (
+	"context"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"github.com/pkg/errors"
+
+	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/shimclient"
+)
+
+// restoreWarm finds the warm shims of an earlier daemon. It runs after all instances are attached: a process that one of them is in only
+// gets its directory back and ends with the last of them, since nobody knows whether all it did went well. The others are idle, or were
+// being started.
+func (m *ShimManager) restoreWarm(ctx context.Context) error {
+	found, err := m.config.Tasks.layout().ListWarm()
+	if err != nil {
+		return err
+	}
+	for _, dir := range found {
+		m.restoreOneWarm(log.WithLogger(ctx, log.G(ctx).WithField("id", dir.ID)), dir)
+	}
+	return nil
+}
+
+func (m *ShimManager) restoreOneWarm(ctx context.Context, dir *bundle.Warm) {
+	rec, err := dir.ReadRecord()
+	switch {
+	case errdefs.IsNotFound(err):
+		// Nothing was started in it yet, or all but it was removed.
+		m.onBegin(func() { m.sweepWarm(ctx, dir, &bundle.WarmRecord{}, "") })
+		return
+	case err != nil:
+		log.G(ctx).WithError(err).Error("cannot read the record of a warm shim, leaving it alone")
+		return
+	}
+	r, err := dir.ReadBootstrap()
+	if errdefs.IsNotFound(err) || rec.BootID != shimclient.BootID() {
+		m.onBegin(func() { m.sweepWarm(ctx, dir, rec, r.GetAddress()) })
+		return
+	}
+	if err != nil {
+		log.G(ctx).WithError(err).Error("cannot tell how to reach a warm shim, leaving it alone")
+		return
+	}
+	w := &warmShim{
+		dir: dir, reply: r, token: rec.Launch.Token,
+		spec: poolSpec{key: rec.Key, namespace: rec.Namespace, binary: shimclient.Binary{Runtime: rec.Runtime, Path: rec.Launch.Binary}},
+	}
+	w.spec.limits = m.config.pool(w.spec.binary)
+	ep, err := shimclient.EndpointOf(r)
+	created := false
+	if err == nil {
+		created, err = m.attachWarm(w, ep, procOf(rec.Shim))
+	}
+	if err != nil {
+		log.G(ctx).WithError(err).Error("cannot use the record of a warm shim, leaving it alone")
+		return
+	}
+	m.onBegin(func() { w.takeOver(ctx, created) })
+}
+
+func procOf(p *bundle.Proc) shimclient.ProcessID {
+	if p == nil {
+		return shimclient.ProcessID{}
+	}
+	return shimclient.ProcessID{Pid: p.Pid, StartTime: p.StartTime}
+}
+
+// takeOver continues what the last daemon had begun with a warm shim: its log, and if nobody is in it the waiting for a task.
+func (w *warmShim) takeOver(ctx context.Context, idle bool) {
+	m := w.p.m
+	if logs, err := shimclient.OpenLog(w.dir.LogPath(), log.Fields{"id": w.dir.ID, "namespace": w.spec.namespace}); err != nil {
+		log.G(ctx).WithError(err).Warn("cannot open the log of a restored shim")
+	} else {
+		w.p.setLog(logs)
+	}
+	if !idle {
+		m.pool.distrust(w.p)
+		return
+	}
+	l, err := w.p.use(ctx, once)
+	if err != nil && w.p.isOver() {
+		return
+	}
+	if err == nil {
+		w.p.verify(ctx, l, w.spec.binary, w.token)
+	}
+	// Its bundle may be one that we cannot see.
+	if pid := w.p.verified(); pid.Alive() && pid.HasChildren() {
+		log.G(ctx).WithField("pid", pid.Pid).Error("found a warm shim without a bundle that has processes, leaving it alone")
+		return
+	}
+	if err != nil || w.spec.limits.Warm <= 0 || w.p.ask(ctx, l.task) != nil {
+		m.pool.put(w, 0)
+		m.pool.distrust(w.p)
+		return
+	}
+	m.pool.put(w, 0)
+}
+
+// sweepWarm removes what is left of a launch that a crash cut short, or of a shim from before a reboot.
+func (m *ShimManager) sweepWarm(ctx context.Context, dir *bundle.Warm, rec *bundle.WarmRecord, address string) {
+	if rec.Launch.Token != "" {
+		ectx, cancel := context.WithTimeout(ctx, endWarmTime)
+		defer cancel()
+		if err := shimclient.EndLaunch(ectx, rec.Launch.Token); err != nil && !errdefs.IsNotImplemented(err) {
+			log.G(ctx).WithError(err).Warn("cannot end a warm shim whose launch was cut short, leaving it for the next start of the daemon")
+			return
+		}
+	}
+	if len(shimclient.FindByDir(dir.Path)) > 0 {
+		log.G(ctx).WithError(errors.New("a process works in it")).Error("cannot remove the directory of a warm shim, leaving it alone")
+		return
+	}
+	m.removeWarm(ctx, dir, rec.Namespace, address)
+	log.G(ctx).Info("removed a warm shim that was left behind")
+}
+
+// endWarmTime bounds the end of what a launch has left.
+const endWarmTime = 10 * time.Second
+
+// takenWarm tells whether a warm shim serves the instance.
+func (i *Instance) takenWarm() bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.rec.Warm != ""
+}

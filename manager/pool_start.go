@@ -1,0 +1,257 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package manager
+
+import (
+	"context"
+	"time"
+
+	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"github.com/pkg/errors"
+
+	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/shimclient"
+)
+
+const (
+	// trusted is how long an idle shim is given away unasked; one that was idle for longer has askTime to answer first.
+	trusted = 5 * time.Second
+	askTime = 250 * time.Millisecond
+)
+
+// errNotWarm: the shim is none that can be started for no container in particular.
+var errNotWarm = errors.Wrap(errdefs.ErrNotImplemented, "the shim does not speak version 3 of the Task API")
+
+// launchWarm gives the instance a shim of the pool, or starts one that can be of use to others after it. A binary that does not let itself
+// be started so is launched as any other.
+func (m *ShimManager) launchWarm(ctx context.Context, i *Instance, spec poolSpec) (*bootapi.BootstrapResult, error) {
+	defer m.pool.refill(spec)
+	for {
+		w, idleFor := m.pool.take(spec.key)
+		if w == nil {
+			break
+		}
+		if !w.usable(ctx, idleFor) {
+			m.pool.giveUp(w)
+			continue
+		}
+		err := m.occupy(ctx, i, w)
+		if err == nil {
+			return w.reply, nil
+		}
+		if !errors.Is(err, errShimDead) && !errors.Is(err, errClosing) {
+			return nil, err
+		}
+	}
+	m.pool.missed(spec)
+	w, err := m.pool.start(ctx, spec)
+	if err != nil {
+		if ctx.Err() != nil || m.ctx.Err() != nil {
+			return nil, err
+		}
+		log.G(ctx).WithError(err).Info("cannot start the shim as one that can serve again, starting it for this container alone")
+		m.pool.refuse(spec.binary)
+		return m.launch(ctx, i, spec.options)
+	}
+	m.pool.put(w, 1)
+	if err := m.occupy(ctx, i, w); err != nil {
+		return nil, err
+	}
+	return w.reply, nil
+}
+
+// usable tells whether an idle shim can be given away.
+func (w *warmShim) usable(ctx context.Context, idleFor time.Duration) bool {
+	l, st, _ := w.p.snapshot()
+	if st != connected {
+		return false
+	}
+	if idleFor < trusted {
+		return true
+	}
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	return w.p.ask(ctx, l.task) == nil
+}
+
+// giveUp ends a shim that was taken and cannot be used, unless others share it.
+func (o *pool) giveUp(w *warmShim) {
+	o.mu.Lock()
+	w.tasks--
+	o.retireLocked(w)
+	o.mu.Unlock()
+	o.finish(w)
+}
+
+// occupy makes a shim of the pool the instance's. From the first record on the daemon may die: the bundle says who serves it. What it
+// has made when it fails is undone with the create.
+func (m *ShimManager) occupy(ctx context.Context, i *Instance, w *warmShim) error {
+	i.mu.Lock()
+	d := i.bundle
+	i.mu.Unlock()
+	if err := d.WriteBootstrap(w.reply); err != nil {
+		m.pool.giveUp(w)
+		return err
+	}
+	if err := w.p.join(i, origin{launched: true, owned: true}); err != nil {
+		m.pool.giveUp(w)
+		return err
+	}
+	i.mu.Lock()
+	i.rec.Warm, i.rec.Joined, i.rec.Launched, i.rec.Launch = w.dir.ID, true, true, nil
+	i.version = int(w.reply.Version)
+	i.mu.Unlock()
+	i.recordShim(w.p.verified())
+	if err := i.persist(); err != nil {
+		return err
+	}
+	failpoint("warm-taken")
+	if err := m.launcher.LinkSocket(i.namespace, i.id, w.reply.Address); err != nil {
+		return errors.Wrap(err, "cannot give the container's shim the name that it is known by")
+	}
+	if err := w.dir.LendLog(d); err != nil {
+		log.G(ctx).WithError(err).Warn("the shim's log could not be drained by another containerd after a rollback")
+	}
+	return nil
+}
+
+// recycle lets the process go on without the instance, whose task it has deleted in good order. False when it is not to go on: the caller
+// sends it away if nobody is left in it.
+func (i *Instance) recycle(p *Process, orderly bool) bool {
+	w := p.warmth()
+	i.mu.Lock()
+	taken := i.rec.Warm != ""
+	i.mu.Unlock()
+	if w == nil || !taken {
+		return false
+	}
+	if !orderly {
+		i.m.pool.distrust(p)
+		return false
+	}
+	if !i.m.pool.keep(w) {
+		return false
+	}
+	// Before somebody else may have it: who comes by this name means the instance.
+	i.m.launcher.UnlinkSocket(i.namespace, i.id, w.reply.Address)
+	i.m.pool.back(w, p.depart(i))
+	failpoint("warm-recycled")
+	return true
+}
+
+// start launches a shim for nobody in particular and connects to it. When it fails nothing of it is left, or the next start of the daemon
+// finds it by its directory.
+func (o *pool) start(ctx context.Context, spec poolSpec) (*warmShim, error) {
+	m := o.m
+	dir, err := m.config.Tasks.layout().CreateWarm()
+	if err != nil {
+		return nil, err
+	}
+	w := &warmShim{dir: dir, spec: spec, token: shimclient.NewToken()}
+	if err := w.launch(ctx, m); err != nil {
+		w.undo(ctx, m)
+		return nil, err
+	}
+	return w, nil
+}
+
+func (w *warmShim) launch(ctx context.Context, m *ShimManager) error {
+	rec := bundle.WarmRecord{
+		Namespace: w.spec.namespace, Runtime: w.spec.binary.Runtime, Key: w.spec.key, BootID: shimclient.BootID(),
+		Launch: bundle.Launch{Token: w.token, Binary: w.spec.binary.Path, At: time.Now().UTC()},
+	}
+	// The trace of the launch must be on disk before there is anything to find by it.
+	if err := w.dir.WriteRecord(&rec); err != nil {
+		return err
+	}
+	failpoint("warm-recorded")
+	logs, err := shimclient.OpenLog(w.dir.LogPath(), log.Fields{"id": w.dir.ID, "namespace": w.spec.namespace})
+	if err != nil {
+		return errors.Wrap(err, "cannot open the shim's log")
+	}
+	w.reply, err = m.launcher.Start(ctx, shimclient.StartRequest{
+		Binary: w.spec.binary, Protocol: m.config.runtime(w.spec.binary).StartProtocol, Namespace: w.spec.namespace, ID: w.dir.ID,
+		Bundle: w.dir.Path, Token: w.token, Options: w.spec.options,
+	})
+	if err != nil {
+		_ = logs.Close()
+		return errors.Wrap(err, "cannot start the shim")
+	}
+	failpoint("warm-started")
+	if err := w.register(ctx, m); err != nil {
+		_ = logs.Close()
+		return err
+	}
+	w.p.setLog(logs)
+	l, err := w.p.use(ctx, once)
+	if err != nil {
+		return errors.Wrapf(err, "cannot connect to the shim at %s", w.p.endpoint)
+	}
+	w.p.verify(ctx, l, w.spec.binary, w.token)
+	if pid := w.p.verified(); pid != (shimclient.ProcessID{}) {
+		rec.Shim = &bundle.Proc{Pid: pid.Pid, StartTime: pid.StartTime}
+	}
+	return w.dir.WriteRecord(&rec)
+}
+
+// register makes the process known by its address.
+func (w *warmShim) register(ctx context.Context, m *ShimManager) error {
+	ep, err := shimclient.EndpointOf(w.reply)
+	if err != nil {
+		return errors.Wrap(err, "cannot use the shim's answer")
+	}
+	if ep.Version < sandboxVersion || !ep.Local() {
+		return errNotWarm
+	}
+	if err := w.dir.WriteBootstrap(w.reply); err != nil {
+		return err
+	}
+	_, err = m.attachWarm(w, ep, shimclient.ProcessID{})
+	return err
+}
+
+// attachWarm makes the process at an endpoint the pool's. created: nobody was in it, it is connected to from now on.
+func (m *ShimManager) attachWarm(w *warmShim, ep shimclient.Endpoint, pid shimclient.ProcessID) (created bool, err error) {
+	m.mu.Lock()
+	p := m.processes[ep.String()]
+	if p == nil {
+		p, created = newProcess(m, ep), true
+		m.processes[ep.String()] = p
+	}
+	m.mu.Unlock()
+	p.mu.Lock()
+	if p.warm != nil || p.state == ended {
+		p.mu.Unlock()
+		return false, errors.Wrapf(errdefs.ErrFailedPrecondition, "another shim is known at %s", ep)
+	}
+	w.p, p.warm, p.launched = p, w, true
+	if (p.pid == shimclient.ProcessID{}) {
+		p.pid = pid
+	}
+	p.tokens[w.token] = struct{}{}
+	p.dirs[w.dir.Path] = struct{}{}
+	p.mu.Unlock()
+	if created {
+		m.onBegin(p.run)
+	}
+	return created, nil
+}
+
+// undo removes what a failed launch has made.
+func (w *warmShim) undo(ctx context.Context, m *ShimManager) {
+	ctx = context.WithoutCancel(ctx)
+	if w.p != nil {
+		w.p.end() // and with it all that is left of it
+		return
+	}
+	ectx, cancel := context.WithTimeout(ctx, endWarmTime)
+	defer cancel()
+	if err := shimclient.EndLaunch(ectx, w.token); err != nil && !errdefs.IsNotImplemented(err) {
+		log.G(ctx).WithError(err).WithField("id", w.dir.ID).Warn("cannot end a warm shim, leaving it for the next start of the daemon")
+		return
+	}
+	m.removeWarm(ctx, w.dir, w.spec.namespace, w.reply.GetAddress())
+}
