@@ -4,6 +4,7 @@
 package manager
 
 import (
+	"context"
 	"slices"
 	"sync"
 	"time"
@@ -59,6 +60,9 @@ func (w *warmShim) hasRoomLocked() bool {
 // processes' own; the pool only knows whom it may give away.
 type pool struct {
 	m *ShimManager
+	// ctx is that of spares being started; stop ends it.
+	ctx  context.Context
+	stop context.CancelFunc
 
 	// mu guards all below and what warmShim says. It is held for no longer than it takes to look and to change; taken after no other lock.
 	mu      sync.Mutex
@@ -76,7 +80,9 @@ type shelf struct {
 }
 
 func newPool(m *ShimManager) *pool {
-	return &pool{m: m, shelves: make(map[string]*shelf), refused: make(map[shimclient.FileID]time.Time)}
+	o := &pool{m: m, shelves: make(map[string]*shelf), refused: make(map[shimclient.FileID]time.Time)}
+	o.ctx, o.stop = context.WithCancel(m.ctx)
+	return o
 }
 
 func (o *pool) shelfLocked(key string) *shelf {
@@ -305,7 +311,7 @@ func (o *pool) fill(spec poolSpec, s *shelf) {
 		}
 		o.idle++ // the spare's place
 		o.mu.Unlock()
-		w, err := o.start(o.m.ctx, spec)
+		w, err := o.start(o.ctx, spec)
 		o.mu.Lock()
 		o.idle--
 		if err != nil {
@@ -314,7 +320,7 @@ func (o *pool) fill(spec poolSpec, s *shelf) {
 		}
 		o.mu.Unlock()
 		if err != nil {
-			if o.m.ctx.Err() == nil {
+			if o.ctx.Err() == nil {
 				log.G(o.m.ctx).WithError(err).Warn("cannot start a spare shim; creates start their own")
 			}
 			return

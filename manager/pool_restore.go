@@ -83,6 +83,9 @@ func (w *warmShim) takeOver(ctx context.Context, idle bool) {
 	}
 	if !idle {
 		m.pool.distrust(w.p)
+		if in := w.p.members(); len(in) == 1 {
+			w.p.logAs(in[0].namespace, in[0].id)
+		}
 		return
 	}
 	l, err := w.p.use(ctx, once)

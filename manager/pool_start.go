@@ -63,7 +63,8 @@ func (m *ShimManager) launchWarm(ctx context.Context, i *Instance, spec poolSpec
 	return w.reply, nil
 }
 
-// usable tells whether an idle shim can be given away.
+// usable tells whether an idle shim can be given away: it is connected, and after some time of idleness it answers and its socket, which
+// tmp cleaners remove, is there for the next daemon.
 func (w *warmShim) usable(ctx context.Context, idleFor time.Duration) bool {
 	l, st, _ := w.p.snapshot()
 	if st != connected {
@@ -74,7 +75,7 @@ func (w *warmShim) usable(ctx context.Context, idleFor time.Duration) bool {
 	}
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
-	return w.p.ask(ctx, l.task) == nil
+	return w.p.endpoint.Probe(ctx) == shimclient.Reachable && w.p.ask(ctx, l.task) == nil
 }
 
 // giveUp ends a shim that was taken and cannot be used, unless others share it.
@@ -109,6 +110,7 @@ func (m *ShimManager) occupy(ctx context.Context, i *Instance, w *warmShim) erro
 		return err
 	}
 	failpoint("warm-taken")
+	w.logAs(i.id)
 	if err := m.launcher.LinkSocket(i.namespace, i.id, w.reply.Address); err != nil {
 		return errors.Wrap(err, "cannot give the container's shim the name that it is known by")
 	}
@@ -116,6 +118,14 @@ func (m *ShimManager) occupy(ctx context.Context, i *Instance, w *warmShim) erro
 		log.G(ctx).WithError(err).Warn("the shim's log could not be drained by another containerd after a rollback")
 	}
 	return nil
+}
+
+// logAs makes what the shim logs that of the task which has it; a shim that is shared logs under its own id.
+func (w *warmShim) logAs(id string) {
+	if w.spec.limits.Share > 1 {
+		id = w.dir.ID
+	}
+	w.p.logAs(w.spec.namespace, id)
 }
 
 // recycle lets the process go on without the instance, whose task it has deleted in good order. False when it is not to go on: the caller
@@ -137,6 +147,7 @@ func (i *Instance) recycle(p *Process, orderly bool) bool {
 	}
 	// Before somebody else may have it: who comes by this name means the instance.
 	i.m.launcher.UnlinkSocket(i.namespace, i.id, w.reply.Address)
+	w.logAs(w.dir.ID)
 	i.m.pool.back(w, p.depart(i))
 	failpoint("warm-recycled")
 	return true

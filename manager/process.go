@@ -5,7 +5,6 @@ package manager
 
 import (
 	"context"
-	"io"
 	"maps"
 	"slices"
 	"sync"
@@ -69,7 +68,7 @@ type Process struct {
 	instances map[*Instance]struct{}
 	tokens    map[string]struct{} // of the launches of all instances that ever were behind it
 	dirs      map[string]struct{} // bundles of those that it may have been started in
-	log       io.Closer
+	log       *shimclient.Log
 	warm      *warmShim // nil for one that was started for one instance
 }
 
@@ -198,7 +197,7 @@ func (p *Process) dead() bool {
 	return p.died
 }
 
-func (p *Process) setLog(c io.Closer) {
+func (p *Process) setLog(c *shimclient.Log) {
 	p.mu.Lock()
 	if p.state == ended || p.log != nil {
 		p.mu.Unlock()
@@ -207,6 +206,16 @@ func (p *Process) setLog(c io.Closer) {
 	}
 	p.log = c
 	p.mu.Unlock()
+}
+
+// logAs makes what the shim logs from now on that of an id.
+func (p *Process) logAs(namespace, id string) {
+	p.mu.Lock()
+	c := p.log
+	p.mu.Unlock()
+	if c != nil {
+		c.SetFields(log.Fields{"id": id, "namespace": namespace})
+	}
 }
 
 func (p *Process) toLocked(st processState) {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"sync/atomic"
 
 	"github.com/containerd/log"
 )
@@ -25,7 +26,7 @@ const maxLine = 64 << 10
 // ends the one goroutine. What is at path and is no fifo, or a link, is refused
 // (FailedPrecondition). On Windows the log is a named pipe of the shim's, named
 // by the fields, and path does not count.
-func OpenLog(path string, fields log.Fields) (io.Closer, error) {
+func OpenLog(path string, fields log.Fields) (*Log, error) {
 	return openLog(path, fields, os.Stderr)
 }
 
@@ -34,7 +35,8 @@ func OpenLog(path string, fields log.Fields) (io.Closer, error) {
 type lineWriter struct {
 	out    io.Writer
 	fields lineFields
-	line   []byte // what has come of the current line
+	other  atomic.Pointer[lineFields] // instead of fields, once set; by any goroutine
+	line   []byte                     // what has come of the current line
 }
 
 // Write takes any part of the stream. It never fails: a shim's log is drained
@@ -68,22 +70,33 @@ func (w *lineWriter) Write(b []byte) (int, error) {
 
 // flush passes on what there is of a line.
 func (w *lineWriter) flush() {
+	fields := w.fields
+	if other := w.other.Load(); other != nil {
+		fields = *other
+	}
 	line := bytes.TrimRight(w.line, "\r")
 	if len(line) > 0 {
-		_, _ = w.out.Write(append(w.fields.addTo(line), '\n'))
+		_, _ = w.out.Write(append(fields.addTo(line), '\n'))
 	}
 	w.line = w.line[:0]
 }
 
-// logCopy is an open log.
-type logCopy struct {
-	stop func() // makes the goroutine end
-	done chan struct{}
-	once sync.Once
+// Log is an open log that is being copied. Safe for concurrent use.
+type Log struct {
+	lines *lineWriter
+	stop  func() // makes the goroutine end
+	done  chan struct{}
+	once  sync.Once
+}
+
+// SetFields gives the lines that come from now on other fields: the shim serves another container.
+func (c *Log) SetFields(fields log.Fields) {
+	other := newLineFields(fields)
+	c.lines.other.Store(&other)
 }
 
 // Close ends the copying. Idempotent.
-func (c *logCopy) Close() error {
+func (c *Log) Close() error {
 	c.once.Do(c.stop)
 	<-c.done
 	return nil

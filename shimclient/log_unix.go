@@ -16,14 +16,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func openLog(path string, fields log.Fields, out io.Writer) (io.Closer, error) {
+func openLog(path string, fields log.Fields, out io.Writer) (*Log, error) {
 	f, err := openFifo(path)
 	if err != nil {
 		return nil, errors.Wrap(err, "cannot open the shim's log")
 	}
-	c := &logCopy{done: make(chan struct{})}
-	c.stop = func() { _ = f.SetReadDeadline(time.Unix(1, 0)) }
 	w := &lineWriter{out: out, fields: newLineFields(fields)}
+	c := &Log{lines: w, done: make(chan struct{})}
+	c.stop = func() { _ = f.SetReadDeadline(time.Unix(1, 0)) }
 	go func() {
 		defer close(c.done)
 		defer f.Close()

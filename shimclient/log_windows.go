@@ -17,11 +17,11 @@ import (
 const logPipeTime = 10 * time.Second
 
 // openLog connects to the pipe that the shim serves, once it is there.
-func openLog(_ string, fields log.Fields, out io.Writer) (io.Closer, error) {
+func openLog(_ string, fields log.Fields, out io.Writer) (*Log, error) {
 	ctx, cancel := context.WithCancel(context.Background())
-	c := &logCopy{stop: cancel, done: make(chan struct{})}
-	pipe := fmt.Sprintf(`\\.\pipe\containerd-shim-%v-%v-log`, fields["namespace"], fields["id"])
 	w := &lineWriter{out: out, fields: newLineFields(fields)}
+	c := &Log{lines: w, stop: cancel, done: make(chan struct{})}
+	pipe := fmt.Sprintf(`\\.\pipe\containerd-shim-%v-%v-log`, fields["namespace"], fields["id"])
 	go func() {
 		defer close(c.done)
 		defer cancel()
