@@ -55,13 +55,23 @@ func (c *chaos) check() []complaint {
 
 // processes are all that belong to the daemon, by the id of their container; "": nobody knows whose.
 func (c *chaos) processes() map[string][]string {
-	owners := map[string][]string{}
+	owners, idle := map[string][]string{}, c.IdleShims()
 	for _, p := range c.Processes() {
-		id := ""
-		args := strings.Fields(p.Args)
-		if i := slices.Index(args, "-id"); i >= 0 && i+1 < len(args) && p.Is("containerd-shim-") {
-			id = args[i+1]
-		} else {
+		id := shimIDOf(p)
+		if slices.Contains(idle, id) {
+			continue // it waits for a task, and may be gone before it gets one
+		}
+		if strings.HasPrefix(id, "_") {
+			for _, served := range c.Served(id) {
+				id = strings.TrimPrefix(served, testNS+"/")
+				owners[id] = append(owners[id], p.String())
+			}
+			if strings.HasPrefix(id, "_") {
+				owners[id] = append(owners[id], p.String())
+			}
+			continue
+		}
+		if id == "" {
 			cgroup, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", p.Pid))
 			environ, _ := os.ReadFile(fmt.Sprintf("/proc/%d/environ", p.Pid))
 			for _, s := range c.slots {

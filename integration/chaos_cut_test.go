@@ -16,14 +16,11 @@ import (
 // cut cuts the connections between the daemon and the shims of a container, in the way that f says. The sockets are those of the shim,
 // borrowed from it: what is done to one end of a unix socket is felt at the other.
 func (c *chaos) cut(s *slot, f step) {
-	for _, pid := range c.shims(s) {
-		x := s.begin(&call{op: "cut"})
-		n := c.cutOne(pid, f)
-		s.finish(x, nil)
-		if n > 0 {
+	c.harm(s, "cut", func(pid int) {
+		if n := c.cutOne(pid, f); n > 0 {
 			c.note(s, "%s %d: %d connections of shim %d", f.op, f.arg%4, n, pid)
 		}
-	}
+	})
 }
 
 // cutOne does it to one shim, and counts the connections.

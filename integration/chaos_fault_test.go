@@ -42,6 +42,10 @@ func (c *chaos) inflict(f step) {
 		c.signalShims(s, unix.SIGCONT, f.op)
 	case "shim-kill":
 		c.signalShims(s, unix.SIGKILL, f.op)
+	case "idle-kill":
+		c.signalIdle(unix.SIGKILL, "shim-kill")
+	case "idle-stall":
+		c.signalIdle(unix.SIGSTOP, "stall")
 	case "init-kill":
 		c.killInit(s)
 	case "cut", "half-cut", "garbage", "cut-events":
@@ -67,6 +71,10 @@ func (c *chaos) restart(end func(*node), f step) {
 
 // shims lists the shim processes of a container, helpers included; of all containers for nil.
 func (c *chaos) shims(s *slot) []int {
+	id := ""
+	if s != nil {
+		id = c.ShimID(testNS, s.id)
+	}
 	var pids []int
 	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, file := range files {
@@ -79,7 +87,7 @@ func (c *chaos) shims(s *slot) []int {
 		if !strings.HasPrefix(filepath.Base(args[0]), "containerd-shim-") || i < 0 || i+1 >= len(args) {
 			continue
 		}
-		if s == nil || args[i+1] == s.id {
+		if s == nil || args[i+1] == id {
 			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(file)))
 			pids = append(pids, pid)
 		}
@@ -87,18 +95,61 @@ func (c *chaos) shims(s *slot) []int {
 	return pids
 }
 
-func (c *chaos) signalShims(s *slot, sig unix.Signal, op string) {
-	pids := c.shims(s)
+// harm does something to the shim processes of a container, and notes it for all containers that they serve.
+func (c *chaos) harm(s *slot, op string, f func(pid int)) []int {
+	pids, shim := c.shims(s), c.ShimID(testNS, s.id)
 	if len(pids) == 0 {
-		return
+		return nil
 	}
 	// Before it happens, as whoever asks meanwhile has to know.
-	x := s.begin(&call{op: op})
-	for _, pid := range pids {
-		_ = unix.Kill(pid, sig) // it may be gone
+	harmed := map[*slot]*call{s: s.begin(&call{op: op})}
+	note := func() {
+		for _, id := range c.Served(shim) {
+			if o := c.slotOf(strings.TrimPrefix(id, testNS+"/")); o != nil && harmed[o] == nil {
+				harmed[o] = o.begin(&call{op: op})
+			}
+		}
 	}
-	s.finish(x, nil)
-	c.note(s, "%s: shims %v", op, pids)
+	note()
+	for _, pid := range pids {
+		f(pid)
+	}
+	// A warm shim may just have gone from one task to another.
+	for range 3 {
+		note()
+		time.Sleep(10 * time.Millisecond)
+	}
+	note()
+	for o, x := range harmed {
+		o.finish(x, nil)
+	}
+	return pids
+}
+
+func (c *chaos) signalShims(s *slot, sig unix.Signal, op string) {
+	if pids := c.harm(s, op, func(pid int) { _ = unix.Kill(pid, sig) /* it may be gone */ }); len(pids) > 0 {
+		c.note(s, "%s: shims %v", op, pids)
+	}
+}
+
+// signalIdle does it to the shims that wait for a task. One may get a task at that moment.
+func (c *chaos) signalIdle(sig unix.Signal, op string) {
+	for _, p := range c.Processes() {
+		id := shimIDOf(p)
+		if !strings.HasPrefix(id, "_") || len(c.Served(id)) > 0 {
+			continue
+		}
+		_ = unix.Kill(p.Pid, sig) // it may be gone
+		for range 3 {
+			for _, served := range c.Served(id) {
+				if o := c.slotOf(strings.TrimPrefix(served, testNS+"/")); o != nil {
+					o.finish(o.begin(&call{op: op}), nil)
+				}
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		c.note(nil, "%s: idle shim %d", op, p.Pid)
+	}
 }
 
 // continueAll wakes every shim that was stalled.

@@ -5,6 +5,8 @@ package integration
 
 import (
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -193,13 +195,23 @@ func TestPodOverRestart(t *testing.T) {
 	}
 }
 
-// shims lists the shim processes of the node.
+// shims lists the shim processes of the node that serve somebody, or should; not those that wait for a task.
 func (n *node) shims() []daemon.Process {
+	idle := n.IdleShims()
 	var list []daemon.Process
 	for _, p := range n.Processes() {
-		if p.Is("containerd-shim-") {
+		if p.Is("containerd-shim-") && !slices.Contains(idle, shimIDOf(p)) {
 			list = append(list, p)
 		}
 	}
 	return list
+}
+
+// shimIDOf is the id that a shim was started under.
+func shimIDOf(p daemon.Process) string {
+	args := strings.Fields(p.Args)
+	if i := slices.Index(args, "-id"); i >= 0 && i+1 < len(args) {
+		return args[i+1]
+	}
+	return ""
 }

@@ -16,9 +16,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// shimPid finds the shim process that was started for an id.
+// shimPid finds the shim process that serves an id.
 func (n *node) shimPid(ns, id string) int {
 	n.t.Helper()
+	id = n.ShimID(ns, id)
 	var pids []int
 	for _, p := range n.Processes() {
 		args := p.Args + " "

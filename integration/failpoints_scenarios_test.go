@@ -78,15 +78,21 @@ func (c *crash) container(id string, args []string, more ...setupOpt) *box {
 	return c.create(id, append(append([]setupOpt{spec(args...)}, c.kind.opts...), more...)...)
 }
 
-// Failpoints on the way of a create, in their order.
-var createPoints = []string{
-	"create-bundle", "launch-recorded", "launch-started", "launch-bootstrap", "create-shim", "create-mounts", "create-task", "create-recorded",
-}
+// Failpoints on the way of a create, in their order. A shim is started for its container, or for nobody in particular.
+var (
+	createPoints = []string{
+		"create-bundle", "launch-recorded", "launch-started", "launch-bootstrap", "warm-recorded", "warm-started", "warm-taken",
+		"create-shim", "create-mounts", "create-task", "create-recorded",
+	}
+	launchPoints = []string{"launch-recorded", "launch-started", "launch-bootstrap"}
+	warmPoints   = []string{"warm-recorded", "warm-started", "warm-taken"}
+)
 
 var crashScenarios = map[string]*crashScenario{
 	"create": {
 		points:  createPoints,
 		kinds:   []string{"runc", "fake"},
+		skip:    map[string][]string{"runc": launchPoints, "fake": warmPoints},
 		prepare: func(c *crash) { c.container("c", c.kind.forever) },
 		act:     tryTask,
 		check:   func(c *crash) { c.settle("c", 137); c.again("c") },
@@ -104,6 +110,20 @@ var crashScenarios = map[string]*crashScenario{
 			}
 		},
 		check: func(c *crash) { c.settle("c", 7); c.again("c") },
+	},
+	"reuse": {
+		points:  []string{"warm-recycled"},
+		kinds:   []string{"runc"},
+		prepare: func(c *crash) { c.container("c", c.kind.forever) },
+		act: func(c *crash, ctx context.Context, cl *containerd.Client) {
+			tryTask(c, ctx, cl)
+			if container, err := cl.LoadContainer(ctx, "c"); err == nil {
+				if task, err := container.Task(ctx, nil); err == nil {
+					_, _ = task.Delete(ctx, containerd.WithProcessKill)
+				}
+			}
+		},
+		check: func(c *crash) { c.settle("c", 137); c.again("c") },
 	},
 	"shim killed": {
 		points:  []string{"clean-shim-delete", "bury-recorded", "tell-counted", "tell-exit", "tell-delete", "clean-bundle", "clean-removed"},
@@ -137,6 +157,7 @@ var crashScenarios = map[string]*crashScenario{
 	"group": {
 		points: createPoints,
 		kinds:  []string{"runc"},
+		skip:   map[string][]string{"runc": warmPoints},
 		prepare: func(c *crash) {
 			c.container("first", c.kind.forever, inGroup("g")).newTask().start()
 			c.container("c", c.kind.forever, inGroup("g"))

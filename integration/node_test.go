@@ -45,8 +45,6 @@ func newNode(t *testing.T, changes ...change) *node {
 	o := daemon.Options{
 		Binary: kit.daemon,
 		Path:   []string{filepath.Dir(kit.shim), filepath.Dir(kit.runc)},
-		// Soon enough for idle shims to be told from what a test leaves behind.
-		WarmIdle: "1s",
 	}
 	for _, c := range changes {
 		c(&o)

@@ -23,6 +23,7 @@ func (m *ShimManager) restoreWarm(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	m.launcher.SweepSocketLinks()
 	for _, dir := range found {
 		m.restoreOneWarm(log.WithLogger(ctx, log.G(ctx).WithField("id", dir.ID)), dir)
 	}

@@ -4,6 +4,8 @@
 package shimclient
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"os"
 	"path/filepath"
 
@@ -38,6 +40,34 @@ func (l *Launcher) UnlinkSocket(ns, id, address string) {
 	if now, err := os.Readlink(link); err == nil && now == target {
 		_ = os.Remove(link)
 	}
+}
+
+// SweepSocketLinks removes from the socket directory the names made by LinkSocket that lead nowhere any more: another containerd, which
+// does not know of them, has deleted those containers. Not to run beside LinkSocket.
+func (l *Launcher) SweepSocketLinks() {
+	dir := l.config.SocketDir
+	entries, err := os.ReadDir(dir)
+	if dir == "" || err != nil {
+		return
+	}
+	for _, e := range entries {
+		if e.Type() != os.ModeSymlink || !isSocketName(e.Name()) {
+			continue
+		}
+		path := filepath.Join(dir, e.Name())
+		if target, err := os.Readlink(path); err != nil || !isSocketName(target) {
+			continue
+		}
+		if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+			_ = os.Remove(path)
+		}
+	}
+}
+
+// isSocketName tells what socketName makes.
+func isSocketName(name string) bool {
+	sum, err := hex.DecodeString(name)
+	return err == nil && len(sum) == sha256.Size
 }
 
 // socketLink returns where the link goes, beside the socket, and what it holds.

@@ -37,6 +37,10 @@ type daemon struct {
 }
 
 func (x *execution) serve() error {
+	// Before the trace, which tests wait for: from then on they signal.
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, unix.SIGTERM, unix.SIGINT)
+	signal.Ignore(unix.SIGPIPE)
 	x.trace(Entry{})
 	d := &daemon{
 		execution: x, last: x.scenario, containers: map[string]*container{}, quit: make(chan (<-chan struct{}), 1), log: openLog(),
@@ -52,9 +56,6 @@ func (x *execution) serve() error {
 	d.events = newPublisher(d, os.Getenv("TTRPC_ADDRESS"))
 	go d.writeLog()
 	go d.watchOwner()
-	signals := make(chan os.Signal, 8)
-	signal.Notify(signals, unix.SIGTERM, unix.SIGINT)
-	signal.Ignore(unix.SIGPIPE)
 	stop, err := d.listen()
 	if err != nil {
 		return err

@@ -5,6 +5,7 @@ package daemon
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -29,8 +30,8 @@ type Options struct {
 	// Plugins holds what is loaded beyond tasks, images and the overlay
 	// snapshotter: "cri", "nri", "restart".
 	Plugins []string
-	// WarmIdle is the warm_idle of the shim manager's section; empty: its
-	// default, with which idle shims count as left behind.
+	// WarmIdle is the warm_idle of the shim manager's section; empty: so
+	// little that idle shims are soon told from what a test leaves behind.
 	WarmIdle string
 	// Version is the version of the config file; 0: 4.
 	Version int
@@ -114,7 +115,7 @@ path = '{{.Dir}}/opt'
 [plugins.'io.containerd.shim.v1.manager']
 socket_dir = '{{.Dir}}/s'
 env = {{list .ShimEnv}}
-{{if .WarmIdle}}warm_idle = '{{.WarmIdle}}'{{end}}
+warm_idle = '{{.WarmIdle}}'
 {{if .NRI}}
 [plugins.'io.containerd.nri.v1.nri']
 socket_path = '{{.Dir}}/nri.sock'
@@ -133,7 +134,7 @@ func (d *Daemon) writeConfig() error {
 	var buf bytes.Buffer
 	err := configTemplate.Execute(&buf, map[string]any{
 		"Version": version, "Dir": d.Dir, "Disabled": d.opts.disabled(), "ShimEnv": d.opts.ShimEnv,
-		"WarmIdle": d.opts.WarmIdle,
+		"WarmIdle": cmp.Or(d.opts.WarmIdle, "1s"),
 		"NRI":      d.opts.wants("nri"), "Extra": strings.ReplaceAll(d.opts.Extra, "{{.Dir}}", d.Dir),
 	})
 	if err != nil {

@@ -37,7 +37,7 @@ func (d *Daemon) Baseline() {
 	d.closeClient()
 	defer func() { d.client = d.Dial() }()
 	deadline := time.Now().Add(settle)
-	for d.opts.WarmIdle != "" && len(d.warmShims()) > 0 && time.Now().Before(deadline) {
+	for len(d.warmShims()) > 0 && time.Now().Before(deadline) {
 		time.Sleep(20 * time.Millisecond)
 	}
 	var last *usage
@@ -56,12 +56,6 @@ func (d *Daemon) Baseline() {
 		time.Sleep(20 * time.Millisecond)
 	}
 	d.base = last
-}
-
-// warmShims lists the directories of shims that serve whoever comes, idle or
-// not.
-func (d *Daemon) warmShims() []string {
-	return entries("warm shim", filepath.Join(d.Dir, "state", taskPlugin, "._*"), 0)
 }
 
 // Usage returns how many file descriptors and goroutines the daemon has now.
