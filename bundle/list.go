@@ -14,15 +14,14 @@ import (
 
 // Listing is what is in a state directory.
 type Listing struct {
-	// Bundles, by namespace and id. Those that are Empty, too.
+	// Bundles, by namespace and id, as far as their names tell: Recognized looks closer.
 	Bundles []*Bundle
-	// Unknown are the paths of what is not a bundle: files and links where directories belong, names that no instance can have, directories
-	// without a single file that belongs in a bundle, directories that cannot be read. Nothing in this package touches them.
+	// Unknown are the paths of what is not a bundle: files and links where directories belong, names that no instance can have, namespaces
+	// that cannot be read. Nothing in this package touches them.
 	Unknown []string
 }
 
-// List reads which bundles there are; of each only the names of its files. Hidden entries are left out. A state directory that does not exist
-// holds none.
+// List reads which bundles there are, and looks into none. Hidden entries are left out. A state directory that does not exist holds none.
 func (l Layout) List() (Listing, error) {
 	var listing Listing
 	if err := l.check(); err != nil {
@@ -60,7 +59,7 @@ func (l Layout) listNamespace(ns string, entries []fs.DirEntry, listing *Listing
 			continue
 		}
 		path := filepath.Join(l.State, ns, e.Name())
-		if !isCandidate(e) || !looksLikeBundle(path) {
+		if !isCandidate(e) {
 			listing.Unknown = append(listing.Unknown, path)
 			continue
 		}
@@ -78,10 +77,10 @@ func isCandidate(e fs.DirEntry) bool {
 	return e.IsDir() && identifiers.Validate(e.Name()) == nil
 }
 
-// looksLikeBundle reports whether a directory is empty or has a file in it that belongs in a bundle. One that cannot be read does not: it is
-// reported as unknown, so that it keeps no other bundle from being found.
-func looksLikeBundle(path string) bool {
-	entries, err := os.ReadDir(path)
+// Recognized reports whether the directory is that of a bundle: empty, or with a file in it that belongs in one. One that cannot be read is
+// not: it is none to be touched.
+func (b *Bundle) Recognized() bool {
+	entries, err := os.ReadDir(b.Path)
 	if err != nil {
 		return false
 	}

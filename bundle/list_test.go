@@ -47,15 +47,15 @@ func TestListClassifies(t *testing.T) {
 	for _, b := range listing.Bundles {
 		got = append(got, b.Namespace+"/"+b.ID)
 		require.Equal(t, filepath.Join(l.State, b.Namespace, b.ID), b.Path)
+		require.Equal(t, b.ID != "strange", b.Recognized(), b.ID)
 		require.Equal(t, b.ID == "empty", b.Empty(), b.ID)
 	}
-	want := []string{testNS + "/empty", testNS + "/ours"}
+	want := []string{testNS + "/empty", testNS + "/ours", testNS + "/strange"}
 	for name := range known {
 		want = append(want, "stock/with-"+name)
 	}
 	require.ElementsMatch(t, want, got)
 	require.ElementsMatch(t, []string{
-		filepath.Join(l.State, testNS, "strange"),
 		filepath.Join(l.State, testNS, "file"),
 		filepath.Join(l.State, testNS, "bad name"),
 		filepath.Join(l.State, testNS, "_warm"),

@@ -128,6 +128,7 @@ func (i *Instance) settled(ctx context.Context, mode callMode) error {
 	if st != restoring {
 		return i.usable(st)
 	}
+	i.m.urge()
 	wctx, cancel := timeout.WithContext(ctx, TimeoutLoad)
 	defer cancel()
 	for st == restoring {

@@ -50,6 +50,7 @@ func (i *Instance) claimDelete(ctx context.Context) (mine bool, err error) {
 		case before == deleting:
 			waited, wait = true, ctx.Done() // the other one has deadlines of its own
 		case before == restoring:
+			i.m.urge()
 		default:
 			if waited {
 				return false, nil

@@ -75,13 +75,16 @@ func (m *ShimManager) heard(env *events.Envelope) {
 func (m *ShimManager) reachable(namespace, id string) []*Instance {
 	k := key{namespace, id}
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	var is []*Instance
 	if i := m.instances[k]; i != nil && i.kind == KindTask {
 		is = append(is, i)
 	}
 	if i := m.leaving[k]; i != nil && !slices.Contains(is, i) {
 		is = append(is, i)
+	}
+	m.mu.Unlock()
+	for _, i := range is {
+		i.read()
 	}
 	return is
 }

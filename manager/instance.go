@@ -25,6 +25,9 @@ type Instance struct {
 	namespace, id string
 	layout        bundle.Layout
 
+	// reading fills it, once, from what is on disk; nil for one that is new.
+	reading func()
+
 	// saving orders the writes of the record file and guards sealed: nothing is written any more.
 	saving sync.Mutex
 	sealed bool
@@ -67,6 +70,13 @@ func newInstance(m *ShimManager, layout bundle.Layout, kind Kind, namespace, id 
 }
 
 func (i *Instance) key() key { return key{i.namespace, i.id} }
+
+// read fills a restored instance from its bundle, unless that was done; it must come before anything is asked of the instance or told to it.
+func (i *Instance) read() {
+	if i.reading != nil {
+		i.reading()
+	}
+}
 
 // context is the manager's context with the instance's namespace and log fields, for work that no caller waits for.
 func (i *Instance) context() context.Context {

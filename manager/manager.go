@@ -52,8 +52,13 @@ type ShimManager struct {
 	instances map[key]*Instance
 	leaving   map[key]*Instance // gone, and events of theirs may still come
 	processes map[string]*Process
-	found     []func() // what begin is to start
+	restored  []*Instance // listed from disk at the start, for the restore
+	found     []func()    // what the restore is to start once all records are read
 	begun     bool
+
+	// ready is closed when all records are read; urgent, once, when somebody waits for that.
+	ready, urgent chan struct{}
+	urge          func()
 
 	// starts lets one launch at a time into a group, by namespace and group.
 	starts keyedLock
@@ -62,7 +67,8 @@ type ShimManager struct {
 	mounts *mountController
 }
 
-// New makes a manager and lists what is on disk as restoring, without an RPC and without an exec. Of ctx only the values are used.
+// New makes a manager and lists what is on disk as restoring: by the names of the bundles, without looking into any. Of ctx only the values
+// are used.
 func New(ctx context.Context, config Config) (*ShimManager, error) {
 	if config.Events == nil || config.Sandboxes == nil {
 		return nil, errors.Wrap(errdefs.ErrInvalidArgument, "cannot make a shim manager without an event exchange and a sandbox store")
@@ -89,25 +95,28 @@ func New(ctx context.Context, config Config) (*ShimManager, error) {
 		leaving:   make(map[key]*Instance),
 		processes: make(map[string]*Process),
 	}
-	m.pool = newPool(m)
+	m.init()
 	m.follow()
 	for _, of := range []struct {
 		kind Kind
 		dirs Dirs
 	}{{KindTask, config.Tasks}, {KindSandbox, config.Boxes}} {
-		if err := m.restore(ctx, of.dirs.layout(), of.kind); err != nil {
+		if err := m.enlist(ctx, of.dirs.layout(), of.kind); err != nil {
 			cancel()
 			return nil, errors.Wrapf(err, "cannot list existing %ss", of.kind)
 		}
 	}
-	if err := m.restoreWarm(ctx); err != nil {
-		cancel()
-		return nil, err
-	}
 	return m, nil
 }
 
-// begin starts the work in the background on what was found on disk. Not before all of it is listed: until then it cannot be told who
+// init makes what is the same for every manager.
+func (m *ShimManager) init() {
+	m.pool = newPool(m)
+	m.ready, m.urgent = make(chan struct{}), make(chan struct{})
+	m.urge = sync.OnceFunc(func() { close(m.urgent) })
+}
+
+// begin starts the work in the background on what was found on disk. Not before all records are read: until then it cannot be told who
 // else is behind a shim.
 func (m *ShimManager) begin() {
 	m.mu.Lock()
@@ -115,8 +124,22 @@ func (m *ShimManager) begin() {
 	m.found = nil
 	m.begun = true
 	m.mu.Unlock()
+	close(m.ready)
 	for _, f := range found {
 		m.spawn(f)
+	}
+}
+
+// awaitReady waits until all records are read.
+func (m *ShimManager) awaitReady(ctx context.Context) error {
+	m.urge()
+	select {
+	case <-m.ready:
+		return nil
+	case <-ctx.Done():
+		return errors.Wrap(ctx.Err(), "waiting until all existing bundles are read")
+	case <-m.ctx.Done():
+		return errors.Wrap(errdefs.ErrUnavailable, "the daemon is stopping")
 	}
 }
 
@@ -192,6 +215,9 @@ func (m *ShimManager) sleep(d time.Duration) bool {
 // reserve enters i into the map. Where an earlier instance of the id is on its way out it waits, up to the cleanup timeout, then
 // says AlreadyExists and what is left.
 func (m *ShimManager) reserve(ctx context.Context, i *Instance) error {
+	if err := m.awaitReady(ctx); err != nil {
+		return err
+	}
 	wctx, cancel := timeout.WithContext(ctx, TimeoutCleanup)
 	defer cancel()
 	for {
@@ -241,6 +267,7 @@ func (m *ShimManager) get(namespace, id string, kind Kind) (*Instance, error) {
 	if i == nil || i.kind != kind {
 		return nil, errNoInstance(kind, id)
 	}
+	i.read()
 	if st, _ := i.watch(); !st.listed() {
 		return nil, errNoInstance(kind, id)
 	}

@@ -48,7 +48,8 @@ func memManager(t *testing.T) *ShimManager {
 		leaving:   make(map[key]*Instance),
 		processes: make(map[string]*Process),
 	}
-	m.pool = newPool(m)
+	m.init()
+	m.begin()
 	t.Cleanup(func() { require.NoError(t, m.Close()) })
 	return m
 }

@@ -18,16 +18,15 @@ import (
 // restoreWarm finds the warm shims of an earlier daemon. It runs after all instances are attached: a process that one of them is in only
 // gets its directory back and ends with the last of them, since nobody knows whether all it did went well. The others are idle, or were
 // being started.
-func (m *ShimManager) restoreWarm(ctx context.Context) error {
+func (m *ShimManager) restoreWarm(ctx context.Context) {
 	found, err := m.config.Tasks.layout().ListWarm()
 	if err != nil {
-		return err
+		log.G(ctx).WithError(err).Error("cannot look for warm shims")
 	}
 	m.launcher.SweepSocketLinks()
 	for _, dir := range found {
 		m.restoreOneWarm(log.WithLogger(ctx, log.G(ctx).WithField("id", dir.ID)), dir)
 	}
-	return nil
 }
 
 func (m *ShimManager) restoreOneWarm(ctx context.Context, dir *bundle.Warm) {

@@ -246,6 +246,7 @@ func (p *Process) use(ctx context.Context, mode callMode) (*link, error) {
 	if st == connected || st == unresponsive && mode == forced {
 		return l, nil
 	}
+	p.m.urge()
 	wctx, cancel := timeout.WithContext(ctx, TimeoutLoad)
 	defer cancel()
 	for {

@@ -274,6 +274,7 @@ func TestStrangersAreLeftAlone(t *testing.T) {
 	require.NoError(t, os.Symlink(y.dir, filepath.Join(y.path("state"), testNamespace, "link")))
 	y.boot()
 	y.restart()
+	require.NoError(t, y.m.awaitReady(y.ctx))
 	tasks, err := y.tasks.Tasks(y.ctx, true)
 	require.NoError(t, err)
 	require.Empty(t, tasks)

@@ -5,12 +5,14 @@ package manager
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	tasktypes "github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/pkg/errors"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/shimyard/shimyard/bundle"
 	"github.com/shimyard/shimyard/shimclient"
@@ -19,19 +21,65 @@ import (
 // askAgain is the pause before a restored instance's shim is asked again after an answer that decides nothing.
 const askAgain = time.Second
 
-// restore lists what is on disk as restoring and sees to each in the background. It reads directories and records only.
-func (m *ShimManager) restore(ctx context.Context, layout bundle.Layout, kind Kind) error {
+const (
+	// restoreDelay is how long the restore leaves the machine to the daemon's own start, unless somebody asks for something of it.
+	restoreDelay = 250 * time.Millisecond
+	// readers is how many bundles are read at a time.
+	readers = 4
+)
+
+// enlist enters what is on disk as restoring, by the names alone.
+func (m *ShimManager) enlist(ctx context.Context, layout bundle.Layout, kind Kind) error {
 	found, err := layout.List()
 	if err != nil {
 		return err
 	}
 	for _, path := range found.Unknown {
-		log.G(ctx).WithField("path", path).Warn("found something that is no bundle among the bundles, leaving it alone")
+		logUnknown(ctx, path)
 	}
 	for _, b := range found.Bundles {
-		m.restoreOne(ctx, layout, kind, b)
+		i := newInstance(m, layout, kind, b.Namespace, b.ID, restoring)
+		i.reading = sync.OnceFunc(func() { m.restoreOne(i.scope(m.ctx), i, b) })
+		if other := m.instances[i.key()]; other != nil {
+			log.G(i.scope(ctx)).Errorf("found a bundle for a %s whose id is a %s's, leaving it alone", kind, other.kind)
+			continue
+		}
+		m.instances[i.key()] = i
+		m.restored = append(m.restored, i)
 	}
+	return nil
+}
+
+func logUnknown(ctx context.Context, path string) {
+	log.G(ctx).WithField("path", path).Warn("found something that is no bundle among the bundles, leaving it alone")
+}
+
+// restore reads all that was listed and then lets the work on it begin: connecting to shims, undoing, burying. It leaves the daemon's
+// start alone for a moment; whoever asks for one instance reads that one by himself, and who has to wait for more makes it begin at once.
+func (m *ShimManager) restore() {
+	select {
+	case <-after(restoreDelay):
+	case <-m.urgent:
+	case <-m.ctx.Done():
+		return
+	}
+	var g errgroup.Group
+	g.SetLimit(readers)
+	for _, i := range m.restored {
+		g.Go(func() error { i.read(); return nil })
+	}
+	_ = g.Wait() // nothing fails
+	m.restored = nil
+	m.restoreWarm(m.ctx)
 	failpoint("restore-listed")
+	for _, dirs := range []Dirs{m.config.Tasks, m.config.Boxes} {
+		m.sweep(m.ctx, dirs.layout())
+	}
+	m.begin()
+}
+
+// sweep removes what earlier runs left; no create begins before.
+func (m *ShimManager) sweep(ctx context.Context, layout bundle.Layout) {
 	swept, err := layout.Sweep(func(ns, id string) bool { return m.find(ns, id) != nil })
 	for _, path := range swept {
 		log.G(ctx).WithField("path", path).Info("removed a leftover of an earlier run")
@@ -39,23 +87,16 @@ func (m *ShimManager) restore(ctx context.Context, layout bundle.Layout, kind Ki
 	if err != nil {
 		log.G(ctx).WithError(err).Warn("cannot remove all leftovers of earlier runs")
 	}
-	return nil
 }
 
-func (m *ShimManager) restoreOne(ctx context.Context, layout bundle.Layout, kind Kind, b *bundle.Bundle) {
-	i := newInstance(m, layout, kind, b.Namespace, b.ID, restoring)
-	m.mu.Lock()
-	other := m.instances[i.key()]
-	if other == nil {
-		m.instances[i.key()] = i
-	}
-	m.mu.Unlock()
-	if other != nil {
-		log.G(ctx).WithFields(log.Fields{"id": b.ID, "namespace": b.Namespace}).
-			Errorf("found a bundle for a %s whose id is a %s's, leaving it alone", kind, other.kind)
+// restoreOne reads the records of one bundle and puts the instance behind its process. It sends nothing and starts nothing.
+func (m *ShimManager) restoreOne(ctx context.Context, i *Instance, b *bundle.Bundle) {
+	if !b.Recognized() {
+		logUnknown(ctx, b.Path)
+		m.forget(i)
 		return
 	}
-	i.load(i.scope(ctx), b)
+	i.load(ctx, b)
 	r, err := b.ReadBootstrap()
 	if err != nil {
 		i.restoreUnstarted(err)
@@ -70,11 +111,13 @@ func (m *ShimManager) restoreOne(ctx context.Context, layout bundle.Layout, kind
 	i.version = ep.Version
 	i.mu.Unlock()
 	if _, _, err := m.attach(i, ep.Followed(), origin{launched: i.launchedHere(), pid: i.recordedShim(), owned: true}); err != nil {
-		log.G(i.scope(ctx)).WithError(err).Error("cannot attach a bundle to its shim, leaving it alone")
+		log.G(ctx).WithError(err).Error("cannot attach a bundle to its shim, leaving it alone")
 		return
 	}
-	i.openLog()
-	m.onBegin(i.takeOver)
+	m.onBegin(func() {
+		i.openLog()
+		i.takeOver()
+	})
 }
 
 // load fills the instance from the records of a bundle, of ours or of stock containerd's.

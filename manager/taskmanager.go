@@ -39,7 +39,7 @@ func NewTaskManager(mounts mount.Manager, shims *ShimManager) (*TaskManager, err
 		return nil, err
 	}
 	shims.mounts = &mountController{manager: mounts, shims: shims}
-	shims.begin()
+	shims.spawn(shims.restore)
 	return t, nil
 }
 
@@ -148,6 +148,7 @@ func (t *TaskManager) Tasks(ctx context.Context, all bool) ([]runtime.Task, erro
 		tasks[n] = task
 		if !all {
 			wg.Go(func() {
+				i.read()
 				s, err := i.stateNow(ctx, listPatience)
 				if errdefs.IsDeadlineExceeded(err) {
 					// The record cannot stand for it, as for a created task: containerd's list would leave it out.
