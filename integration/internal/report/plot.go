@@ -157,7 +157,7 @@ func (p *Panel) floor(rows []*Row) float64 {
 	if math.IsInf(lowest, 1) {
 		return 0
 	}
-	return math.Floor(math.Log10(lowest))
+	return math.Ceil(math.Log10(lowest)) - 1 // below the lowest, which is to have a bar
 }
 
 // powers are ticks at powers of ten.
