@@ -9,6 +9,8 @@ PKG      ?= ./...
 RUN      ?=
 CHAOS_TIME ?= 3m
 CHAOS_SEED ?=
+BENCH    ?=
+README   ?=
 
 TESTFLAGS = $(if $(V),-v) $(if $(RUN),-run '$(RUN)')
 
@@ -19,7 +21,7 @@ export GOFLAGS += -buildvcs=false
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help build test unit race lint cross fuzz integration scale chaos soak tools demo clean
+.PHONY: help build test unit race lint cross fuzz integration scale chaos soak bench microbench tools demo clean
 
 help: ## show this list
 	@echo "Shimyard: a containerd whose task runtime is ours."
@@ -31,6 +33,8 @@ help: ## show this list
 	@echo "  PKG=./bundle   only these packages (unit, race, fuzz)"
 	@echo "  CHAOS_TIME=3m  how long chaos runs; CHAOS_SEED=1 makes it plan what it planned with that seed"
 	@echo "  FUZZTIME=60s   how long each fuzz target runs"
+	@echo "  BENCH='...'    flags for bench: -bench.only=latency,throughput -bench.rounds=20 -bench.profile=DIR -bench.out=DIR"
+	@echo "  README=1       bench puts its short table into README.md, too"
 
 build: ## build the daemon, bin/containerd (needs nothing but Go)
 	@mkdir -p bin
@@ -65,6 +69,12 @@ scale: ## hundreds of containers, stalled shims, a long downtime, as root; some 
 
 soak: ## 10,000 rounds of create, start, kill, delete against real runc, as root; the daemon must end as it began
 	SHIMYARD_SOAK=10000 go -C integration test -count=1 -run '^TestSoak' -timeout 2h -v .
+
+bench: ## measure beside stock containerd and bare runc, as root, on an idle machine; writes integration/bench/; 10 minutes, 8 GB of memory
+	SHIMYARD_BENCH=1 go -C integration test -count=1 -run '^TestBench$$' -timeout 60m -v . $(if $(README),-bench.readme=$(CURDIR)/README.md) $(BENCH)
+
+microbench: ## the hot paths inside the daemon, with allocations
+	go test -run '^$$' -bench . -benchmem ./manager
 
 tools: ## build or unpack into bin/tools what the integration tests run against; nothing is installed
 	go -C integration run ./cmd/tools

@@ -34,7 +34,7 @@ var noLayout bundle.Layout
 var testExchange = exchange.NewExchange()
 
 // memManager is a manager without disk, processes and subscriptions, for tests in a synctest bubble.
-func memManager(t *testing.T) *ShimManager {
+func memManager(t testing.TB) *ShimManager {
 	ctx, cancel := context.WithCancel(context.Background())
 	m := &ShimManager{
 		config:    Config{Events: testExchange, Deadlines: shimclient.DefaultDeadlines(), Sandboxes: &sandboxStore{}},
@@ -59,7 +59,7 @@ func memInstance(m *ShimManager, id string, st state) *Instance {
 }
 
 // startOf is the start time of a process; 0 when there is none.
-func startOf(t *testing.T, pid uint32) uint64 {
+func startOf(t testing.TB, pid uint32) uint64 {
 	t.Helper()
 	id, err := shimclient.LookupProcess(int(pid))
 	if err != nil {
@@ -69,7 +69,7 @@ func startOf(t *testing.T, pid uint32) uint64 {
 }
 
 // memTask is a created instance with a pid, behind a process that is not yet connected.
-func memTask(t *testing.T, m *ShimManager, id string, pid uint32) (*Instance, *Process) {
+func memTask(t testing.TB, m *ShimManager, id string, pid uint32) (*Instance, *Process) {
 	i := memInstance(m, id, running)
 	i.rec = bundle.Record{Created: true, Task: &bundle.TaskState{Status: "RUNNING", Pid: pid, PidStart: startOf(t, pid)}}
 	p := newProcess(m, testEndpoint)
@@ -81,7 +81,7 @@ func memTask(t *testing.T, m *ShimManager, id string, pid uint32) (*Instance, *P
 
 // memShim is a Task service in this process.
 type memShim struct {
-	t    *testing.T
+	t    testing.TB
 	srv  *ttrpc.Server
 	next chan net.Conn
 
@@ -93,7 +93,7 @@ type memShim struct {
 	exits  chan struct{} // closed with exit set
 }
 
-func newMemShim(t *testing.T) *memShim {
+func newMemShim(t testing.TB) *memShim {
 	s := &memShim{
 		t: t, next: make(chan net.Conn, 16), hangs: make(map[string]chan struct{}), errs: make(map[string]error),
 		counts: make(map[string]int), exits: make(chan struct{}),

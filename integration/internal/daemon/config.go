@@ -39,6 +39,8 @@ type Options struct {
 	Extra string
 	// LogLevel is containerd's; empty: info.
 	LogLevel string
+	// Parent is where the daemon's directory is made; empty: /tmp.
+	Parent string
 	// PrivateRun gives the daemon, and with it its shims, a mount namespace
 	// with an empty /run: shims before containerd 2.3 put their sockets into
 	// /run/containerd/s whatever they are told.

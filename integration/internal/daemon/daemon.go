@@ -59,7 +59,11 @@ type process struct {
 // leftovers are checked, when the test ends.
 func Start(tb testing.TB, o Options) *Daemon {
 	tb.Helper()
-	dir, err := os.MkdirTemp("/tmp", "sy-")
+	parent := o.Parent
+	if parent == "" {
+		parent = "/tmp"
+	}
+	dir, err := os.MkdirTemp(parent, "sy-")
 	require.NoError(tb, err)
 	d := &Daemon{Dir: dir, tb: tb, opts: o}
 	tb.Cleanup(d.end)

@@ -1,0 +1,161 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package manager
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"testing"
+
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/containerd/v2/core/runtime"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/stretchr/testify/require"
+
+	"github.com/shimyard/shimyard/shimclient"
+)
+
+// benchTasks is how many tasks a full node has.
+const benchTasks = 300
+
+// benchYard is a task manager with tasks behind shims in this process, each with a connection of its own.
+func benchYard(b *testing.B, tasks int) (*TaskManager, context.Context) {
+	b.Helper()
+	s, m := newMemShim(b), memManager(b)
+	for n := range tasks {
+		_, p := memTask(b, m, fmt.Sprintf("task-%d", n), ownPid())
+		require.NoError(b, p.onConnected(s.connect()))
+	}
+	return &TaskManager{shims: m}, namespaces.WithNamespace(context.Background(), testNamespace)
+}
+
+// Every call of a client begins with a lookup.
+func BenchmarkGet(b *testing.B) {
+	tasks, ctx := benchYard(b, benchTasks)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := tasks.Get(ctx, "task-150"); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// All tasks of a node, as containerd's own start asks for them, and as a client does, who wants their states.
+func BenchmarkList(b *testing.B) {
+	for name, all := range map[string]bool{"without states": true, "with states": false} {
+		b.Run(name, func(b *testing.B) {
+			tasks, ctx := benchYard(b, benchTasks)
+			b.ReportAllocs()
+			for b.Loop() {
+				list, err := tasks.Tasks(ctx, all)
+				if err != nil || len(list) != benchTasks {
+					b.Fatal(len(list), err)
+				}
+			}
+		})
+	}
+}
+
+// A call to a shim, with nothing around it and with what the manager does around it. The difference is the manager's; the rest is
+// ttrpc, over a pipe in this process.
+func BenchmarkCall(b *testing.B) {
+	ask := func(ctx context.Context, c *shimclient.Task) error {
+		_, err := c.Pids(ctx, &taskapi.PidsRequest{ID: "task-0"})
+		return err
+	}
+	for name, call := range map[string]func(context.Context, *Task) error{
+		"direct": func(ctx context.Context, t *Task) error {
+			l, _ := t.i.link()
+			return ask(ctx, l.task)
+		},
+		"wrapped": func(ctx context.Context, t *Task) error { return t.call(ctx, repeatable, ask) },
+		"pids": func(ctx context.Context, t *Task) error {
+			_, err := t.Pids(ctx)
+			return err
+		},
+	} {
+		b.Run(name, func(b *testing.B) {
+			tasks, ctx := benchYard(b, 1)
+			t, err := tasks.Get(ctx, "task-0")
+			require.NoError(b, err)
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := call(ctx, t.(*Task)); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// A State, which clients ask for most.
+func BenchmarkState(b *testing.B) {
+	tasks, ctx := benchYard(b, 1)
+	t, err := tasks.Get(ctx, "task-0")
+	require.NoError(b, err)
+	b.ReportAllocs()
+	for b.Loop() {
+		if s, err := t.State(ctx); err != nil || s.Status != runtime.RunningStatus {
+			b.Fatal(s, err)
+		}
+	}
+}
+
+// What a create has to know of a spec, of the size that Kubernetes makes.
+func BenchmarkReadSpec(b *testing.B) {
+	raw, err := json.Marshal(fullSpec())
+	require.NoError(b, err)
+	spec := anySpec(b, string(raw))
+	b.ReportAllocs()
+	b.SetBytes(int64(len(raw)))
+	for b.Loop() {
+		facts, err := readSpec(spec)
+		if err != nil || len(facts.groups) != 1 {
+			b.Fatal(facts, err)
+		}
+	}
+}
+
+// fullSpec is a spec with all that usually is in one: environment, mounts, capabilities, namespaces, a seccomp profile.
+func fullSpec() *specs.Spec {
+	var env, capabilities, calls []string
+	for n := range 30 {
+		env = append(env, fmt.Sprintf("SERVICE_%d_PORT_8080_TCP_ADDR=10.96.0.%d", n, n))
+	}
+	for n := range 14 {
+		capabilities = append(capabilities, fmt.Sprintf("CAP_NUMBER_%d", n))
+	}
+	for n := range 350 {
+		calls = append(calls, fmt.Sprintf("syscall_%d", n))
+	}
+	var mounts []specs.Mount
+	for _, to := range []string{"/proc", "/dev", "/dev/pts", "/dev/mqueue", "/sys", "/sys/fs/cgroup", "/etc/hosts", "/dev/termination-log", "/etc/hostname",
+		"/etc/resolv.conf", "/dev/shm", "/var/run/secrets/kubernetes.io/serviceaccount"} {
+		mounts = append(mounts, specs.Mount{Destination: to, Type: "bind", Source: "/var/lib/somewhere" + to, Options: []string{"rbind", "rprivate", "ro"}})
+	}
+	return &specs.Spec{
+		Version: specs.Version,
+		Process: &specs.Process{
+			Args: []string{"/bin/server", "--listen=:8080"}, Env: env, Cwd: "/",
+			Capabilities: &specs.LinuxCapabilities{Bounding: capabilities, Effective: capabilities, Permitted: capabilities},
+		},
+		Root:   &specs.Root{Path: "rootfs"},
+		Mounts: mounts,
+		Annotations: map[string]string{
+			"io.kubernetes.cri.container-type": "container", "io.kubernetes.cri.sandbox-id": "0123456789abcdef",
+			"io.kubernetes.cri.container-name": "server", "io.kubernetes.cri.sandbox-namespace": "default",
+		},
+		Linux: &specs.Linux{
+			Namespaces:  []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}, {Type: specs.NetworkNamespace, Path: "/proc/1/ns/net"}},
+			CgroupsPath: "/kubepods/burstable/pod01/0123456789abcdef",
+			MaskedPaths: []string{"/proc/acpi", "/proc/kcore", "/proc/keys"},
+			Seccomp: &specs.LinuxSeccomp{
+				DefaultAction: specs.ActErrno, Architectures: []specs.Arch{specs.ArchX86_64},
+				Syscalls: []specs.LinuxSyscall{{Names: calls, Action: specs.ActAllow}},
+			},
+		},
+	}
+}
