@@ -6,6 +6,7 @@ package integration
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -19,6 +20,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"github.com/shimyard/shimyard/integration/internal/daemon"
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
@@ -37,8 +39,10 @@ func needScale(t *testing.T) {
 // shims stalled. What it takes is printed beside the start of an empty daemon.
 func TestScaleFake(t *testing.T) {
 	needScale(t)
-	shim := shimtest.Install(t, shimtest.Scenario{})
-	newNode(t).scale(300, 20, []setupOpt{spec("sleep"), fake(shim)}, "exit", "5")
+	// In the place of runc's, which is vouched for.
+	shim := shimtest.Install(t, shimtest.Scenario{}, shimtest.WithName(filepath.Base(kit.shim)))
+	n := newNode(t, func(o *daemon.Options) { o.Path = []string{filepath.Dir(shim.Path)} })
+	n.scale(300, 20, []setupOpt{spec("sleep")}, "exit", "5")
 	shim.AwaitNoProcs()
 }
 

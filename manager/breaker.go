@@ -40,25 +40,38 @@ func (p *Process) probe() {
 		if l == nil || st == ended || p.m.ctx.Err() != nil {
 			return
 		}
-		switch err := p.ask(p.m.ctx, l.task); {
-		case errors.Is(err, shimclient.ErrConnectionLost), p.m.ctx.Err() != nil:
-			return
-		case !errors.Is(err, shimclient.ErrNoAnswer):
-			p.answered(l)
+		asked := time.Now()
+		if p.decides(l, p.ask(p.m.ctx, l.task)) {
 			return
 		}
 		p.silent(l)
-		if p.answersAnew() && errors.Is(p.ask(p.m.ctx, l.task), shimclient.ErrNoAnswer) {
-			// The connection is out of step, not the shim: a new one is made as after any loss. The old one was asked once more since a shim
-			// that has just woken answers on both, and the answers that are on their way must not be lost.
+		if p.answersAnew() {
+			// A shim that has just woken answers on both, and the answers that are on their way must not be lost.
+			if p.decides(l, p.ask(p.m.ctx, l.task)) {
+				return
+			}
+			// The connection is out of step, not the shim: a new one is made as after any loss.
 			log.G(p.m.ctx).WithField("address", p.endpoint).Warn("shim answers on a new connection and not on the old one, giving that up")
 			_ = l.conn.Close()
 			return
 		}
-		if !p.m.sleep(probePause) || p.escalate() {
+		// There is always a question under way, which a shim that wakes answers at once, so there is no pause but after one that took no time.
+		if !p.m.sleep(max(0, probePause-time.Since(asked))) || p.escalate() {
 			return
 		}
 	}
+}
+
+// decides looks at what a Connect on a link came to. True: no more probing, the shim has answered or the link is lost.
+func (p *Process) decides(l *link, err error) bool {
+	switch {
+	case errors.Is(err, shimclient.ErrConnectionLost), p.m.ctx.Err() != nil:
+		return true
+	case errors.Is(err, shimclient.ErrNoAnswer):
+		return false
+	}
+	p.answered(l)
+	return true
 }
 
 // ask sends one Connect. Whatever the shim says, it has answered.

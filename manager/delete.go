@@ -221,8 +221,18 @@ func (i *Instance) releaseProcess(ctx context.Context, p *Process, orderly bool)
 }
 
 // finishDelete cleans up. The task is deleted whatever comes of it: what cannot be removed now is tried again in the background,
-// with the id reserved.
+// with the id reserved, as it is while the shim takes its time to go.
 func (i *Instance) finishDelete(ctx context.Context, c cleaning) {
+	if p := i.process(); p != nil && p.isOver() && p.lingers() {
+		i.setLeft(errLingers)
+		i.to(reaping)
+		i.m.spawn(func() {
+			if p.outlast() {
+				i.clean(c)
+			}
+		})
+		return
+	}
 	err := i.cleanOnce(ctx, &c)
 	if err == nil {
 		i.m.forget(i)

@@ -6,6 +6,7 @@ package manager
 import (
 	"context"
 	"syscall"
+	"time"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/v2/pkg/timeout"
@@ -76,8 +77,7 @@ func (p *Process) kill(ctx context.Context) bool {
 	}
 }
 
-// shutdown asks the process to go and waits until it has, each up to the shutdown timeout. A process that said yes and lingers is
-// left to linger: it has nothing of ours any more.
+// shutdown asks the process to go and waits until it has, each up to the shutdown timeout. A process that said yes may linger (lingers).
 func (p *Process) shutdown(ctx context.Context, id string) error {
 	ctx, cancel := timeout.WithContext(ctx, TimeoutShutdown)
 	defer cancel()
@@ -113,4 +113,48 @@ func (p *Process) waitGone(ctx context.Context, l *link) {
 		}
 	}
 	log.G(ctx).WithField("address", p.endpoint).Warn("shim has said yes to its shutdown and still runs")
+}
+
+const (
+	// lingerTime is how long a process may linger that has said yes to its shutdown, lingerPause is between two looks at it.
+	lingerTime  = 30 * time.Second
+	lingerPause = 50 * time.Millisecond
+)
+
+// errLingers is why an id is not free yet.
+var errLingers = errors.New("the shim has said yes to its shutdown and still runs; it is waited for")
+
+// lingers tells whether a process that was released is still there: the next `start` under its id would find its socket and join what is
+// about to end.
+func (p *Process) lingers() bool {
+	if !p.isLaunched() {
+		return false
+	}
+	if pid := p.verified(); pid != (shimclient.ProcessID{}) {
+		return pid.Alive()
+	}
+	return p.endpoint.Unix() && p.reach() == shimclient.Reachable
+}
+
+// outlast waits until a process that was released is gone. One that does not go is ended in the end, where it is known which process it is:
+// it has no task and has agreed to go. False when the manager was closed before.
+func (p *Process) outlast() bool {
+	for until := time.Now().Add(lingerTime); p.lingers(); {
+		if !p.m.sleep(lingerPause) {
+			return false
+		}
+		if time.Now().Before(until) {
+			continue
+		}
+		pid := p.verified()
+		log.G(p.m.ctx).WithField("address", p.endpoint).WithField("pid", pid.Pid).Warn("shim does not end after its shutdown, ending it")
+		if (pid == shimclient.ProcessID{}) {
+			return true
+		}
+		if err := pid.Signal(syscall.SIGKILL); err != nil && !errdefs.IsNotFound(err) {
+			log.G(p.m.ctx).WithError(err).Error("cannot end the shim")
+		}
+		until = time.Now().Add(lingerTime)
+	}
+	return true
 }

@@ -33,8 +33,24 @@ const exitUnknown = 255
 func (i *Instance) learnExit(e bundle.Exit) {
 	i.mu.Lock()
 	i.exitLocked(e)
+	i.replayLater()
 	i.mu.Unlock()
 	i.save()
+}
+
+// learnExecExit records the exit of an exec that is on record, as an answer told it.
+func (i *Instance) learnExecExit(id string, e bundle.Exit) {
+	i.mu.Lock()
+	x := i.rec.Execs[id]
+	news := x != nil && x.Exit == nil && x.Pid != 0 && x.Pid == e.Pid
+	if news {
+		x.Exit = &e
+		i.replayLater()
+	}
+	i.mu.Unlock()
+	if news {
+		i.save()
+	}
 }
 
 func (i *Instance) exitLocked(e bundle.Exit) {
@@ -228,6 +244,10 @@ func (i *Instance) execPidLocked(id string) uint32 {
 func (i *Instance) untold() []string {
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	return i.untoldLocked()
+}
+
+func (i *Instance) untoldLocked() []string {
 	var ids []string
 	for id, x := range i.rec.Execs {
 		if x.Exit != nil && !x.Exit.Told {

@@ -36,24 +36,29 @@ type Instance struct {
 	exited chan struct{}
 
 	// mu guards all below.
-	mu      sync.Mutex
-	state   state
-	since   time.Time
-	claimed state         // before deleting
-	changed chan struct{} // closed and replaced at every transition
-	bundle  *bundle.Bundle
-	binary  shimclient.Binary
-	groups  []string // whose shim the container may be served by, if its runtime groups
-	version int      // of the Task API that the shim answered with
-	proc    *Process
-	rec     bundle.Record
-	heard   map[process]bundle.Exit // exits heard on the exchange before it was known whose pid it is
-	waiters map[*waiting]struct{}
-	creates chan error // the answer of a Create whose caller has left; nil when there is none
-	cut     bool       // a Create may still be under way in what the shim has run for it
-	mounted bool       // mounts are to be deactivated when it goes
-	unsaved bool       // the record is not as it should be on disk
-	left    error      // what cleaning could not remove yet
+	mu        sync.Mutex
+	state     state
+	since     time.Time
+	claimed   state         // before deleting
+	changed   chan struct{} // closed and replaced at every transition
+	bundle    *bundle.Bundle
+	binary    shimclient.Binary
+	groups    []string // whose shim the container may be served by, if its runtime groups
+	version   int      // of the Task API that the shim answered with
+	proc      *Process
+	rec       bundle.Record
+	heard     map[process]bundle.Exit // exits heard on the exchange before it was known whose pid it is
+	waiters   map[*waiting]struct{}
+	creates   chan error // the answer of a Create whose caller has left; nil when there is none
+	cut       bool       // a Create may still be under way in what the shim has run for it
+	mounted   bool       // mounts are to be deactivated when it goes
+	replaying bool       // exits that are known are told if nobody else does
+	unsaved   bool       // the record is not as it should be on disk
+	left      error      // what cleaning could not remove yet
+
+	changes int    // of the status, that are under way
+	change  uint64 // counts them, begun and done: an answer to State from before one says nothing
+	doubt   bool   // one has failed, or the record is an earlier daemon's: the status is what the shim says next
 
 	shimDeleted bool     // `shim delete` has succeeded
 	deleteHeard bool     // the shim has told the deletion

@@ -16,20 +16,63 @@ import (
 // daemon and for 45 s after a clean stop.
 const ownRetries = time.Minute
 
-// replay tells, after a start of the daemon, the exits that a living shim could not tell while there was no daemon. It waits until the
-// shim has given up on telling them and subscribers can have come back; nothing is told once somebody deletes the task.
-func (i *Instance) replay() {
-	e := i.exit("")
-	if e == nil || e.Told || i.kind != KindTask {
+// replayLater makes an exit that was learnt from an answer be told if no event of the shim tells it: there may have been no daemon, or the
+// shim's connection for events is out of order. Once for each instance at a time; the caller holds the lock.
+func (i *Instance) replayLater() {
+	if i.replaying || i.kind != KindTask || len(i.untoldLocked()) == 0 {
 		return
 	}
-	if !i.sleep(max(time.Until(e.At.Add(ownRetries)), subscribersBack-time.Since(i.m.started))) {
+	i.replaying = true
+	// Mostly the event is on its way. Nor may the manager's lock be taken under the instance's.
+	time.AfterFunc(inFlight, func() { i.m.spawn(i.replay) })
+}
+
+// replay tells the exits that a living shim does not tell. It waits until the shim has given up on telling them and, after a start of the
+// daemon, until subscribers can have come back; nothing is told once somebody deletes the task.
+func (i *Instance) replay() {
+	for {
+		i.mu.Lock()
+		due := i.dueLocked()
+		if due.IsZero() {
+			i.replaying = false
+			i.mu.Unlock()
+			return
+		}
+		i.mu.Unlock()
+		slept := i.sleep(max(time.Until(due), subscribersBack-time.Since(i.m.started)))
+		if slept {
+			i.askExecs(i.context())
+		}
+		if st, _ := i.watch(); !slept || st != running || i.wasDeleted() {
+			i.mu.Lock()
+			i.replaying = false
+			i.mu.Unlock()
+			return
+		}
+		i.tellExits()
+	}
+}
+
+// dueLocked is when the last of the exits that are known and untold may be told; zero when there is none.
+func (i *Instance) dueLocked() (due time.Time) {
+	for _, id := range i.untoldLocked() {
+		e := i.exitOfLocked(id)
+		if at := e.At.Add(ownRetries); e.Tries < maxTries && at.After(due) {
+			due = at
+		}
+	}
+	return due
+}
+
+// replayFound is replayLater after a restore, which finds out first what ended while there was no daemon.
+func (i *Instance) replayFound() {
+	if i.kind != KindTask {
 		return
 	}
 	i.askExecs(i.context())
-	if st, _ := i.watch(); st == running && !i.wasDeleted() {
-		i.tellExits()
-	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.replayLater()
 }
 
 // sleep waits for d; false when the instance stopped running meanwhile, or the manager was closed.

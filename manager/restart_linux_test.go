@@ -17,12 +17,12 @@ import (
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
-// rpcs counts the calls of a method for an id from a point of the trace on.
+// rpcs counts the calls of a method for a task's init from a point of the trace on.
 func (y *yard) rpcs(from int, method, id string) int {
 	y.Helper()
 	n := 0
 	for _, e := range y.shim.Trace()[from:] {
-		if e.Kind == shimtest.KindRPC && e.Action == method && e.ID == id {
+		if e.Kind == shimtest.KindRPC && e.Action == method && e.ID == id && e.ExecID == "" {
 			n++
 		}
 	}

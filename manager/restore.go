@@ -114,6 +114,11 @@ func (m *ShimManager) restoreOne(ctx context.Context, i *Instance, b *bundle.Bun
 		log.G(ctx).WithError(err).Error("cannot attach a bundle to its shim, leaving it alone")
 		return
 	}
+	if i.wasDeleted() && i.onUnknown() {
+		log.G(ctx).Info("finishing a delete that was cut short")
+		m.onBegin(i.undo)
+		return
+	}
 	m.onBegin(func() {
 		i.openLog()
 		i.takeOver()
@@ -275,7 +280,7 @@ func (i *Instance) ask() bool {
 		i.buryIfDead()
 		failpoint("restore-answered")
 		i.save()
-		i.m.spawn(i.replay)
+		i.m.spawn(i.replayFound)
 		return true
 	case i.onUnknown():
 		log.G(ctx).Info("shim has no such task, cleaning up")

@@ -69,13 +69,13 @@ func (t *Task) Start(ctx context.Context) error {
 	if err := t.i.settled(ctx, once); err != nil {
 		return err
 	}
-	pid, err := t.i.sendStart(ctx, "")
-	if err != nil {
+	return t.i.changing(tasktypes.Status_RUNNING, func() error {
+		pid, err := t.i.sendStart(ctx, "")
+		if err == nil {
+			t.i.learnPid(pid)
+		}
 		return err
-	}
-	t.i.learnPid(pid)
-	t.i.learnStatus(tasktypes.Status_RUNNING)
-	return nil
+	})
 }
 
 // sendStart starts init ("") or an exec and returns its pid.
@@ -104,24 +104,20 @@ func (t *Task) Kill(ctx context.Context, signal uint32, all bool) error {
 
 // Pause the container.
 func (t *Task) Pause(ctx context.Context) error {
-	err := t.call(ctx, once, func(ctx context.Context, c *shimclient.Task) error {
-		return c.Pause(ctx, &taskapi.PauseRequest{ID: t.i.id})
+	return t.i.changing(tasktypes.Status_PAUSED, func() error {
+		return t.call(ctx, once, func(ctx context.Context, c *shimclient.Task) error {
+			return c.Pause(ctx, &taskapi.PauseRequest{ID: t.i.id})
+		})
 	})
-	if err == nil {
-		t.i.learnStatus(tasktypes.Status_PAUSED)
-	}
-	return err
 }
 
 // Resume the container.
 func (t *Task) Resume(ctx context.Context) error {
-	err := t.call(ctx, once, func(ctx context.Context, c *shimclient.Task) error {
-		return c.Resume(ctx, &taskapi.ResumeRequest{ID: t.i.id})
+	return t.i.changing(tasktypes.Status_RUNNING, func() error {
+		return t.call(ctx, once, func(ctx context.Context, c *shimclient.Task) error {
+			return c.Resume(ctx, &taskapi.ResumeRequest{ID: t.i.id})
+		})
 	})
-	if err == nil {
-		t.i.learnStatus(tasktypes.Status_RUNNING)
-	}
-	return err
 }
 
 // Exec adds a process, without starting it.
@@ -143,16 +139,18 @@ func (t *Task) Exec(ctx context.Context, id string, opts runtime.ExecOpts) (runt
 }
 
 // Process returns an exec that exists. One that was added through us needs no asking, so that its Wait and Kill work while the shim
-// stalls.
+// stalls. One that nobody has on record is returned without an answer from a shim that is silent: containerd looks an exec up before it
+// waits for it, and a Wait may not fail for a stall.
 func (t *Task) Process(ctx context.Context, id string) (runtime.ExecProcess, error) {
 	e := &Exec{task: t, id: id}
 	if t.i.knowsExec(id) {
 		return e, nil
 	}
-	if _, err := e.State(ctx); err != nil {
-		return nil, err
+	_, err := e.State(ctx)
+	if err == nil || ctx.Err() == nil && (errdefs.IsUnavailable(err) || errdefs.IsDeadlineExceeded(err)) {
+		return e, nil
 	}
-	return e, nil
+	return nil, err
 }
 
 // Pids lists the processes of the container.
@@ -198,8 +196,10 @@ func (t *Task) closeIO(ctx context.Context, execID string) error {
 
 // Checkpoint writes the container's state to a path.
 func (t *Task) Checkpoint(ctx context.Context, path string, options *anypb.Any) error {
-	return t.call(ctx, once, func(ctx context.Context, c *shimclient.Task) error {
-		return c.Checkpoint(ctx, &taskapi.CheckpointTaskRequest{ID: t.i.id, Path: path, Options: options})
+	return t.i.changing(tasktypes.Status_UNKNOWN, func() error {
+		return t.call(ctx, once, func(ctx context.Context, c *shimclient.Task) error {
+			return c.Checkpoint(ctx, &taskapi.CheckpointTaskRequest{ID: t.i.id, Path: path, Options: options})
+		})
 	})
 }
 

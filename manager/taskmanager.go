@@ -130,8 +130,8 @@ func (t *TaskManager) Get(ctx context.Context, id string) (runtime.Task, error) 
 	return &Task{i: i}, nil
 }
 
-// Tasks lists the tasks of the context's namespace, whose states are asked for all at once, or of all namespaces, without asking:
-// that is how containerd finds at its start what there is to monitor.
+// Tasks lists the tasks of the context's namespace, with their states, or of all namespaces, without: that is how containerd finds at
+// its start what there is to monitor. The states that the records are not known to hold are asked for, all at once.
 func (t *TaskManager) Tasks(ctx context.Context, all bool) ([]runtime.Task, error) {
 	ns := ""
 	if !all {
@@ -149,6 +149,10 @@ func (t *TaskManager) Tasks(ctx context.Context, all bool) ([]runtime.Task, erro
 		if !all {
 			wg.Go(func() {
 				i.read()
+				if s, ok := i.current(); ok {
+					task.asked = &answer{s, nil}
+					return
+				}
 				s, err := i.stateNow(ctx, listPatience)
 				if errdefs.IsDeadlineExceeded(err) {
 					// The record cannot stand for it, as for a created task: containerd's list would leave it out.

@@ -35,18 +35,31 @@ func (i *Instance) learnPid(pid uint32) {
 	i.mu.Unlock()
 }
 
-// learnStatus keeps the status that follows from a call's success.
-func (i *Instance) learnStatus(s tasktypes.Status) {
+// changing runs a call that gives the task a new status, which is kept if the call succeeds; with UNKNOWN the shim is asked for it. While
+// it runs, and after it has failed, the record does not stand for the status.
+func (i *Instance) changing(to tasktypes.Status, call func() error) error {
 	i.mu.Lock()
-	if i.rec.Task != nil && i.rec.Task.Exit == nil {
-		i.rec.Task.Status = s.String()
+	i.changes++
+	i.change++
+	i.mu.Unlock()
+	err := call()
+	i.mu.Lock()
+	i.changes--
+	i.change++
+	known := err == nil && to != tasktypes.Status_UNKNOWN
+	i.doubt = i.doubt || !known
+	if known && i.rec.Task != nil && i.rec.Task.Exit == nil {
+		i.rec.Task.Status = to.String()
 	}
 	i.mu.Unlock()
-	i.save()
+	if known {
+		i.save()
+	}
+	return err
 }
 
-// learnState keeps what State said, and its exit.
-func (i *Instance) learnState(s *taskapi.StateResponse) {
+// learnState keeps what State said, and its exit. asked is what change was when it was asked.
+func (i *Instance) learnState(s *taskapi.StateResponse, asked uint64) {
 	i.learnPid(s.Pid)
 	i.mu.Lock()
 	if i.rec.Task == nil {
@@ -58,8 +71,10 @@ func (i *Instance) learnState(s *taskapi.StateResponse) {
 	if s.Status == tasktypes.Status_STOPPED && s.ExitedAt.IsValid() && s.ExitedAt.Seconds > 0 {
 		// Without a time it is a process that has ended and whose exit the shim has not seen yet.
 		i.exitLocked(bundle.Exit{Pid: s.Pid, Status: s.ExitStatus, At: timeOf(s.ExitedAt)})
-	} else if t.Exit == nil {
+		i.replayLater()
+	} else if t.Exit == nil && i.change == asked && i.changes == 0 {
 		t.Status = s.Status.String()
+		i.doubt = s.Status == tasktypes.Status_STOPPED
 	}
 	i.mu.Unlock()
 	if news {
@@ -89,14 +104,27 @@ func (i *Instance) lastKnown() (runtime.State, bool) {
 	return s, s.Status != runtime.CreatedStatus && s.Status != 0 && t.PidStart != 0 && pid.Alive()
 }
 
+// current is the state as the record has it, where that is known to be what the shim would say: the runtime is vouched for (runc's shim
+// answers from its memory too), the process is connected, no change is under way or has failed, and the pid is alive.
+func (i *Instance) current() (runtime.State, bool) {
+	i.mu.Lock()
+	st, b, version, p := i.state, i.binary, i.version, i.proc
+	sure := i.changes == 0 && !i.doubt
+	i.mu.Unlock()
+	if st != running || !sure || p == nil || b.Runtime != RuncV2 || version < sandboxVersion || i.silent() {
+		return runtime.State{}, false
+	}
+	return i.lastKnown()
+}
+
 // stateNow asks for the state; with patience > 0 the last known one is the answer after that time.
 func (i *Instance) stateNow(ctx context.Context, patience time.Duration) (runtime.State, error) {
 	st, _ := i.watch()
 	if !st.listed() {
 		return runtime.State{}, errNoInstance(i.kind, i.id)
 	}
-	if st == restoring || i.silent() || i.wasDeleted() {
-		// Deleted in the shim and not yet here: its caller asks for the state before it deletes again.
+	if st == restoring || i.silent() || i.exit("") != nil {
+		// An exit is the last word. Deleted in the shim and not yet here: its caller asks for the state before it deletes again.
 		if s, ok := i.lastKnown(); ok {
 			return s, nil
 		}
@@ -157,13 +185,16 @@ func (i *Instance) askState(ctx context.Context, execID string) (*taskapi.StateR
 
 func (i *Instance) sendState(ctx context.Context, execID string) (*taskapi.StateResponse, error) {
 	var r *taskapi.StateResponse
+	i.mu.Lock()
+	asked := i.change
+	i.mu.Unlock()
 	err := i.call(ctx, repeatable, func(ctx context.Context, c *shimclient.Task) (err error) {
 		r, err = c.State(ctx, &taskapi.StateRequest{ID: i.id, ExecID: execID})
 		return err
 	})
 	if err == nil && execID == "" {
 		i.verifyAgain(ctx)
-		i.learnState(r)
+		i.learnState(r, asked)
 	}
 	return r, err
 }

@@ -71,7 +71,7 @@ type waiter func(context.Context, *link) (*bundle.Exit, error)
 // errWoken: a Wait call was ended since there is news.
 var errWoken = errors.New("woken")
 
-// askWait sends one Wait, which ends early when there is news. What it brings is recorded for init.
+// askWait sends one Wait, which ends early when there is news. What it brings is recorded.
 func (i *Instance) askWait(ctx context.Context, l *link, execID string, ask waiter) (*runtime.Exit, error) {
 	wctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -88,8 +88,9 @@ func (i *Instance) askWait(ctx context.Context, l *link, execID string, ask wait
 	}
 	if execID == "" {
 		i.learnExit(*e)
-		e = i.exit("")
+		return toExit(i.exit("")), nil
 	}
+	i.learnExecExit(execID, *e)
 	return toExit(e), nil
 }
 
