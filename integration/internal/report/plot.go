@@ -31,14 +31,11 @@ const (
 	resolution  = 96 // dots an inch
 )
 
-var (
-	names  = [sides]string{"stock containerd", "Shimyard", "bare runc"}
-	colors = [sides]color.Color{
-		color.RGBA{R: 0x9a, G: 0xa5, B: 0xb1, A: 0xff},
-		color.RGBA{R: 0x1f, G: 0x77, B: 0xb4, A: 0xff},
-		color.RGBA{R: 0xe8, G: 0xb4, B: 0x4a, A: 0xff},
-	}
-)
+var colors = [sides]color.Color{
+	color.RGBA{R: 0x9a, G: 0xa5, B: 0xb1, A: 0xff},
+	color.RGBA{R: 0x1f, G: 0x77, B: 0xb4, A: 0xff},
+	color.RGBA{R: 0xe8, G: 0xb4, B: 0x4a, A: 0xff},
+}
 
 // Plot writes a PNG with the panels, two in a line: a bar for each median, a
 // line over it between the quartiles. A panel without a row stays out.
@@ -102,7 +99,7 @@ func (p *Panel) draw(rows []*Row) (*plot.Plot, error) {
 		}
 		chart.Color, chart.Offset, chart.LineStyle.Width = colors[s], offset, 0
 		drawn.Add(chart, &whiskers{spread: spread, offset: offset})
-		drawn.Legend.Add(names[s], chart)
+		drawn.Legend.Add(s.String(), chart)
 		for _, q := range spread {
 			highest = max(highest, q.high)
 		}
