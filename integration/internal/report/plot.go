@@ -4,10 +4,10 @@
 package report
 
 import (
-	"fmt"
 	"image/color"
 	"io"
 	"math"
+	"strconv"
 
 	"github.com/pkg/errors"
 	"gonum.org/v1/plot"
@@ -104,6 +104,7 @@ func (p *Panel) draw(rows []*Row) (*plot.Plot, error) {
 			highest = max(highest, q.high)
 		}
 	}
+	drawn.X.Min, drawn.X.Max = -0.6, float64(len(rows))-0.4 // the outermost groups whole
 	drawn.Y.Min, drawn.Y.Max = 0, highest*1.35 // room for the legend
 	if p.Log {
 		drawn.Y.Tick.Marker = powers{unscaled: func(v float64) float64 { return v + p.floor(rows) }}
@@ -163,7 +164,7 @@ type powers struct{ unscaled func(float64) float64 }
 func (p powers) Ticks(low, high float64) []plot.Tick {
 	var ticks []plot.Tick
 	for v := math.Ceil(low); v <= high; v++ {
-		ticks = append(ticks, plot.Tick{Value: v, Label: fmt.Sprintf("%g", math.Pow(10, p.unscaled(v)))})
+		ticks = append(ticks, plot.Tick{Value: v, Label: strconv.FormatFloat(math.Pow(10, p.unscaled(v)), 'f', -1, 64)})
 	}
 	return ticks
 }
