@@ -21,7 +21,6 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
-	"github.com/shimyard/shimyard/integration/internal/daemon"
 	"github.com/shimyard/shimyard/integration/internal/report"
 )
 
@@ -49,7 +48,7 @@ func (b *bench) crowds() {
 		one.Run() // what the sections before have left in its memory is none of this
 	}
 	rows := b.crowdRows()
-	var holds []holds
+	var grown []holds
 	for _, size := range b.sizes {
 		b.refresh()
 		from := time.Now()
@@ -59,7 +58,7 @@ func (b *bench) crowds() {
 		b.t.Logf("%d containers on each side run after %s", size, time.Since(from).Round(time.Second))
 		b.refresh()
 		if b.wants("memory") {
-			holds = append(holds, b.holds(c, size))
+			grown = append(grown, b.holds(c))
 		}
 		if b.wants("list") && size > 0 {
 			b.askAll(c, rows, size)
@@ -69,7 +68,10 @@ func (b *bench) crowds() {
 		}
 	}
 	if b.wants("memory") {
-		b.slopes(holds)
+		for _, one := range c.order(0) {
+			one.restart()
+		}
+		b.memory(grown, b.holds(c))
 	}
 	if b.wants("stalled") {
 		b.refresh()
@@ -198,10 +200,10 @@ func (b *bench) askAll(c *bothCrowds, rows *crowdRows, size int) {
 		{"stats", "stats of %d tasks", func(c *crowd) error { return c.stats(c.ctx) }},
 		{"metrics", "metrics endpoint with %d tasks", func(c *crowd) error { return c.scrape(c.ctx) }},
 	} {
-		row := rows.add(q.group, report.Row{
-			Section: sectionAsk, Name: fmt.Sprintf(q.name, size), Unit: "ms", Brief: size == b.largest(),
-			Chart: chartAsk, Label: fmt.Sprintf("%s %d", q.group, size),
-		})
+		row := rows.add(q.group, report.Row{Section: sectionAsk, Name: fmt.Sprintf(q.name, size), Unit: "ms", Brief: size == b.largest()})
+		if q.group == "list" || size == b.largest() { // the plot has no room for all
+			row.Chart, row.Label = chartAsk, fmt.Sprintf("%s %d", q.group, size)
+		}
 		for round := range b.asks + 1 {
 			for _, one := range c.order(round) {
 				begin := time.Now()
@@ -228,128 +230,6 @@ func (c *crowd) leave() {
 		return c.end(crowdID(i))
 	})
 	c.pids = nil
-}
-
-// holds is what the daemons and their shims hold with so many tasks, by side.
-type holds map[report.Side]held
-
-type held struct {
-	tasks, shims                    int
-	pss, rss, heap                  float64 // of the daemon, in KiB
-	shimPSS                         []float64
-	goroutines, descriptors, accept int
-}
-
-func (b *bench) holds(c *bothCrowds, size int) holds {
-	h := holds{}
-	for _, one := range c.order(0) {
-		h[one.side] = one.held()
-		b.t.Logf("%d tasks: %+v", size, h[one.side].short())
-	}
-	return h
-}
-
-func (h held) short() string {
-	return fmt.Sprintf("%d shims; daemon: PSS %.0f KiB, RSS %.0f KiB, live heap %.0f KiB, %d goroutines, %d descriptors; %d connections to shims",
-		h.shims, h.pss, h.rss, h.heap, h.goroutines, h.descriptors, h.accept)
-}
-
-// held looks when the daemon has come to rest.
-func (c *crowd) held() held {
-	t := c.t
-	t.Helper()
-	h := held{tasks: len(c.pids)}
-	for equal := 0; equal < 3; time.Sleep(5 * tick) {
-		fds, goroutines := c.Usage()
-		if fds == h.descriptors && goroutines == h.goroutines {
-			equal++
-		} else {
-			equal = 0
-		}
-		h.descriptors, h.goroutines = fds, goroutines
-	}
-	heap, err := c.LiveHeap()
-	require.NoError(t, err)
-	m, err := daemon.MemoryOf(c.Pid())
-	require.NoError(t, err)
-	h.heap, h.pss, h.rss = kib(heap), kib(m.PSS), kib(m.RSS)
-	for _, pid := range c.shimsOf(c.pids) {
-		m, err := daemon.MemoryOf(pid)
-		require.NoError(t, err)
-		h.shimPSS = append(h.shimPSS, kib(m.PSS))
-	}
-	h.shims = len(h.shimPSS)
-	h.accept, err = c.Connections()
-	require.NoError(t, err)
-	return h
-}
-
-func kib(bytes uint64) float64 { return float64(bytes) / 1024 }
-
-// shimsOf lists the shims, which are the parents of the containers' inits, each once.
-func (c *crowd) shimsOf(pids []uint32) []int {
-	c.t.Helper()
-	var shims []int
-	for _, pid := range pids {
-		parent, err := parentOf(pid)
-		require.NoError(c.t, err)
-		if !slices.Contains(shims, parent) {
-			shims = append(shims, parent)
-		}
-	}
-	return shims
-}
-
-func parentOf(pid uint32) (int, error) {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0, errors.Wrap(err, "cannot find a container's shim")
-	}
-	_, rest, _ := strings.Cut(string(data), ") ")
-	f := strings.Fields(rest)
-	if len(f) < 2 {
-		return 0, errors.Errorf("cannot read the stat of %d", pid)
-	}
-	return strconv.Atoi(f[1])
-}
-
-// slopes tells what one task costs, from the smallest to the largest number of them, and what the largest holds.
-func (b *bench) slopes(all []holds) {
-	const section = "Memory and what else is held"
-	row := func(name, unit string, brief bool, value func(few, many held) []float64) {
-		r := b.results.Add(report.Row{Section: section, Name: name, Unit: unit, Brief: brief})
-		few, many := all[min(1, len(all)-1)], all[len(all)-1]
-		for _, s := range []report.Side{report.Stock, report.Ours} {
-			r.Samples[s] = value(few[s], many[s])
-		}
-	}
-	slope := func(of func(held) float64) func(few, many held) []float64 {
-		return func(few, many held) []float64 { return []float64{(of(many) - of(few)) / float64(many.tasks-few.tasks)} }
-	}
-	whole := func(of func(held) float64) func(few, many held) []float64 {
-		return func(_, many held) []float64 { return []float64{of(many)} }
-	}
-	perShim := func(of func(held) int) func(few, many held) []float64 {
-		return func(few, many held) []float64 {
-			return []float64{float64(of(many)-of(few)) / float64(max(1, many.shims-few.shims))}
-		}
-	}
-	many := b.largest()
-	row("daemon's live heap, for each further task", "KiB", true, slope(func(h held) float64 { return h.heap }))
-	row("daemon's PSS, for each further task", "KiB", false, slope(func(h held) float64 { return h.pss }))
-	row(fmt.Sprintf("daemon's PSS with %d tasks", many), "MiB", true, whole(func(h held) float64 { return h.pss / 1024 }))
-	row(fmt.Sprintf("daemon's RSS with %d tasks", many), "MiB", false, whole(func(h held) float64 { return h.rss / 1024 }))
-	row("PSS of a shim process", "MiB", true, func(_, many held) []float64 {
-		var list []float64
-		for _, v := range many.shimPSS {
-			list = append(list, v/1024)
-		}
-		return list
-	})
-	row("shim processes for each task", "", false, whole(func(h held) float64 { return float64(h.shims) / float64(h.tasks) }))
-	row("daemon's goroutines, for each further shim process", "", true, perShim(func(h held) int { return h.goroutines }))
-	row("daemon's file descriptors, for each further shim process", "", false, perShim(func(h held) int { return h.descriptors }))
-	row("connections to each further shim process", "", true, perShim(func(h held) int { return h.accept }))
 }
 
 // restartAll times starts of the daemons among their running containers.
@@ -389,7 +269,7 @@ func (c *crowd) restart() (ready, listed time.Duration) {
 // rest waits until the daemon has done what it does behind its readiness: it is not the next one's.
 func (c *crowd) rest() {
 	var before uint64
-	for equal := 0; equal < 3; time.Sleep(10 * tick) {
+	for equal, end := 0, time.Now().Add(patience); equal < 3 && time.Now().Before(end); time.Sleep(10 * tick) {
 		now := cpuTicks(c.Pid())
 		if now-before <= 1 {
 			equal++

@@ -25,7 +25,7 @@ var (
 	benchOnly    = flag.String("bench.only", "", "the sections of TestBench, separated by commas: "+strings.Join(benchSections, ",")+"; empty: all")
 	benchOut     = flag.String("bench.out", "", "the directory that TestBench writes its report into; empty: bench/ for a run of all sections, none for others")
 	benchReadme  = flag.String("bench.readme", "", "a file whose part between the marks of the benchmark TestBench replaces with the short table")
-	benchProfile = flag.String("bench.profile", "", "a directory for CPU profiles of the custom daemon, taken while the latency section runs")
+	benchProfile = flag.String("bench.profile", "", "a directory for CPU profiles of the custom daemon, taken while the latency section runs, whose numbers they spoil")
 )
 
 // benchEnv includes TestBench, which takes minutes and gigabytes.
@@ -198,14 +198,6 @@ func (b *bench) run() {
 func (b *bench) refresh() {
 	b.stock.ctx = b.stock.context(testNS)
 	b.ours.ctx = b.ours.context(testNS)
-}
-
-// nodes are the two daemons, the one that begins first: it is another in each round.
-func (b *bench) nodes(round int) []*benchNode {
-	if round%2 == 1 {
-		return []*benchNode{b.ours, b.stock}
-	}
-	return []*benchNode{b.stock, b.ours}
 }
 
 // lenient is a test that, while on, only writes down what goes wrong.

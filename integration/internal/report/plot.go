@@ -4,10 +4,10 @@
 package report
 
 import (
-	"fmt"
 	"image/color"
 	"io"
 	"math"
+	"strconv"
 
 	"github.com/pkg/errors"
 	"gonum.org/v1/plot"
@@ -31,14 +31,11 @@ const (
 	resolution  = 96 // dots an inch
 )
 
-var (
-	names  = [sides]string{"stock containerd", "Shimyard", "bare runc"}
-	colors = [sides]color.Color{
-		color.RGBA{R: 0x9a, G: 0xa5, B: 0xb1, A: 0xff},
-		color.RGBA{R: 0x1f, G: 0x77, B: 0xb4, A: 0xff},
-		color.RGBA{R: 0xe8, G: 0xb4, B: 0x4a, A: 0xff},
-	}
-)
+var colors = [sides]color.Color{
+	color.RGBA{R: 0x9a, G: 0xa5, B: 0xb1, A: 0xff},
+	color.RGBA{R: 0x1f, G: 0x77, B: 0xb4, A: 0xff},
+	color.RGBA{R: 0xe8, G: 0xb4, B: 0x4a, A: 0xff},
+}
 
 // Plot writes a PNG with the panels, two in a line: a bar for each median, a
 // line over it between the quartiles. A panel without a row stays out.
@@ -102,11 +99,12 @@ func (p *Panel) draw(rows []*Row) (*plot.Plot, error) {
 		}
 		chart.Color, chart.Offset, chart.LineStyle.Width = colors[s], offset, 0
 		drawn.Add(chart, &whiskers{spread: spread, offset: offset})
-		drawn.Legend.Add(names[s], chart)
+		drawn.Legend.Add(s.String(), chart)
 		for _, q := range spread {
 			highest = max(highest, q.high)
 		}
 	}
+	drawn.X.Min, drawn.X.Max = -0.6, float64(len(rows))-0.4 // the outermost groups whole
 	drawn.Y.Min, drawn.Y.Max = 0, highest*1.35 // room for the legend
 	if p.Log {
 		drawn.Y.Tick.Marker = powers{unscaled: func(v float64) float64 { return v + p.floor(rows) }}
@@ -166,7 +164,7 @@ type powers struct{ unscaled func(float64) float64 }
 func (p powers) Ticks(low, high float64) []plot.Tick {
 	var ticks []plot.Tick
 	for v := math.Ceil(low); v <= high; v++ {
-		ticks = append(ticks, plot.Tick{Value: v, Label: fmt.Sprintf("%g", math.Pow(10, p.unscaled(v)))})
+		ticks = append(ticks, plot.Tick{Value: v, Label: strconv.FormatFloat(math.Pow(10, p.unscaled(v)), 'f', -1, 64)})
 	}
 	return ticks
 }

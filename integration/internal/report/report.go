@@ -20,6 +20,11 @@ const (
 	sides
 )
 
+// String is what people call it.
+func (s Side) String() string { return names[s] }
+
+var names = [sides]string{"stock containerd", "Shimyard", "bare runc"}
+
 // Results are what one run has measured.
 type Results struct {
 	Machine Machine
