@@ -12,6 +12,10 @@ CHAOS_SEED ?=
 BENCH    ?=
 README   ?=
 
+# Whoever says how shims are kept warm says it to the tests.
+POOL ?=
+export POOL
+
 TESTFLAGS = $(if $(V),-v) $(if $(RUN),-run '$(RUN)')
 
 # The daemon's version names the commit that it was built from, where git can tell it (it refuses in a checkout that belongs to
@@ -21,7 +25,7 @@ export GOFLAGS += -buildvcs=false
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help build test unit race lint cross fuzz integration scale chaos soak bench microbench tools demo clean
+.PHONY: help build test unit race lint cross fuzz integration scale chaos soak pools nightly bench microbench tools demo clean
 
 help: ## show this list
 	@echo "Shimyard: a containerd whose task runtime is ours."
@@ -32,6 +36,7 @@ help: ## show this list
 	@echo "  RUN=TestName   only the tests whose names match (unit, race, integration)"
 	@echo "  PKG=./bundle   only these packages (unit, race, fuzz)"
 	@echo "  CHAOS_TIME=3m  how long chaos runs; CHAOS_SEED=1 makes it plan what it planned with that seed"
+	@echo "  POOL=off       integration, chaos, scale and soak without warm shims; POOL=share8: with up to 8 tasks in one shim"
 	@echo "  FUZZTIME=60s   how long each fuzz target runs"
 	@echo "  BENCH='...'    flags for bench: -bench.only=latency,throughput -bench.rounds=20 -bench.profile=DIR -bench.out=DIR"
 	@echo "  README=1       bench puts its short table into README.md, too"
@@ -69,6 +74,18 @@ scale: ## hundreds of containers, stalled shims, a long downtime, as root; some 
 
 soak: ## 10,000 rounds of create, start, kill, delete against real runc, as root; the daemon must end as it began
 	SHIMYARD_SOAK=10000 go -C integration test -count=1 -run '^TestSoak' -timeout 2h -v .
+
+pools: ## the integration tests without warm shims, and with up to 8 tasks in one shim
+	$(MAKE) integration POOL=off
+	$(MAKE) integration POOL=share8
+
+nightly: ## the longer suites: ten minutes of chaos in each mode of the pool, pools, scale, soak
+	$(MAKE) chaos CHAOS_TIME=10m
+	$(MAKE) chaos CHAOS_TIME=10m POOL=off
+	$(MAKE) chaos CHAOS_TIME=10m POOL=share8
+	$(MAKE) pools
+	$(MAKE) scale
+	$(MAKE) soak
 
 bench: ## measure beside stock containerd and bare runc, as root, on an idle machine; writes integration/bench/; 10 minutes, 8 GB of memory
 	SHIMYARD_BENCH=1 go -C integration test -count=1 -run '^TestBench$$' -timeout 60m -v . $(if $(README),-bench.readme=$(CURDIR)/README.md) $(BENCH)

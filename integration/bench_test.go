@@ -124,6 +124,7 @@ func newBench(t *testing.T, p plan) *bench {
 	b.stock = b.start(b.lenient, report.Stock, tool(t, kit.Stock))
 	b.ours = b.start(t, report.Ours, kit.daemon)
 	b.ours.warmUp()
+	t.Cleanup(b.ours.Stop) // before the look for leftovers: idle shims end with it
 	b.bare = newBare(b)
 	return b
 }
@@ -140,7 +141,8 @@ func (b *bench) start(tb testing.TB, side report.Side, binary string) *benchNode
 	metrics := freeAddress(b.t)
 	o := daemon.Options{
 		Binary: binary, Path: []string{filepath.Dir(kit.shim), filepath.Dir(kit.runc)}, Parent: b.dir,
-		Extra: "[plugins.'io.containerd.server.v1.metrics']\naddress = '" + metrics + "'\n",
+		WarmIdle: "1m", // the default
+		Extra:    "[plugins.'io.containerd.server.v1.metrics']\naddress = '" + metrics + "'\n",
 	}
 	return &benchNode{node: newNodeOn(b.t, tb, o), side: side, metrics: metrics}
 }
