@@ -9,16 +9,21 @@
 // background work runs in. A Process owns one connection to one shim process, the copier of its log, one goroutine that watches the
 // connection, and the set of instances that the process serves. An Instance ties one (namespace, id), a task or a sandbox, to a
 // bundle and a process, and owns the bundle. [TaskManager] shows tasks as runtime.Task, [SandboxController] shows sandboxes as
-// sandbox.Controller; both share one id space.
+// sandbox.Controller; both share one id space. A pool owns which of the warm shims (processes that were started for nobody in
+// particular) may be given to a task; the processes themselves are the manager's like all others.
 //
 // # Invariants
 //
 //   - Nothing but proof of death (see verdict.go) ends a shim that has a task or removes its bundle. No error of a call is a proof.
 //   - A Wait does not fail because a shim stalls, a connection is lost, or the daemon stops.
+//   - A shim that served one task serves another only if its whole start would have been the same and all that it did was in order.
+//   - Nothing is begun with any process that an earlier daemon left before the records of all instances are read: until then
+//     nobody knows who else is behind it.
 //   - Launch, join and restore end in the same constructor of a Process; a failed launch, a launch that a crash cut short and a
 //     dead shim end in the same cleaning.
 //   - Removal compares identity: a late callback of an earlier instance never evicts its successor under the same id.
-//   - No lock is held across an RPC, an exec, a publish or file IO. The one exception is Instance.saving, which orders the writes
-//     of one record file and guards nothing else.
+//   - No lock is held across an RPC, an exec, a publish or file IO. The exceptions are Instance.saving and
+//     Instance.reading, which order the writes of one record file and its first reading, and warmShim.clearing, which orders the
+//     removals of one directory; they guard nothing else.
 //   - An instance leaves the map last, when nothing of it is left; until then its id is reserved.
 package manager
