@@ -87,7 +87,7 @@ nightly: ## the longer suites: ten minutes of chaos in each mode of the pool, po
 	$(MAKE) scale
 	$(MAKE) soak
 
-bench: ## measure beside stock containerd and bare runc, as root, on an idle machine; writes integration/bench/; 10 minutes, 8 GB of memory
+bench: ## measure beside stock containerd and bare runc, as root, on an idle machine; writes integration/bench/; 10 minutes, 4 GB
 	SHIMYARD_BENCH=1 go -C integration test -count=1 -run '^TestBench$$' -timeout 60m -v . $(if $(README),-bench.readme=$(CURDIR)/README.md) $(BENCH)
 
 microbench: ## the hot paths inside the daemon, with allocations

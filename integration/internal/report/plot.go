@@ -105,7 +105,7 @@ func (p *Panel) draw(rows []*Row) (*plot.Plot, error) {
 		}
 	}
 	drawn.X.Min, drawn.X.Max = -0.6, float64(len(rows))-0.4 // the outermost groups whole
-	drawn.Y.Min, drawn.Y.Max = 0, highest*1.35 // room for the legend
+	drawn.Y.Min, drawn.Y.Max = 0, highest*1.35              // room for the legend
 	if p.Log {
 		drawn.Y.Tick.Marker = powers{unscaled: func(v float64) float64 { return v + p.floor(rows) }}
 	}
