@@ -6,6 +6,7 @@ package shimclient
 import (
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/pkg/errors"
@@ -79,6 +80,6 @@ func (e Endpoint) Followed() Endpoint {
 	if !filepath.IsAbs(target) {
 		target = filepath.Join(filepath.Dir(t.path), target)
 	}
-	e.Address = "unix://" + target
+	e.Address = strings.TrimSuffix(e.Address, t.path) + target
 	return e
 }
