@@ -41,7 +41,10 @@ func TestScaleFake(t *testing.T) {
 	needScale(t)
 	// In the place of runc's, which is vouched for.
 	shim := shimtest.Install(t, shimtest.Scenario{}, shimtest.WithName(filepath.Base(kit.shim)))
-	n := newNode(t, func(o *daemon.Options) { o.Path = []string{filepath.Dir(shim.Path)} })
+	n := newNode(t)
+	n.Stop()
+	n.Reconfigure(func(o *daemon.Options) { o.Path = []string{filepath.Dir(shim.Path)} })
+	n.Run()
 	n.scale(300, 20, []setupOpt{spec("sleep")}, "exit", "5")
 	shim.AwaitNoProcs()
 }

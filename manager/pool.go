@@ -40,9 +40,12 @@ type warmShim struct {
 
 	// Guarded by pool.mu.
 	tasks   int  // that have it now
-	uses    int  // tasks that have it or had it
+	leaving int  // that are deleted and about to leave it
+	worn    bool // a task has left it
+	reused  int  // tasks that it took after that
 	retired bool // given to nobody any more
-	idle    bool // on the shelf, without a task
+	placed  bool // has one of the places of pool.idle
+	idle    bool // on the shelf, without a task; implies placed
 	mine    bool // the pool ends it by itself
 	since   time.Time
 	expiry  *time.Timer
@@ -53,7 +56,12 @@ type warmShim struct {
 }
 
 func (w *warmShim) hasRoomLocked() bool {
-	return !w.retired && w.tasks < max(1, w.spec.limits.Share) && w.uses <= w.spec.limits.Reuse
+	return !w.retired && w.tasks < max(1, w.spec.limits.Share) && !w.wornOutLocked()
+}
+
+// wornOutLocked: it may not take another task after one was deleted.
+func (w *warmShim) wornOutLocked() bool {
+	return w.worn && w.reused >= w.spec.limits.Reuse
 }
 
 // pool keeps the warm shims that can take a task. Which processes there are, and who is behind each, is the manager's and the
@@ -67,7 +75,7 @@ type pool struct {
 	// mu guards all below and what warmShim says. It is held for no longer than it takes to look and to change; taken after no other lock.
 	mu      sync.Mutex
 	shelves map[string]*shelf // by key
-	idle    int               // on all shelves, and spares that are being started: what the ceiling is about
+	idle    int               // places of those on all shelves, about to come back, and being started: what the ceiling is about
 	closed  bool
 	refused map[shimclient.FileID]time.Time // binaries that could not be started so, and when
 }
@@ -111,26 +119,27 @@ func (o *pool) take(key string) (w *warmShim, idleFor time.Duration) {
 	w = s.open[n]
 	o.notIdleLocked(w)
 	w.tasks++
-	w.uses++
+	if w.worn {
+		w.reused++
+	}
 	if !w.hasRoomLocked() {
 		s.open = slices.Delete(s.open, n, n+1)
 	}
 	return w, idleFor
 }
 
-// put takes in a shim that was just started: for a task, or idle.
+// put takes in a shim that was just started, or found: for a task, or idle. One that is not wanted any more is ended before put returns.
 func (o *pool) put(w *warmShim, tasks int) {
 	o.mu.Lock()
-	w.tasks, w.uses = tasks, tasks
-	retired := o.closed || w.retired
-	if retired {
-		w.retired = true
-	} else {
-		o.shelveLocked(w)
+	w.tasks = tasks
+	if o.closed || w.retired || tasks == 0 && !o.placeLocked(w) {
+		o.retireLocked(w)
 	}
+	o.shelveLocked(w)
+	unwanted := w.retired && tasks == 0
 	o.mu.Unlock()
-	if retired && tasks == 0 {
-		o.finish(w)
+	if unwanted {
+		o.end(w)
 	}
 }
 
@@ -140,23 +149,26 @@ func (o *pool) keep(w *warmShim) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	w.tasks--
-	if o.closed || w.retired || w.uses > w.spec.limits.Reuse || w.tasks == 0 && o.idle >= o.m.config.WarmLimit {
+	w.worn = true
+	if o.closed || w.retired || w.wornOutLocked() || w.tasks == 0 && !o.placeLocked(w) {
 		o.retireLocked(w)
 		return false
 	}
+	w.leaving++
 	return true
 }
 
-// back shelves a shim that was kept. peopled: instances that the pool knows nothing of are still in it, as the containers of a pod whose
-// sandbox went first; their last one ends it.
-func (o *pool) back(w *warmShim, peopled bool) {
+// back takes the instance out of a shim that was kept, and shelves that. Instances that the pool knows nothing of may still be in it, as the
+// containers of a pod whose sandbox went first; their last one ends it.
+func (o *pool) back(w *warmShim, i *Instance) {
 	o.mu.Lock()
-	if w.tasks == 0 && peopled {
+	w.leaving--
+	left := w.p.depart(i)
+	if w.tasks == 0 && left > w.leaving {
 		o.retireLocked(w)
-	} else if !w.retired {
-		o.shelveLocked(w)
 	}
-	done := w.retired && w.tasks == 0 && !peopled
+	o.shelveLocked(w)
+	done := w.retired && w.tasks == 0 && left == 0
 	o.mu.Unlock()
 	// It may have died between the two; then nobody else ends it.
 	if done || w.p.isOver() {
@@ -173,17 +185,28 @@ func (o *pool) shelveLocked(w *warmShim) {
 		s.open = slices.Delete(s.open, n, n+1)
 	}
 	s.open = append(s.open, w)
-	if w.tasks == 0 {
+	if w.tasks == 0 && w.leaving == 0 && w.placed && !w.idle {
 		w.idle, w.since = true, time.Now()
-		o.idle++
 		w.expiry = time.AfterFunc(o.m.config.WarmIdle, func() { o.expire(w) })
 	}
+}
+
+// placeLocked gives the shim one of the places below the ceiling; false when there is none.
+func (o *pool) placeLocked(w *warmShim) bool {
+	if !w.placed && o.idle < o.m.config.WarmLimit {
+		w.placed = true
+		o.idle++
+	}
+	return w.placed
 }
 
 func (o *pool) notIdleLocked(w *warmShim) {
 	if w.idle {
 		w.idle = false
 		w.expiry.Stop()
+	}
+	if w.placed {
+		w.placed = false
 		o.idle--
 	}
 }
@@ -313,8 +336,10 @@ func (o *pool) fill(spec poolSpec, s *shelf) {
 		o.mu.Unlock()
 		w, err := o.start(o.ctx, spec)
 		o.mu.Lock()
-		o.idle--
-		if err != nil {
+		if err == nil {
+			w.placed = true
+		} else {
+			o.idle--
 			s.filling, s.want = false, 0
 			o.tidyLocked(spec.key, s)
 		}

@@ -6,6 +6,7 @@ package manager
 import (
 	"context"
 	"sync"
+	"time"
 
 	"github.com/containerd/containerd/v2/pkg/timeout"
 	"github.com/containerd/log"
@@ -13,6 +14,9 @@ import (
 	"github.com/shimyard/shimyard/bundle"
 	"github.com/shimyard/shimyard/shimclient"
 )
+
+// goodbyeTime is for a shim that serves nobody to go by itself. It is a part of Close's time.
+const goodbyeTime = 2 * time.Second
 
 // finish ends a shim that nobody is in and that is given to nobody any more, in the background.
 func (o *pool) finish(w *warmShim) {
@@ -28,7 +32,9 @@ func (o *pool) end(w *warmShim) {
 	w.mine = true
 	o.mu.Unlock()
 	if !w.p.isOver() {
-		if err := w.p.shutdown(o.m.ctx, w.dir.ID); err != nil {
+		ctx, cancel := context.WithTimeout(o.m.ctx, goodbyeTime)
+		defer cancel()
+		if err := w.p.shutdown(ctx, w.dir.ID); err != nil {
 			log.G(o.m.ctx).WithError(err).WithField("address", w.p.endpoint).Info("an idle shim does not shut down, ending it")
 		}
 	}

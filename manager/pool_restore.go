@@ -5,6 +5,8 @@ package manager
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -41,6 +43,10 @@ func (m *ShimManager) restoreOneWarm(ctx context.Context, dir *bundle.Warm) {
 		return
 	}
 	r, err := dir.ReadBootstrap()
+	if errdefs.IsNotFound(err) && m.lent(dir.ID) {
+		log.G(ctx).Error("a warm shim that serves a task does not say how to reach it, leaving it alone")
+		return
+	}
 	if errdefs.IsNotFound(err) || rec.BootID != shimclient.BootID() {
 		m.onBegin(func() { m.sweepWarm(ctx, dir, rec, r.GetAddress()) })
 		return
@@ -57,13 +63,28 @@ func (m *ShimManager) restoreOneWarm(ctx context.Context, dir *bundle.Warm) {
 	ep, err := shimclient.EndpointOf(r)
 	created := false
 	if err == nil {
-		created, err = m.attachWarm(w, ep, procOf(rec.Shim))
+		created, err = m.attachWarm(w, ep, procOf(rec.Shim), false)
 	}
 	if err != nil {
 		log.G(ctx).WithError(err).Error("cannot use the record of a warm shim, leaving it alone")
 		return
 	}
+	if !created {
+		m.pool.distrust(w.p) // before one of those in it can be deleted
+	}
 	m.onBegin(func() { w.takeOver(ctx, created) })
+}
+
+// lent tells whether an instance's record names the warm shim.
+func (m *ShimManager) lent(id string) bool {
+	m.mu.Lock()
+	all := slices.Collect(maps.Values(m.instances))
+	m.mu.Unlock()
+	return slices.ContainsFunc(all, func(i *Instance) bool {
+		i.mu.Lock()
+		defer i.mu.Unlock()
+		return i.rec.Warm == id
+	})
 }
 
 func procOf(p *bundle.Proc) shimclient.ProcessID {
@@ -82,7 +103,6 @@ func (w *warmShim) takeOver(ctx context.Context, idle bool) {
 		w.p.setLog(logs)
 	}
 	if !idle {
-		m.pool.distrust(w.p)
 		if in := w.p.members(); len(in) == 1 {
 			w.p.logAs(in[0].namespace, in[0].id)
 		}
@@ -96,16 +116,28 @@ func (w *warmShim) takeOver(ctx context.Context, idle bool) {
 		w.p.verify(ctx, l, w.spec.binary, w.token)
 	}
 	// Its bundle may be one that we cannot see.
-	if pid := w.p.verified(); pid.Alive() && pid.HasChildren() {
+	if pid, has := w.hasChildren(); has {
 		log.G(ctx).WithField("pid", pid.Pid).Error("found a warm shim without a bundle that has processes, leaving it alone")
 		return
 	}
 	if err != nil || w.spec.limits.Warm <= 0 || w.p.ask(ctx, l.task) != nil {
-		m.pool.put(w, 0)
-		m.pool.distrust(w.p)
-		return
+		m.pool.distrust(w.p) // first: nobody is to get it
 	}
 	m.pool.put(w, 0)
+}
+
+// hasChildren tells which of the shim's processes, if any, runs others. One that does not answer may not have a verified pid.
+func (w *warmShim) hasChildren() (shimclient.ProcessID, bool) {
+	pids := []shimclient.ProcessID{w.p.verified()}
+	if !pids[0].Alive() {
+		pids = shimclient.FindByToken(w.token)
+	}
+	for _, pid := range pids {
+		if pid.HasChildren() {
+			return pid, true
+		}
+	}
+	return shimclient.ProcessID{}, false
 }
 
 // sweepWarm removes what is left of a launch that a crash cut short, or of a shim from before a reboot.

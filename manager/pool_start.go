@@ -29,7 +29,7 @@ var errNotWarm = errors.Wrap(errdefs.ErrNotImplemented, "the shim does not speak
 // be started so is launched as any other.
 func (m *ShimManager) launchWarm(ctx context.Context, i *Instance, spec poolSpec) (*bootapi.BootstrapResult, error) {
 	defer m.pool.refill(spec)
-	for {
+	for ctx.Err() == nil {
 		w, idleFor := m.pool.take(spec.key)
 		if w == nil {
 			break
@@ -46,7 +46,6 @@ func (m *ShimManager) launchWarm(ctx context.Context, i *Instance, spec poolSpec
 			return nil, err
 		}
 	}
-	m.pool.missed(spec)
 	w, err := m.pool.start(ctx, spec)
 	if err != nil {
 		if ctx.Err() != nil || m.ctx.Err() != nil {
@@ -56,6 +55,7 @@ func (m *ShimManager) launchWarm(ctx context.Context, i *Instance, spec poolSpec
 		m.pool.refuse(spec.binary)
 		return m.launch(ctx, i, spec.options)
 	}
+	m.pool.missed(spec)
 	m.pool.put(w, 1)
 	if err := m.occupy(ctx, i, w); err != nil {
 		return nil, err
@@ -63,17 +63,17 @@ func (m *ShimManager) launchWarm(ctx context.Context, i *Instance, spec poolSpec
 	return w.reply, nil
 }
 
-// usable tells whether an idle shim can be given away: it is connected, and after some time of idleness it answers and its socket, which
-// tmp cleaners remove, is there for the next daemon.
+// usable tells whether a shim can be given away: it is connected, and after some time of idleness it answers and its socket, which tmp
+// cleaners remove, is there for the next daemon. That is awaited without the caller's cancellation, which says nothing of the shim.
 func (w *warmShim) usable(ctx context.Context, idleFor time.Duration) bool {
 	l, st, _ := w.p.snapshot()
-	if st != connected {
+	if pid := w.p.verified(); st != connected || pid != (shimclient.ProcessID{}) && !pid.Alive() {
 		return false
 	}
 	if idleFor < trusted {
 		return true
 	}
-	ctx, cancel := context.WithTimeout(ctx, askTime)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTime)
 	defer cancel()
 	return w.p.endpoint.Probe(ctx) == shimclient.Reachable && w.p.ask(ctx, l.task) == nil
 }
@@ -91,22 +91,24 @@ func (o *pool) giveUp(w *warmShim) {
 // has made when it fails is undone with the create.
 func (m *ShimManager) occupy(ctx context.Context, i *Instance, w *warmShim) error {
 	i.mu.Lock()
-	d := i.bundle
-	i.mu.Unlock()
-	if err := d.WriteBootstrap(w.reply); err != nil {
-		m.pool.giveUp(w)
-		return err
-	}
-	if err := w.p.join(i, origin{launched: true, owned: true}); err != nil {
-		m.pool.giveUp(w)
-		return err
-	}
-	i.mu.Lock()
+	d, before := i.bundle, i.rec
 	i.rec.Warm, i.rec.Joined, i.rec.Launched, i.rec.Launch = w.dir.ID, true, true, nil
 	i.version = int(w.reply.Version)
 	i.mu.Unlock()
 	i.recordShim(w.p.verified())
-	if err := i.persist(); err != nil {
+	// The record first: a bundle with a bootstrap and without a record is one of stock containerd, of a task that was created.
+	err := i.persist()
+	if err == nil {
+		err = d.WriteBootstrap(w.reply)
+	}
+	if err == nil {
+		err = w.p.join(i, origin{launched: true, owned: true})
+	}
+	if err != nil {
+		i.mu.Lock()
+		i.rec = before
+		i.mu.Unlock()
+		m.pool.giveUp(w)
 		return err
 	}
 	failpoint("warm-taken")
@@ -148,7 +150,7 @@ func (i *Instance) recycle(p *Process, orderly bool) bool {
 	// Before somebody else may have it: who comes by this name means the instance.
 	i.m.launcher.UnlinkSocket(i.namespace, i.id, w.reply.Address)
 	w.logAs(w.dir.ID)
-	i.m.pool.back(w, p.depart(i))
+	i.m.pool.back(w, i)
 	failpoint("warm-recycled")
 	return true
 }
@@ -220,12 +222,13 @@ func (w *warmShim) register(ctx context.Context, m *ShimManager) error {
 	if err := w.dir.WriteBootstrap(w.reply); err != nil {
 		return err
 	}
-	_, err = m.attachWarm(w, ep, shimclient.ProcessID{})
+	_, err = m.attachWarm(w, ep, shimclient.ProcessID{}, true)
 	return err
 }
 
-// attachWarm makes the process at an endpoint the pool's. created: nobody was in it, it is connected to from now on.
-func (m *ShimManager) attachWarm(w *warmShim, ep shimclient.Endpoint, pid shimclient.ProcessID) (created bool, err error) {
+// attachWarm makes the process at an endpoint the pool's. created: nobody was in it, it is connected to from now on. fresh: that is to be so,
+// a known one that has answered to a launch is not the pool's to end.
+func (m *ShimManager) attachWarm(w *warmShim, ep shimclient.Endpoint, pid shimclient.ProcessID, fresh bool) (created bool, err error) {
 	m.mu.Lock()
 	p := m.processes[ep.String()]
 	if p == nil {
@@ -234,7 +237,7 @@ func (m *ShimManager) attachWarm(w *warmShim, ep shimclient.Endpoint, pid shimcl
 	}
 	m.mu.Unlock()
 	p.mu.Lock()
-	if p.warm != nil || p.state == ended {
+	if p.warm != nil || p.state == ended || fresh && !created {
 		p.mu.Unlock()
 		return false, errors.Wrapf(errdefs.ErrFailedPrecondition, "another shim is known at %s", ep)
 	}

@@ -147,12 +147,12 @@ func (p *Process) leave(i *Instance) (last bool) {
 	return false
 }
 
-// depart takes an instance out of a process that goes on without any. left tells that others are still in it.
-func (p *Process) depart(i *Instance) (left bool) {
+// depart takes an instance out of a process that goes on without any. left is how many are still in it.
+func (p *Process) depart(i *Instance) (left int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.instances, i)
-	return len(p.instances) > 0
+	return len(p.instances)
 }
 
 // stay undoes a leave: the process could not be shut down, its last instance is to be deleted again.

@@ -106,6 +106,9 @@ func (y *yard) halt() {
 	}
 	y.m.mu.Unlock()
 	for _, p := range processes {
+		p.mu.Lock()
+		p.warm = nil // nobody is there to see to what it leaves
+		p.mu.Unlock()
 		p.end() // what the kernel does at the end of a process
 	}
 	y.closeEvents()

@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/pkg/errors"
@@ -109,6 +110,6 @@ func (e Endpoint) Followed() Endpoint {
 	if !filepath.IsAbs(target) {
 		target = filepath.Join(filepath.Dir(t.path), target)
 	}
-	e.Address = "unix://" + target
+	e.Address = strings.TrimSuffix(e.Address, t.path) + target
 	return e
 }

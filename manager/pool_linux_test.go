@@ -1,0 +1,368 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package manager
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/runtime"
+	"github.com/stretchr/testify/require"
+
+	"github.com/shimyard/shimyard/shimclient/shimtest"
+)
+
+// TestWarmShimServesAgain: after a delete in good order the next create takes the same process, without an exec.
+func TestWarmShimServesAgain(t *testing.T) {
+	for name, s := range map[string]shimtest.Scenario{"ttrpc": {}, "grpc": {Transport: "grpc"}, "bare path": {Transport: "grpc", Socket: shimtest.Bare}} {
+		t.Run(name, func(t *testing.T) {
+			y := poolYard(t, s, PoolConfig{Warm: 1, Reuse: 100})
+			y.pooled("c1")
+			w := y.warm("c1")
+			y.spares(1)
+			require.Equal(t, 2, y.starts())
+			y.remove("c1")
+			y.removed("c1")
+
+			y.pooled("c2")
+			require.Same(t, w.p, y.instance("c2").process())
+			y.lentTo("c2", w)
+			y.remove("c2")
+			y.removed("c2")
+			require.Empty(t, y.shim.Find(shimtest.KindExec, "delete"))
+			require.Zero(t, y.shim.Count(shimtest.KindRPC, "Shutdown"))
+			for n := range 5 {
+				y.round(fmt.Sprintf("r%d", n), y.runcOpts("sleep"))
+			}
+			require.Len(t, y.idle(), 2)
+			require.Equal(t, 2, y.starts())
+		})
+	}
+}
+
+// lentTo requires what a bundle and a socket directory say of a task that a warm shim serves.
+func (y *yard) lentTo(id string, w *warmShim) {
+	y.Helper()
+	r := y.record(id)
+	require.Equal(y, w.dir.ID, r.Warm)
+	require.True(y, r.Joined)
+	require.True(y, r.Launched)
+	require.Nil(y, r.Launch)
+	require.NotNil(y, r.Shim)
+	require.Equal(y, w.p.verified().Pid, r.Shim.Pid)
+	boot, err := y.instance(id).bootstrap()
+	require.NoError(y, err)
+	require.Equal(y, w.reply.Address, boot.Address)
+	lent, err := os.Stat(filepath.Join(y.bundle(id), "log"))
+	require.NoError(y, err)
+	own, err := os.Stat(w.dir.LogPath())
+	require.NoError(y, err)
+	require.True(y, os.SameFile(lent, own), "the log is drained by whoever takes the bundle over")
+	to, err := filepath.EvalSymlinks(y.link(id))
+	require.NoError(y, err)
+	require.Equal(y, strings.TrimPrefix(w.reply.Address, "unix://"), to)
+}
+
+// TestSteadyStateOfThePool leaves descriptors and goroutines as they were, and starts nothing.
+func TestSteadyStateOfThePool(t *testing.T) {
+	y := poolYard(t, shimtest.Scenario{}, PoolConfig{Warm: 1, Reuse: 1000})
+	y.round("c0", y.runcOpts("sleep"))
+	y.spares(2)
+	from := y.starts()
+	rounds := 40
+	if testing.Short() {
+		rounds = 15
+	}
+	y.steady(rounds, func(n int) { y.round(fmt.Sprintf("c%d", n%7), y.runcOpts("sleep")) })
+	require.Equal(t, from, y.starts())
+	y.spares(2)
+	require.Len(t, y.warmDirs(), 2)
+}
+
+// TestSparesFollowDemand: each create that finds no shim lets one more be kept ahead, up to what config says.
+func TestSparesFollowDemand(t *testing.T) {
+	y := poolYard(t, shimtest.Scenario{}, PoolConfig{Warm: 2, Reuse: 100})
+	y.pooled("c1")
+	y.spares(1)
+	y.pooled("c2")
+	y.spares(1)
+	require.Equal(t, 3, y.starts(), "c2 got the spare, which was replaced")
+	y.m.pool.mu.Lock()
+	for _, s := range y.m.pool.shelves { // nothing is left to be found
+		s.want = 0
+	}
+	y.m.pool.mu.Unlock()
+	y.pooled("c3")
+	for n, want := range []int{1, 2, 2} { // the third miss finds as many as config allows
+		y.pooled(fmt.Sprintf("m%d", n))
+		y.spares(want)
+		held := y.takeAll()
+		y.pooled(fmt.Sprintf("n%d", n))
+		y.spares(min(2, want+1))
+		y.giveAllUp(held)
+	}
+	for _, i := range y.m.list("", KindTask) {
+		y.remove(i.id)
+	}
+}
+
+// takeAll takes all idle shims from the shelves, as creates would.
+func (y *yard) takeAll() (held []*warmShim) {
+	y.m.pool.mu.Lock()
+	keys := make([]string, 0, 1)
+	for key := range y.m.pool.shelves {
+		keys = append(keys, key)
+	}
+	y.m.pool.mu.Unlock()
+	for _, key := range keys {
+		for {
+			w, _ := y.m.pool.take(key)
+			if w == nil {
+				break
+			}
+			held = append(held, w)
+		}
+	}
+	return held
+}
+
+func (y *yard) giveAllUp(held []*warmShim) {
+	y.Helper()
+	for _, w := range held {
+		y.m.pool.giveUp(w)
+		y.gone(w.dir.ID)
+	}
+}
+
+// TestPoolCeiling: of all keys together there are never more idle shims than config allows.
+func TestPoolCeiling(t *testing.T) {
+	y := coldPoolYard(t, shimtest.Scenario{}, PoolConfig{Warm: 4, Reuse: 100})
+	y.config.WarmLimit = 2
+	y.boot()
+	var ids []string
+	for n := range 4 {
+		ids = append(ids, fmt.Sprintf("c%d", n))
+		y.pooled(ids[n], func(o *runtime.CreateOpts) { o.RuntimeOptions = anyOf(y, args(itoa(n%2))) })
+	}
+	y.until("no spare is being started", func() bool { return !y.filling() })
+	require.LessOrEqual(t, len(y.idle()), 2)
+	deleted := make(chan error, len(ids))
+	for _, id := range ids {
+		y.kill(mustGet(y, id))
+		go func() {
+			_, err := y.tasks.Delete(y.ctx, id)
+			deleted <- err
+		}()
+	}
+	for range ids {
+		require.NoError(t, <-deleted)
+	}
+	y.removed(ids...)
+	y.until("those above the ceiling have ended", func() bool { return len(y.daemons()) == 2 && len(y.warmDirs()) == 2 })
+	require.Len(t, y.idle(), 2)
+	y.m.pool.mu.Lock()
+	defer y.m.pool.mu.Unlock()
+	require.Equal(t, 2, y.m.pool.idle)
+}
+
+// TestIdleShimsEnd when nobody wants them, and with them what was kept ahead.
+func TestIdleShimsEnd(t *testing.T) {
+	y := coldPoolYard(t, shimtest.Scenario{}, PoolConfig{Warm: 2, Reuse: 100})
+	y.config.WarmIdle = 500 * time.Millisecond
+	y.boot()
+	y.pooled("c1")
+	y.pooled("c2")
+	y.remove("c1")
+	y.remove("c2")
+	y.noPool()
+	require.Empty(t, y.idle())
+	y.m.pool.mu.Lock()
+	require.Zero(t, y.m.pool.idle)
+	require.Empty(t, y.m.pool.shelves, "a key that nobody needs is forgotten")
+	y.m.pool.mu.Unlock()
+	y.empty()
+	from := y.starts()
+	y.pooled("c3")
+	y.until("there is one spare again", func() bool { return !y.filling() && y.starts() == from+2 })
+	y.remove("c3")
+	y.noPool()
+}
+
+// TestReuseLimit: so many tasks after the first, then the process ends with its task.
+func TestReuseLimit(t *testing.T) {
+	for _, reuse := range []int{0, 2} {
+		t.Run(itoa(reuse), func(t *testing.T) {
+			y := poolYard(t, shimtest.Scenario{}, PoolConfig{Warm: 1, Reuse: reuse})
+			y.pooled("c0")
+			w := y.warm("c0")
+			y.spares(1)
+			held := y.takeAll() // so that it is w which comes next
+			for n := range reuse {
+				y.remove(fmt.Sprintf("c%d", n))
+				y.pooled(fmt.Sprintf("c%d", n+1))
+				require.Same(t, w, y.warm(fmt.Sprintf("c%d", n+1)))
+			}
+			y.spares(min(1, reuse)) // creates have replaced the spare that is held
+			last := fmt.Sprintf("c%d", reuse)
+			y.remove(last)
+			y.removed(last)
+			y.gone(w.dir.ID)
+			require.NotContains(t, y.idle(), w.dir.ID)
+			y.giveAllUp(held)
+		})
+	}
+}
+
+// TestShared: up to so many tasks are in one process, then another one is used. A delete leaves the others alone.
+func TestShared(t *testing.T) {
+	y := poolYard(t, shimtest.Scenario{}, PoolConfig{Warm: 1, Reuse: 0, Share: 3})
+	var shims []*warmShim
+	for n := range 4 {
+		y.pooled(fmt.Sprintf("c%d", n))
+		shims = append(shims, y.warm(fmt.Sprintf("c%d", n)))
+	}
+	require.Same(t, shims[0], shims[1])
+	require.Same(t, shims[0], shims[2])
+	require.NotSame(t, shims[0], shims[3])
+	y.remove("c1")
+	y.removed("c1")
+	for _, id := range []string{"c0", "c2", "c3"} {
+		require.Equal(t, runtime.RunningStatus, y.state(mustGet(y, id)).Status)
+	}
+	y.pooled("c4")
+	require.Same(t, shims[3], y.warm("c4"), "one that a task has left takes none: reuse is 0")
+	y.remove("c0")
+	y.remove("c2")
+	y.gone(shims[0].dir.ID)
+	y.remove("c3")
+	y.remove("c4")
+	y.gone(shims[3].dir.ID)
+}
+
+// TestSharedShimsAreUsedAgain, also when all their tasks leave at once.
+func TestSharedShimsAreUsedAgain(t *testing.T) {
+	y := poolYard(t, shimtest.Scenario{}, PoolConfig{Warm: 1, Reuse: 1000, Share: 4})
+	var w *warmShim
+	for range 5 {
+		done := make(chan error, 4)
+		for n := range 4 {
+			id := fmt.Sprintf("c%d", n)
+			y.pooled(id)
+			if w == nil {
+				w = y.warm(id)
+			}
+			y.kill(mustGet(y, id))
+		}
+		for n := range 4 {
+			go func() {
+				_, err := y.tasks.Delete(y.ctx, fmt.Sprintf("c%d", n))
+				done <- err
+			}()
+		}
+		for range 4 {
+			require.NoError(t, <-done)
+		}
+		y.removed("c0", "c1", "c2", "c3")
+		y.m.pool.mu.Lock()
+		require.Zero(t, w.tasks)
+		require.Zero(t, w.leaving)
+		require.False(t, w.retired)
+		require.True(t, w.idle)
+		y.m.pool.mu.Unlock()
+	}
+	y.spares(2)
+	require.Equal(t, 2, y.starts())
+}
+
+// TestDeathOfASharedShim: each of its tasks has one exit and one deletion.
+func TestDeathOfASharedShim(t *testing.T) {
+	y := poolYard(t, shimtest.Scenario{}, PoolConfig{Warm: 1, Reuse: 100, Share: 3})
+	ids := []string{"c0", "c1", "c2"}
+	for _, id := range ids {
+		y.pooled(id)
+	}
+	w := y.warm("c0")
+	y.killShim(w.dir.ID)
+	for _, id := range ids {
+		y.events.await(id, deleteTopic, 1)
+	}
+	y.removed(ids...)
+	y.events.settle()
+	for _, id := range ids {
+		require.Equal(t, []string{id, ""}, idsOf(y.events.of(id, exitTopic, deleteTopic)))
+	}
+	y.gone(w.dir.ID)
+	require.NotContains(t, y.idle(), w.dir.ID)
+}
+
+// TestManyAtOnce: no process serves two tasks at a time, none is lost and none is left.
+func TestManyAtOnce(t *testing.T) {
+	y := poolYard(t, shimtest.Scenario{}, PoolConfig{Warm: 3, Reuse: 7})
+	workers, rounds := 6, 12
+	if testing.Short() {
+		rounds = 5
+	}
+	failed := make(chan error, workers)
+	for n := range workers {
+		go func() { failed <- y.churn(fmt.Sprintf("c%d", n), rounds) }()
+	}
+	for range workers {
+		require.NoError(t, <-failed)
+	}
+	y.until("all tasks are gone", func() bool { return len(y.m.list("", KindTask)) == 0 })
+	y.until("no spare is being started", func() bool { return !y.filling() })
+	y.serveOneAtATime()
+	y.until("all that is left is idle", func() bool { return len(y.daemons()) == len(y.idle()) && len(y.warmDirs()) == len(y.idle()) })
+	y.m.pool.mu.Lock()
+	defer y.m.pool.mu.Unlock()
+	idle := 0
+	for _, s := range y.m.pool.shelves {
+		idle += len(s.open)
+	}
+	require.Equal(t, idle, y.m.pool.idle)
+}
+
+// churn creates and deletes under one id.
+func (y *yard) churn(id string, rounds int) error {
+	for range rounds {
+		task, err := y.tasks.Create(y.ctx, id, y.runcOpts("sleep"))
+		if err != nil {
+			return err
+		}
+		if err := task.Start(y.ctx); err != nil {
+			return err
+		}
+		if err := task.Kill(y.ctx, 9, true); err != nil {
+			return err
+		}
+		if _, err := task.Wait(y.ctx); err != nil {
+			return err
+		}
+		if _, err := y.tasks.Delete(y.ctx, id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// serveOneAtATime requires of the trace that between a Create and the answer to its Delete a process got no other Create.
+func (y *yard) serveOneAtATime() {
+	y.Helper()
+	serves := make(map[int]string)
+	for _, e := range y.shim.Trace() {
+		switch {
+		case e.Kind == shimtest.KindRPC && e.Action == "Create":
+			require.Empty(y, serves[e.Pid], "the shim %d of %s is given to %s", e.Pid, serves[e.Pid], e.ID)
+			serves[e.Pid] = e.ID
+		case e.Kind == shimtest.KindAnswer && e.Action == "Delete" && e.ExecID == "":
+			require.Equal(y, serves[e.Pid], e.ID)
+			delete(serves, e.Pid)
+		}
+	}
+	require.Empty(y, serves)
+}

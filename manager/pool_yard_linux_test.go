@@ -1,0 +1,168 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package manager
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/runtime"
+	"github.com/stretchr/testify/require"
+
+	"github.com/shimyard/shimyard/shimclient/shimtest"
+)
+
+// poolYard is a yard whose runtime is kept warm.
+func poolYard(t *testing.T, s shimtest.Scenario, pool PoolConfig, opts ...shimtest.InstallOption) *yard {
+	t.Helper()
+	y := coldPoolYard(t, s, pool, opts...)
+	y.boot()
+	return y
+}
+
+// coldPoolYard is a poolYard whose daemon is not started.
+func coldPoolYard(t *testing.T, s shimtest.Scenario, pool PoolConfig, opts ...shimtest.InstallOption) *yard {
+	t.Helper()
+	y := coldYard(t, s, append(opts, shimtest.WithName("containerd-shim-runc-v2"))...)
+	y.config.Runtimes[RuncV2] = RuntimeConfig{Path: y.shim.Path, Pool: &pool}
+	y.config.WarmLimit, y.config.WarmIdle = 32, time.Hour
+	return y
+}
+
+// pooled creates a task of the runtime that is kept warm and starts it.
+func (y *yard) pooled(id string, change ...func(*runtime.CreateOpts)) runtime.Task {
+	y.Helper()
+	o := y.runcOpts("sleep")
+	for _, f := range change {
+		f(&o)
+	}
+	task, err := y.tasks.Create(y.ctx, id, o)
+	require.NoError(y, err)
+	require.NoError(y, task.Start(y.ctx))
+	return task
+}
+
+func (y *yard) starts() int { return y.shim.Count(shimtest.KindExec, "start") }
+
+// idle are the ids of the shims that wait for a task.
+func (y *yard) idle() (ids []string) {
+	y.m.pool.mu.Lock()
+	defer y.m.pool.mu.Unlock()
+	for _, s := range y.m.pool.shelves {
+		for _, w := range s.open {
+			if w.idle {
+				ids = append(ids, w.dir.ID)
+			}
+		}
+	}
+	return ids
+}
+
+// spares waits until so many shims are idle and none is being started.
+func (y *yard) spares(n int) {
+	y.Helper()
+	y.until("there are "+itoa(n)+" idle shims", func() bool { return !y.filling() && len(y.idle()) == n })
+}
+
+func (y *yard) filling() bool {
+	y.m.pool.mu.Lock()
+	defer y.m.pool.mu.Unlock()
+	for _, s := range y.m.pool.shelves {
+		if s.filling {
+			return true
+		}
+	}
+	return false
+}
+
+// aged makes all idle shims idle for so long that they are not trusted unasked.
+func (y *yard) aged() {
+	y.m.pool.mu.Lock()
+	defer y.m.pool.mu.Unlock()
+	for _, s := range y.m.pool.shelves {
+		for _, w := range s.open {
+			w.since = w.since.Add(-2 * trusted)
+		}
+	}
+}
+
+// warm is the pool's shim that serves a task; the test fails if it is none of the pool's.
+func (y *yard) warm(id string) *warmShim {
+	y.Helper()
+	w := y.instance(id).process().warmth()
+	require.NotNil(y, w, "%s is served by a shim of its own", id)
+	return w
+}
+
+// crash ends the daemon without a chance to end its idle shims.
+func (y *yard) crash(meanwhile ...func()) {
+	y.Helper()
+	y.until("no spare is being started", func() bool { return !y.filling() })
+	y.m.pool.mu.Lock()
+	y.m.pool.closed = true
+	for _, s := range y.m.pool.shelves {
+		for _, w := range s.open {
+			if w.idle {
+				w.expiry.Stop()
+			}
+		}
+	}
+	y.m.pool.shelves = map[string]*shelf{}
+	y.m.pool.mu.Unlock()
+	y.restart(meanwhile...)
+}
+
+// link is the name by which clients dial the shim of an id.
+func (y *yard) link(id string) string {
+	sum := sha256.Sum256([]byte(filepath.Join(y.config.GRPCAddress, testNamespace, id)))
+	return filepath.Join(y.config.SocketDir, hex.EncodeToString(sum[:]))
+}
+
+// warmDirs are the directories of warm shims.
+func (y *yard) warmDirs() []string {
+	found, _ := filepath.Glob(y.path("state", "._*"))
+	return found
+}
+
+// removed waits until nothing of a task is left, whatever its shim does.
+func (y *yard) removed(ids ...string) {
+	y.Helper()
+	for _, id := range ids {
+		y.until(id+" is gone", func() bool { return y.instance(id) == nil })
+		require.NoDirExists(y, y.bundle(id))
+		require.NoDirExists(y, y.path("root", testNamespace, id))
+		_, err := filepath.EvalSymlinks(y.link(id))
+		require.Error(y, err, "the link to the socket")
+	}
+}
+
+// daemons are the shim processes that run.
+func (y *yard) daemons() []shimtest.Proc { return y.shim.Procs(shimtest.RoleDaemon) }
+
+// gone waits until a shim has ended and its directory is removed.
+func (y *yard) gone(dirs ...string) {
+	y.Helper()
+	for _, id := range dirs {
+		y.until("nothing of shim "+id+" is left", func() bool {
+			return !slices.ContainsFunc(y.daemons(), func(p shimtest.Proc) bool { return p.ID == id }) &&
+				!slices.Contains(y.warmDirs(), y.path("state", "."+id))
+		})
+	}
+}
+
+// noPool waits until no shim and no directory of one is left.
+func (y *yard) noPool() {
+	y.Helper()
+	y.until("no warm shim is left", func() bool { return len(y.warmDirs()) == 0 && len(y.daemons()) == 0 })
+	y.until("no socket of one is left", func() bool { return len(y.shim.Sockets()) == 0 })
+	y.until("no process is known", func() bool {
+		y.m.mu.Lock()
+		defer y.m.mu.Unlock()
+		return len(y.m.processes) == 0
+	})
+}
