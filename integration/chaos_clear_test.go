@@ -113,6 +113,10 @@ func (c *chaos) leftovers() []complaint {
 			}
 		}
 	}
+	warm, _ := filepath.Glob(filepath.Join(c.Dir, "state/io.containerd.runtime.v2.task/._*")) // well-formed
+	for _, path := range warm {
+		add("left: the directory of a warm shim", path)
+	}
 	for name, f := range c.fakes {
 		for _, path := range f.Sockets() {
 			add("left: a socket of "+name, path)

@@ -17,12 +17,11 @@ import (
 // borrowed from it: what is done to one end of a unix socket is felt at the other.
 func (c *chaos) cut(s *slot, f step) {
 	for _, pid := range c.shims(s) {
-		x := s.begin(&call{op: "cut"})
-		n := c.cutOne(pid, f)
-		s.finish(x, nil)
-		if n > 0 {
-			c.note(s, "%s %d: %d connections of shim %d", f.op, f.arg%4, n, pid)
-		}
+		c.strike("cut", pid, func() {
+			if n := c.cutOne(pid, f); n > 0 {
+				c.note(s, "%s %d: %d connections of shim %d", f.op, f.arg%4, n, pid)
+			}
+		})
 	}
 }
 

@@ -42,6 +42,8 @@ func (c *chaos) inflict(f step) {
 		c.signalShims(s, unix.SIGCONT, f.op)
 	case "shim-kill":
 		c.signalShims(s, unix.SIGKILL, f.op)
+	case "idle-kill", "idle-stall", "spare-full":
+		c.harmIdle(f)
 	case "init-kill":
 		c.killInit(s)
 	case "cut", "half-cut", "garbage", "cut-events":
@@ -63,42 +65,6 @@ func (c *chaos) restart(end func(*node), f step) {
 	}
 	c.Run()
 	c.open()
-}
-
-// shims lists the shim processes of a container, helpers included; of all containers for nil.
-func (c *chaos) shims(s *slot) []int {
-	var pids []int
-	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
-	for _, file := range files {
-		data, err := os.ReadFile(file)
-		if err != nil || !bytes.Contains(data, []byte("containerd-shim-")) || !bytes.Contains(data, []byte(c.Dir+"/")) {
-			continue
-		}
-		args := strings.Split(string(data), "\x00")
-		i := slices.Index(args, "-id")
-		if !strings.HasPrefix(filepath.Base(args[0]), "containerd-shim-") || i < 0 || i+1 >= len(args) {
-			continue
-		}
-		if s == nil || args[i+1] == s.id {
-			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(file)))
-			pids = append(pids, pid)
-		}
-	}
-	return pids
-}
-
-func (c *chaos) signalShims(s *slot, sig unix.Signal, op string) {
-	pids := c.shims(s)
-	if len(pids) == 0 {
-		return
-	}
-	// Before it happens, as whoever asks meanwhile has to know.
-	x := s.begin(&call{op: op})
-	for _, pid := range pids {
-		_ = unix.Kill(pid, sig) // it may be gone
-	}
-	s.finish(x, nil)
-	c.note(s, "%s: shims %v", op, pids)
 }
 
 // continueAll wakes every shim that was stalled.

@@ -192,14 +192,3 @@ func TestPodOverRestart(t *testing.T) {
 		})
 	}
 }
-
-// shims lists the shim processes of the node.
-func (n *node) shims() []daemon.Process {
-	var list []daemon.Process
-	for _, p := range n.Processes() {
-		if p.Is("containerd-shim-") {
-			list = append(list, p)
-		}
-	}
-	return list
-}

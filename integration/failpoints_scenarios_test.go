@@ -28,6 +28,8 @@ type crashScenario struct {
 	kinds []string
 	// prepare runs while all is well.
 	prepare func(*crash)
+	// crashed: the daemon of prepare ends by SIGKILL, so that what is idle stays.
+	crashed bool
 	// down runs while there is no daemon; nil: nothing.
 	down func(*crash)
 	// act makes the daemon pass the points; errors are those of a daemon that
@@ -83,18 +85,35 @@ var createPoints = []string{
 	"create-bundle", "launch-recorded", "launch-started", "launch-bootstrap", "create-shim", "create-mounts", "create-task", "create-recorded",
 }
 
+// Failpoints on the way of a create that starts a warm shim, instead of the launch- ones.
+var warmPoints = []string{"warm-recorded", "warm-started", "warm-taken"}
+
 var crashScenarios = map[string]*crashScenario{
 	"create": {
-		points:  createPoints,
+		points:  slices.Concat(createPoints, warmPoints),
 		kinds:   []string{"runc", "fake"},
+		skip:    map[string][]string{"runc": {"launch-recorded", "launch-started", "launch-bootstrap"}, "fake": warmPoints},
 		prepare: func(c *crash) { c.container("c", c.kind.forever) },
 		act:     tryTask,
 		check:   func(c *crash) { c.settle("c", 137); c.again("c") },
 	},
+	"create on a shim that was idle": {
+		points: []string{"warm-taken", "create-shim", "create-mounts", "create-task", "create-recorded"},
+		kinds:  []string{"runc"},
+		prepare: func(c *crash) {
+			c.container("c", c.kind.forever)
+			j := c.container("first", c.kind.forever).newTask()
+			j.start()
+			j.finish()
+		},
+		crashed: true,
+		act:     tryTask,
+		check:   func(c *crash) { c.settle("c", 137); c.again("c") },
+	},
 	"delete": {
-		points:  []string{"delete-task", "delete-recorded", "delete-released", "clean-shim-delete", "clean-bundle", "clean-removed"},
+		points:  []string{"warm-recycled", "delete-task", "delete-recorded", "delete-released", "clean-shim-delete", "clean-bundle", "clean-removed"},
 		kinds:   []string{"runc", "fake"},
-		skip:    map[string][]string{"runc": {"clean-shim-delete"}}, // needless after an orderly delete
+		skip:    map[string][]string{"runc": {"clean-shim-delete"}, "fake": {"warm-recycled"}}, // needless after an orderly delete
 		prepare: prepareStopped,
 		act: func(_ *crash, ctx context.Context, cl *containerd.Client) {
 			if container, err := cl.LoadContainer(ctx, "c"); err == nil {

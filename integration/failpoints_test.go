@@ -132,7 +132,11 @@ func (c *crash) run(s *crashScenario, point string) bool {
 	if s.prepare != nil {
 		s.prepare(c)
 	}
-	c.Stop()
+	if s.crashed {
+		c.Kill()
+	} else {
+		c.Stop()
+	}
 	if s.down != nil {
 		s.down(c)
 	}

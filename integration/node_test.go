@@ -25,6 +25,8 @@ const (
 	testNS     = "test"
 	runcName   = plugins.RuntimeRuncV2
 	snapshoter = "overlayfs"
+	// warmIdle is soon enough for idle shims to be told from what a test leaves behind.
+	warmIdle = "1s"
 )
 
 // node is a daemon with the test image in it, and what a test does with it.
@@ -43,10 +45,9 @@ func newNode(t *testing.T, changes ...change) *node {
 	t.Helper()
 	needRoot(t)
 	o := daemon.Options{
-		Binary: kit.daemon,
-		Path:   []string{filepath.Dir(kit.shim), filepath.Dir(kit.runc)},
-		// Soon enough for idle shims to be told from what a test leaves behind.
-		WarmIdle: "1s",
+		Binary:   kit.daemon,
+		Path:     []string{filepath.Dir(kit.shim), filepath.Dir(kit.runc)},
+		WarmIdle: warmIdle,
 	}
 	for _, c := range changes {
 		c(&o)

@@ -101,7 +101,7 @@ func (p promise) onOurs(t *testing.T) (string, bool) {
 }
 
 func (p promise) options(t *testing.T, binary string) daemon.Options {
-	o := daemon.Options{Binary: binary, Path: []string{filepath.Dir(kit.shim), filepath.Dir(kit.runc)}}
+	o := daemon.Options{Binary: binary, Path: []string{filepath.Dir(kit.shim), filepath.Dir(kit.runc)}, WarmIdle: warmIdle}
 	if p.changes != nil {
 		for _, c := range p.changes(t) {
 			c(&o)
