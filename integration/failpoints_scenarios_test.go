@@ -111,9 +111,9 @@ var crashScenarios = map[string]*crashScenario{
 		check:   func(c *crash) { c.settle("c", 137); c.again("c") },
 	},
 	"delete": {
-		points:  []string{"warm-recycled", "delete-task", "delete-recorded", "delete-released", "clean-shim-delete", "clean-bundle", "clean-removed"},
+		points:  []string{"delete-task", "delete-recorded", "delete-released", "clean-shim-delete", "clean-bundle", "clean-removed"},
 		kinds:   []string{"runc", "fake"},
-		skip:    map[string][]string{"runc": {"clean-shim-delete"}, "fake": {"warm-recycled"}}, // needless after an orderly delete
+		skip:    map[string][]string{"runc": {"clean-shim-delete"}}, // needless after an orderly delete
 		prepare: prepareStopped,
 		act: func(_ *crash, ctx context.Context, cl *containerd.Client) {
 			if container, err := cl.LoadContainer(ctx, "c"); err == nil {
@@ -123,6 +123,13 @@ var crashScenarios = map[string]*crashScenario{
 			}
 		},
 		check: func(c *crash) { c.settle("c", 7); c.again("c") },
+	},
+	"delete that leaves the shim idle": {
+		points:  []string{"delete-task", "delete-recorded", "warm-recycled", "delete-released", "clean-bundle", "clean-removed"},
+		kinds:   []string{"runc"},
+		prepare: func(c *crash) { c.container("c", c.kind.seven) },
+		act:     tryWholeLife, // a shim that has gone through a restart is not used again
+		check:   func(c *crash) { c.settle("c", 7); c.again("c") },
 	},
 	"shim killed": {
 		points:  []string{"clean-shim-delete", "bury-recorded", "tell-counted", "tell-exit", "tell-delete", "clean-bundle", "clean-removed"},
@@ -247,6 +254,23 @@ func tryTask(_ *crash, ctx context.Context, cl *containerd.Client) {
 	}
 	if task, err := container.NewTask(ctx, cio.NullIO); err == nil {
 		_ = task.Start(ctx)
+	}
+}
+
+// tryWholeLife creates a task of "c" that ends by itself, and deletes it, as long as there is a daemon.
+func tryWholeLife(_ *crash, ctx context.Context, cl *containerd.Client) {
+	container, err := cl.LoadContainer(ctx, "c")
+	if err != nil {
+		return
+	}
+	task, err := container.NewTask(ctx, cio.NullIO)
+	if err != nil {
+		return
+	}
+	ended, err := task.Wait(ctx)
+	if err == nil && task.Start(ctx) == nil {
+		<-ended
+		_, _ = task.Delete(ctx)
 	}
 }
 

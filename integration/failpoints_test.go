@@ -201,6 +201,10 @@ func (c *crash) settle(id string, code uint32) *job {
 		if err != nil {
 			return false
 		}
+		// Status may be answered from the record; this one waits until the shim was asked.
+		if _, err := task.Pids(c.ctx); errdefs.IsUnavailable(err) {
+			return false
+		}
 		if _, err := task.Status(c.ctx); err != nil {
 			return false
 		}

@@ -40,6 +40,29 @@ func (l *Launcher) UnlinkSocket(ns, id, address string) {
 	}
 }
 
+// RemoveLinks removes all names that LinkSocket made for address, where the shim there is gone: containerd's own runtime, which deletes a
+// container after a rollback, knows of none.
+func (l *Launcher) RemoveLinks(address string) {
+	paths := extraPaths([]string{address})
+	if len(paths) == 0 {
+		return
+	}
+	dir, target := filepath.Split(paths[0])
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return // nothing to remove, or left for the `start` that replaces it
+	}
+	for _, e := range entries {
+		link := filepath.Join(dir, e.Name())
+		if e.Type() != os.ModeSymlink {
+			continue
+		}
+		if now, err := os.Readlink(link); err == nil && now == target {
+			_ = os.Remove(link)
+		}
+	}
+}
+
 // socketLink returns where the link goes, beside the socket, and what it holds.
 func (l *Launcher) socketLink(ns, id, address string) (link, target string, err error) {
 	paths := extraPaths([]string{address})
