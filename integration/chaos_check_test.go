@@ -16,6 +16,8 @@ import (
 	tasktypes "github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
+
+	"github.com/shimyard/shimyard/integration/internal/daemon"
 )
 
 // check looks at everything while nobody does anything.
@@ -53,37 +55,51 @@ func (c *chaos) check() []complaint {
 	return found
 }
 
-// processes are all that belong to the daemon, by the id of their container; "": nobody knows whose.
+// processes are all that belong to the daemon, by the id of their container; "": nobody knows whose. A shim is of all whose bundles name
+// it. Warm ones on record that serve nobody are left out.
 func (c *chaos) processes() map[string][]string {
-	owners, idle := map[string][]string{}, c.IdleShims()
-	for _, p := range c.Processes() {
-		id := shimIDOf(p)
-		if slices.Contains(idle, id) {
-			continue // it waits for a task, and may be gone before it gets one
+	owners := map[string][]string{}
+	shims := map[int]daemon.Shim{}
+	for _, s := range c.Shims() {
+		shims[s.Pid] = s
+		for _, id := range c.ownersOf(s) {
+			owners[id] = append(owners[id], s.String())
 		}
-		if strings.HasPrefix(id, "_") {
-			for _, served := range c.Served(id) {
-				id = strings.TrimPrefix(served, testNS+"/")
-				owners[id] = append(owners[id], p.String())
-			}
-			if strings.HasPrefix(id, "_") {
-				owners[id] = append(owners[id], p.String())
-			}
+	}
+	for _, p := range c.Processes() {
+		if _, known := shims[p.Pid]; known {
 			continue
 		}
-		if id == "" {
-			cgroup, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", p.Pid))
-			environ, _ := os.ReadFile(fmt.Sprintf("/proc/%d/environ", p.Pid))
-			for _, s := range c.slots {
-				if strings.Contains(string(cgroup), c.cgroup(testNS, s.id)+"\n") ||
-					strings.Contains("\x00"+string(environ), "\x00SHIMTEST_ID="+s.id+"\x00") {
-					id = s.id
-				}
+		id := ""
+		cgroup, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", p.Pid))
+		environ, _ := os.ReadFile(fmt.Sprintf("/proc/%d/environ", p.Pid))
+		for _, s := range c.slots {
+			if strings.Contains(string(cgroup), c.cgroup(testNS, s.id)+"\n") ||
+				strings.Contains("\x00"+string(environ), "\x00SHIMTEST_ID="+s.id+"\x00") {
+				id = s.id
 			}
+		}
+		if id == "" && p.Is("containerd-shim-") {
+			continue // it has begun since
 		}
 		owners[id] = append(owners[id], p.String())
 	}
 	return owners
+}
+
+// ownersOf are the ids that a shim is of: those that it serves, else the one that it was started for.
+func (c *chaos) ownersOf(s daemon.Shim) []string {
+	var ids []string
+	for _, id := range s.Serves {
+		ids = append(ids, strings.TrimPrefix(id, testNS+"/"))
+	}
+	switch {
+	case len(ids) > 0 || s.Idle:
+		return ids
+	case strings.HasPrefix(s.ID, "_"):
+		return []string{""}
+	}
+	return []string{s.ID}
 }
 
 // checkAbsent looks at a container that has no task.

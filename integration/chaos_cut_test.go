@@ -16,11 +16,13 @@ import (
 // cut cuts the connections between the daemon and the shims of a container, in the way that f says. The sockets are those of the shim,
 // borrowed from it: what is done to one end of a unix socket is felt at the other.
 func (c *chaos) cut(s *slot, f step) {
-	c.harm(s, "cut", func(pid int) {
-		if n := c.cutOne(pid, f); n > 0 {
-			c.note(s, "%s %d: %d connections of shim %d", f.op, f.arg%4, n, pid)
-		}
-	})
+	for _, pid := range c.shims(s) {
+		c.strike("cut", pid, func() {
+			if n := c.cutOne(pid, f); n > 0 {
+				c.note(s, "%s %d: %d connections of shim %d", f.op, f.arg%4, n, pid)
+			}
+		})
+	}
 }
 
 // cutOne does it to one shim, and counts the connections.

@@ -42,10 +42,8 @@ func (c *chaos) inflict(f step) {
 		c.signalShims(s, unix.SIGCONT, f.op)
 	case "shim-kill":
 		c.signalShims(s, unix.SIGKILL, f.op)
-	case "idle-kill":
-		c.signalIdle(unix.SIGKILL, "shim-kill")
-	case "idle-stall":
-		c.signalIdle(unix.SIGSTOP, "stall")
+	case "idle-kill", "idle-stall", "spare-full":
+		c.harmIdle(f)
 	case "init-kill":
 		c.killInit(s)
 	case "cut", "half-cut", "garbage", "cut-events":
@@ -67,89 +65,6 @@ func (c *chaos) restart(end func(*node), f step) {
 	}
 	c.Run()
 	c.open()
-}
-
-// shims lists the shim processes of a container, helpers included; of all containers for nil.
-func (c *chaos) shims(s *slot) []int {
-	id := ""
-	if s != nil {
-		id = c.ShimID(testNS, s.id)
-	}
-	var pids []int
-	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
-	for _, file := range files {
-		data, err := os.ReadFile(file)
-		if err != nil || !bytes.Contains(data, []byte("containerd-shim-")) || !bytes.Contains(data, []byte(c.Dir+"/")) {
-			continue
-		}
-		args := strings.Split(string(data), "\x00")
-		i := slices.Index(args, "-id")
-		if !strings.HasPrefix(filepath.Base(args[0]), "containerd-shim-") || i < 0 || i+1 >= len(args) {
-			continue
-		}
-		if s == nil || args[i+1] == id {
-			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(file)))
-			pids = append(pids, pid)
-		}
-	}
-	return pids
-}
-
-// harm does something to the shim processes of a container, and notes it for all containers that they serve.
-func (c *chaos) harm(s *slot, op string, f func(pid int)) []int {
-	pids, shim := c.shims(s), c.ShimID(testNS, s.id)
-	if len(pids) == 0 {
-		return nil
-	}
-	// Before it happens, as whoever asks meanwhile has to know.
-	harmed := map[*slot]*call{s: s.begin(&call{op: op})}
-	note := func() {
-		for _, id := range c.Served(shim) {
-			if o := c.slotOf(strings.TrimPrefix(id, testNS+"/")); o != nil && harmed[o] == nil {
-				harmed[o] = o.begin(&call{op: op})
-			}
-		}
-	}
-	note()
-	for _, pid := range pids {
-		f(pid)
-	}
-	// A warm shim may just have gone from one task to another.
-	for range 3 {
-		note()
-		time.Sleep(10 * time.Millisecond)
-	}
-	note()
-	for o, x := range harmed {
-		o.finish(x, nil)
-	}
-	return pids
-}
-
-func (c *chaos) signalShims(s *slot, sig unix.Signal, op string) {
-	if pids := c.harm(s, op, func(pid int) { _ = unix.Kill(pid, sig) /* it may be gone */ }); len(pids) > 0 {
-		c.note(s, "%s: shims %v", op, pids)
-	}
-}
-
-// signalIdle does it to the shims that wait for a task. One may get a task at that moment.
-func (c *chaos) signalIdle(sig unix.Signal, op string) {
-	for _, p := range c.Processes() {
-		id := shimIDOf(p)
-		if !strings.HasPrefix(id, "_") || len(c.Served(id)) > 0 {
-			continue
-		}
-		_ = unix.Kill(p.Pid, sig) // it may be gone
-		for range 3 {
-			for _, served := range c.Served(id) {
-				if o := c.slotOf(strings.TrimPrefix(served, testNS+"/")); o != nil {
-					o.finish(o.begin(&call{op: op}), nil)
-				}
-			}
-			time.Sleep(10 * time.Millisecond)
-		}
-		c.note(nil, "%s: idle shim %d", op, p.Pid)
-	}
 }
 
 // continueAll wakes every shim that was stalled.

@@ -73,8 +73,8 @@ var anything = weighted{{"create", 4}, {"start", 3}, {"kill", 3}, {"delete", 3},
 
 // harm is what goes wrong.
 var harm = weighted{{"stall", 14}, {"continue", 8}, {"shim-kill", 8}, {"init-kill", 5}, {"cut", 8}, {"cut-events", 2}, {"garbage", 3}, {"half-cut", 2},
-	{"daemon-term", 4}, {"daemon-kill", 5}, {"disk-full", 5}, {"disk-empty", 4}, {"fake-drop", 4}, {"fake-die", 4}, {"fake-hang", 3},
-	{"fake-error", 2}, {"idle-kill", 4}, {"idle-stall", 4}, {"calm", 8}}
+	{"daemon-term", 4}, {"daemon-kill", 5}, {"disk-full", 5}, {"disk-empty", 4}, {"idle-kill", 6}, {"idle-stall", 4}, {"spare-full", 3}, {"fake-drop", 4}, {"fake-die", 4}, {"fake-hang", 3},
+	{"fake-error", 2}, {"calm", 8}}
 
 var (
 	fakeMethods = []string{"State", "Create", "Start", "Delete", "Kill", "Exec", "Wait", "Connect", "Shutdown", "*"}
@@ -96,6 +96,14 @@ func planSteps(r *rand.Rand, worker, slots int) []step {
 	phases := map[int]phase{}
 	var steps []step
 	for range chaosSteps {
+		if r.IntN(chaosSteps/2) == 0 {
+			rush := planRush(r, worker, slots)
+			for _, s := range rush {
+				phases[s.slot] = absent
+			}
+			steps = append(steps, rush...)
+			continue
+		}
 		s := step{slot: r.IntN(slots), pause: time.Duration(r.IntN(30)) * time.Millisecond}
 		if r.IntN(10) > 0 {
 			s.slot = s.slot/chaosWorkers*chaosWorkers + worker
@@ -116,6 +124,22 @@ func planSteps(r *rand.Rand, worker, slots int) []step {
 		}
 		phases[s.slot] = advance(phases[s.slot], s.op)
 		steps = append(steps, s)
+	}
+	return steps
+}
+
+// planRush plans two containers of a worker that come and go without a pause, over and over, so that one has the other's warm shim at
+// once.
+func planRush(r *rand.Rand, worker, slots int) []step {
+	var steps []step
+	for range 2 + r.IntN(3) {
+		for _, slot := range []int{worker, (worker + chaosWorkers) % slots} {
+			steps = append(steps, step{op: "create", slot: slot})
+			if r.IntN(3) > 0 {
+				steps = append(steps, step{op: "start", slot: slot}, step{op: "kill", slot: slot, arg: int(unix.SIGKILL)})
+			}
+			steps = append(steps, step{op: "delete", slot: slot}, step{op: "delete", slot: slot, pause: time.Duration(r.IntN(40)) * time.Millisecond})
+		}
 	}
 	return steps
 }

@@ -5,8 +5,6 @@ package integration
 
 import (
 	"path/filepath"
-	"slices"
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -193,25 +191,4 @@ func TestPodOverRestart(t *testing.T) {
 			p.remove()
 		})
 	}
-}
-
-// shims lists the shim processes of the node that serve somebody, or should; not those that wait for a task.
-func (n *node) shims() []daemon.Process {
-	idle := n.IdleShims()
-	var list []daemon.Process
-	for _, p := range n.Processes() {
-		if p.Is("containerd-shim-") && !slices.Contains(idle, shimIDOf(p)) {
-			list = append(list, p)
-		}
-	}
-	return list
-}
-
-// shimIDOf is the id that a shim was started under.
-func shimIDOf(p daemon.Process) string {
-	args := strings.Fields(p.Args)
-	if i := slices.Index(args, "-id"); i >= 0 && i+1 < len(args) {
-		return args[i+1]
-	}
-	return ""
 }

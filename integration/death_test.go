@@ -16,21 +16,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// shimPid finds the shim process that serves an id.
-func (n *node) shimPid(ns, id string) int {
-	n.t.Helper()
-	id = n.ShimID(ns, id)
-	var pids []int
-	for _, p := range n.Processes() {
-		args := p.Args + " "
-		if strings.Contains(args, "-namespace "+ns+" ") && strings.Contains(args, "-id "+id+" ") && !strings.HasSuffix(p.Args, "start") {
-			pids = append(pids, p.Pid)
-		}
-	}
-	require.Len(n.t, pids, 1, "shims of %s/%s among %v", ns, id, n.Processes())
-	return pids[0]
-}
-
 func TestShimKilled(t *testing.T) {
 	t.Parallel()
 	n := newNode(t)

@@ -28,6 +28,8 @@ type crashScenario struct {
 	kinds []string
 	// prepare runs while all is well.
 	prepare func(*crash)
+	// crashed: the daemon of prepare ends by SIGKILL, so that what is idle stays.
+	crashed bool
 	// down runs while there is no daemon; nil: nothing.
 	down func(*crash)
 	// act makes the daemon pass the points; errors are those of a daemon that
@@ -78,22 +80,33 @@ func (c *crash) container(id string, args []string, more ...setupOpt) *box {
 	return c.create(id, append(append([]setupOpt{spec(args...)}, c.kind.opts...), more...)...)
 }
 
-// Failpoints on the way of a create, in their order. A shim is started for its container, or for nobody in particular.
-var (
-	createPoints = []string{
-		"create-bundle", "launch-recorded", "launch-started", "launch-bootstrap", "warm-recorded", "warm-started", "warm-taken",
-		"create-shim", "create-mounts", "create-task", "create-recorded",
-	}
-	launchPoints = []string{"launch-recorded", "launch-started", "launch-bootstrap"}
-	warmPoints   = []string{"warm-recorded", "warm-started", "warm-taken"}
-)
+// Failpoints on the way of a create, in their order.
+var createPoints = []string{
+	"create-bundle", "launch-recorded", "launch-started", "launch-bootstrap", "create-shim", "create-mounts", "create-task", "create-recorded",
+}
+
+// Failpoints on the way of a create that starts a warm shim, instead of the launch- ones.
+var warmPoints = []string{"warm-recorded", "warm-started", "warm-taken"}
 
 var crashScenarios = map[string]*crashScenario{
 	"create": {
-		points:  createPoints,
+		points:  slices.Concat(createPoints, warmPoints),
 		kinds:   []string{"runc", "fake"},
-		skip:    map[string][]string{"runc": launchPoints, "fake": warmPoints},
+		skip:    map[string][]string{"runc": {"launch-recorded", "launch-started", "launch-bootstrap"}, "fake": warmPoints},
 		prepare: func(c *crash) { c.container("c", c.kind.forever) },
+		act:     tryTask,
+		check:   func(c *crash) { c.settle("c", 137); c.again("c") },
+	},
+	"create on a shim that was idle": {
+		points: []string{"warm-taken", "create-shim", "create-mounts", "create-task", "create-recorded"},
+		kinds:  []string{"runc"},
+		prepare: func(c *crash) {
+			c.container("c", c.kind.forever)
+			j := c.container("first", c.kind.forever).newTask()
+			j.start()
+			j.finish()
+		},
+		crashed: true,
 		act:     tryTask,
 		check:   func(c *crash) { c.settle("c", 137); c.again("c") },
 	},
@@ -111,19 +124,12 @@ var crashScenarios = map[string]*crashScenario{
 		},
 		check: func(c *crash) { c.settle("c", 7); c.again("c") },
 	},
-	"reuse": {
-		points:  []string{"warm-recycled"},
+	"delete that leaves the shim idle": {
+		points:  []string{"delete-task", "delete-recorded", "warm-recycled", "delete-released", "clean-bundle", "clean-removed"},
 		kinds:   []string{"runc"},
-		prepare: func(c *crash) { c.container("c", c.kind.forever) },
-		act: func(c *crash, ctx context.Context, cl *containerd.Client) {
-			tryTask(c, ctx, cl)
-			if container, err := cl.LoadContainer(ctx, "c"); err == nil {
-				if task, err := container.Task(ctx, nil); err == nil {
-					_, _ = task.Delete(ctx, containerd.WithProcessKill)
-				}
-			}
-		},
-		check: func(c *crash) { c.settle("c", 137); c.again("c") },
+		prepare: func(c *crash) { c.container("c", c.kind.seven) },
+		act:     tryWholeLife, // a shim that has gone through a restart is not used again
+		check:   func(c *crash) { c.settle("c", 7); c.again("c") },
 	},
 	"shim killed": {
 		points:  []string{"clean-shim-delete", "bury-recorded", "tell-counted", "tell-exit", "tell-delete", "clean-bundle", "clean-removed"},
@@ -157,7 +163,6 @@ var crashScenarios = map[string]*crashScenario{
 	"group": {
 		points: createPoints,
 		kinds:  []string{"runc"},
-		skip:   map[string][]string{"runc": warmPoints},
 		prepare: func(c *crash) {
 			c.container("first", c.kind.forever, inGroup("g")).newTask().start()
 			c.container("c", c.kind.forever, inGroup("g"))
@@ -249,6 +254,23 @@ func tryTask(_ *crash, ctx context.Context, cl *containerd.Client) {
 	}
 	if task, err := container.NewTask(ctx, cio.NullIO); err == nil {
 		_ = task.Start(ctx)
+	}
+}
+
+// tryWholeLife creates a task of "c" that ends by itself, and deletes it, as long as there is a daemon.
+func tryWholeLife(_ *crash, ctx context.Context, cl *containerd.Client) {
+	container, err := cl.LoadContainer(ctx, "c")
+	if err != nil {
+		return
+	}
+	task, err := container.NewTask(ctx, cio.NullIO)
+	if err != nil {
+		return
+	}
+	ended, err := task.Wait(ctx)
+	if err == nil && task.Start(ctx) == nil {
+		<-ended
+		_, _ = task.Delete(ctx)
 	}
 }
 

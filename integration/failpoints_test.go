@@ -132,7 +132,11 @@ func (c *crash) run(s *crashScenario, point string) bool {
 	if s.prepare != nil {
 		s.prepare(c)
 	}
-	c.Stop()
+	if s.crashed {
+		c.Kill()
+	} else {
+		c.Stop()
+	}
 	if s.down != nil {
 		s.down(c)
 	}
@@ -195,6 +199,10 @@ func (c *crash) settle(id string, code uint32) *job {
 			return c.bundleGone(id)
 		}
 		if err != nil {
+			return false
+		}
+		// Status may be answered from the record; this one waits until the shim was asked.
+		if _, err := task.Pids(c.ctx); errdefs.IsUnavailable(err) {
 			return false
 		}
 		if _, err := task.Status(c.ctx); err != nil {

@@ -25,6 +25,8 @@ const (
 	testNS     = "test"
 	runcName   = plugins.RuntimeRuncV2
 	snapshoter = "overlayfs"
+	// warmIdle is the default of these tests.
+	warmIdle = ""
 )
 
 // node is a daemon with the test image in it, and what a test does with it.

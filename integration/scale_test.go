@@ -255,3 +255,33 @@ func TestScaleShimKills(t *testing.T) {
 		}
 	}
 }
+
+// Two hundred creates at once: each is answered, however few shims there are to take, and none waits for the others to be over.
+func TestScaleCreatesAtOnce(t *testing.T) {
+	needScale(t)
+	const count = 200
+	n := newNode(t)
+	boxes := make([]*box, count)
+	n.each(count, func(i int) (err error) {
+		boxes[i], err = n.tryCreate(fmt.Sprintf("at-once-%03d", i), forever())
+		return err
+	})
+	n.ctx = n.context(testNS)
+	var g errgroup.Group
+	begin := time.Now()
+	took := make([]time.Duration, count)
+	for i, b := range boxes {
+		g.Go(func() error {
+			_, err := b.NewTask(n.ctx, cio.NullIO)
+			took[i] = time.Since(begin)
+			return errors.Wrap(err, b.ID())
+		})
+	}
+	require.NoError(t, g.Wait())
+	slices.Sort(took)
+	t.Logf("%d creates at once: first after %s, median %s, last %s", count,
+		took[0].Round(time.Millisecond), took[count/2].Round(time.Millisecond), took[count-1].Round(time.Millisecond))
+	require.Len(t, n.shims(), count, "shims")
+	n.each(count, func(i int) error { return n.end(boxes[i].ID()) })
+	require.Empty(t, n.Leftovers())
+}

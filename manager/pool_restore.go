@@ -25,7 +25,6 @@ func (m *ShimManager) restoreWarm(ctx context.Context) {
 	if err != nil {
 		log.G(ctx).WithError(err).Error("cannot look for warm shims")
 	}
-	m.launcher.SweepSocketLinks()
 	for _, dir := range found {
 		m.restoreOneWarm(log.WithLogger(ctx, log.G(ctx).WithField("id", dir.ID)), dir)
 	}

@@ -4,8 +4,6 @@
 package shimclient
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"os"
 	"path/filepath"
 	"strings"
@@ -43,32 +41,27 @@ func (l *Launcher) UnlinkSocket(ns, id, address string) {
 	}
 }
 
-// SweepSocketLinks removes from the socket directory the names made by LinkSocket that lead nowhere any more: another containerd, which
-// does not know of them, has deleted those containers. Not to run beside LinkSocket.
-func (l *Launcher) SweepSocketLinks() {
-	dir := l.config.SocketDir
-	entries, err := os.ReadDir(dir)
-	if dir == "" || err != nil {
+// RemoveLinks removes all names that LinkSocket made for address, where the shim there is gone: containerd's own runtime, which deletes a
+// container after a rollback, knows of none.
+func (l *Launcher) RemoveLinks(address string) {
+	paths := extraPaths([]string{address})
+	if len(paths) == 0 {
 		return
 	}
+	dir, target := filepath.Split(paths[0])
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return // nothing to remove, or left for the `start` that replaces it
+	}
 	for _, e := range entries {
-		if e.Type() != os.ModeSymlink || !isSocketName(e.Name()) {
+		link := filepath.Join(dir, e.Name())
+		if e.Type() != os.ModeSymlink {
 			continue
 		}
-		path := filepath.Join(dir, e.Name())
-		if target, err := os.Readlink(path); err != nil || !isSocketName(target) {
-			continue
-		}
-		if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
-			_ = os.Remove(path)
+		if now, err := os.Readlink(link); err == nil && now == target {
+			_ = os.Remove(link)
 		}
 	}
-}
-
-// isSocketName tells what socketName makes.
-func isSocketName(name string) bool {
-	sum, err := hex.DecodeString(name)
-	return err == nil && len(sum) == sha256.Size
 }
 
 // socketLink returns where the link goes, beside the socket, and what it holds.

@@ -141,7 +141,7 @@ func (d *Daemon) writeConfig() error {
 	var buf bytes.Buffer
 	err = configTemplate.Execute(&buf, map[string]any{
 		"Version": version, "Dir": d.Dir, "Disabled": d.opts.disabled(), "ShimEnv": d.opts.ShimEnv,
-		"WarmIdle": cmp.Or(d.opts.WarmIdle, "1s"),
+		"WarmIdle": d.warmIdle(),
 		"Pool":     pool,
 		"NRI":      d.opts.wants("nri"), "Extra": strings.ReplaceAll(d.opts.Extra, "{{.Dir}}", d.Dir),
 	})
@@ -150,6 +150,12 @@ func (d *Daemon) writeConfig() error {
 	}
 	return errors.Wrap(os.WriteFile(d.configPath(), buf.Bytes(), 0o600), "cannot write the daemon's config")
 }
+
+// shortIdle is soon enough for idle shims to be told from what a test leaves
+// behind.
+const shortIdle = "1s"
+
+func (d *Daemon) warmIdle() string { return cmp.Or(d.opts.WarmIdle, shortIdle) }
 
 // PoolEnv chooses how the shims of runc's runtime are kept warm, for all
 // daemons: "off", "share8", or empty for the default.

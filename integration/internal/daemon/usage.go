@@ -37,7 +37,7 @@ func (d *Daemon) Baseline() {
 	d.closeClient()
 	defer func() { d.client = d.Dial() }()
 	deadline := time.Now().Add(settle)
-	for d.opts.WarmIdle == "" && len(d.warmShims()) > 0 && time.Now().Before(deadline) {
+	for d.warmIdle() == shortIdle && len(d.warmShims()) > 0 && time.Now().Before(deadline) {
 		time.Sleep(20 * time.Millisecond)
 	}
 	var last *usage
