@@ -113,7 +113,7 @@ func (d *daemon) shutdown() {
 func (d *daemon) lingerUntil(answered <-chan struct{}) {
 	select {
 	case <-answered:
-	case <-time.After(300 * time.Millisecond):
+	case <-time.After(eventFlush):
 	}
 	for range 10 {
 		if d.listener.idle() {
