@@ -82,7 +82,8 @@ func (i *Instance) runDelete(ctx, caller context.Context) (*runtime.Exit, error)
 		return nil, caller.Err()
 	}
 	p := i.process()
-	if err := i.releaseProcess(ctx, p); err != nil {
+	released, err := i.releaseProcess(ctx, p)
+	if err != nil {
 		return i.deleteFailed(ctx, err)
 	}
 	if exit != nil && p != nil && p.isOver() && i.unspoken() {
@@ -94,7 +95,12 @@ func (i *Instance) runDelete(ctx, caller context.Context) (*runtime.Exit, error)
 	}
 	failpoint("delete-released")
 	i.activated()
-	i.finishDelete(ctx, cleaning{shimDelete: exit == nil || i.deletesAlways(), orderly: exit != nil})
+	c := cleaning{shimDelete: exit == nil || i.deletesAlways(), orderly: exit != nil}
+	if released {
+		i.finishDelete(ctx, c)
+	} else {
+		i.outlast(p, c)
+	}
 	if exit == nil {
 		return nil, derr
 	}
@@ -198,23 +204,27 @@ func (i *Instance) deleteFailed(ctx context.Context, err error) (*runtime.Exit, 
 
 // releaseProcess sends the process away when nobody else is behind it. One that a sandboxer of its own started is that one's to send
 // away: a runc shim would take a Shutdown between two containers of a pod for the end of the pod.
-func (i *Instance) releaseProcess(ctx context.Context, p *Process) error {
+// Not released: it said yes and still runs, see outlast.
+func (i *Instance) releaseProcess(ctx context.Context, p *Process) (released bool, err error) {
 	if p == nil || !p.leave(i) {
-		return nil
+		return true, nil
 	}
 	if !p.isLaunched() {
 		p.end()
-		return nil
+		return true, nil
 	}
-	if err := p.shutdown(ctx, i.id); err != nil {
+	gone, err := i.sendAway(ctx, p)
+	if err != nil {
 		if p.dead() {
-			return nil
+			return true, nil
 		}
 		p.stay(i)
-		return err
+		return false, err
 	}
-	p.end()
-	return nil
+	if gone {
+		p.end()
+	}
+	return gone, nil
 }
 
 // finishDelete cleans up. The task is deleted whatever comes of it: what cannot be removed now is tried again in the background,

@@ -20,5 +20,7 @@
 //   - Removal compares identity: a late callback of an earlier instance never evicts its successor under the same id.
 //   - No lock is held across an RPC, an exec, a publish or file IO. The one exception is Instance.saving, which orders the writes
 //     of one record file and guards nothing else.
-//   - An instance leaves the map last, when nothing of it is left; until then its id is reserved.
+//   - An instance leaves the map last, when nothing of it is left; until then its id is reserved. A shim that has said yes to its
+//     Shutdown and lingers is still something of it. It has no task any more; one whose pid is verified is ended with SIGKILL after
+//     some cleanup timeouts (see linger.go).
 package manager

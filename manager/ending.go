@@ -72,41 +72,53 @@ func (p *Process) kill(ctx context.Context) bool {
 	}
 }
 
-// shutdown asks the process to go and waits until it has, each up to the shutdown timeout. A process that said yes and lingers is
-// left to linger: it has nothing of ours any more.
+// shutdown asks the process to go and waits until it has, each up to the shutdown timeout. One that said yes and lingers is for the
+// caller to end.
 func (p *Process) shutdown(ctx context.Context, id string) error {
 	ctx, cancel := timeout.WithContext(ctx, TimeoutShutdown)
 	defer cancel()
+	l, err := p.askToGo(ctx, id)
+	if err == nil && !p.waitGone(ctx, l) {
+		log.G(ctx).WithField("address", p.endpoint).Warn("shim has said yes to its shutdown and still runs")
+	}
+	return err
+}
+
+// askToGo sends Shutdown. The link that it went out on is nil when the process is gone already.
+func (p *Process) askToGo(ctx context.Context, id string) (*link, error) {
 	l, err := p.use(ctx, forced)
 	if errors.Is(err, errShimDead) {
-		return nil
+		return nil, nil
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
 	err = l.task.Shutdown(ctx, &taskapi.ShutdownRequest{ID: id})
 	if err != nil && !errors.Is(err, shimclient.ErrConnectionLost) && !errdefs.IsNotFound(err) {
-		return errors.Wrap(err, "cannot shut the shim down")
+		return nil, errors.Wrap(err, "cannot shut the shim down")
 	}
-	p.waitGone(ctx, l)
-	return nil
+	return l, nil
 }
 
 // waitGone waits for the end of the process: by its pid where that is verified, else by the end of the connection l, nil when that
-// has ended already.
-func (p *Process) waitGone(ctx context.Context, l *link) {
+// has ended already, and of a unix socket's.
+func (p *Process) waitGone(ctx context.Context, l *link) bool {
 	if pid := p.verified(); pid != (shimclient.ProcessID{}) {
-		if err := pid.Wait(ctx); err == nil {
-			return
-		}
-	} else if l == nil {
-		return
-	} else {
+		return pid.Wait(ctx) == nil
+	}
+	if l != nil {
 		select {
 		case <-l.conn.Done():
-			return
 		case <-ctx.Done():
+			return false
 		}
 	}
-	log.G(ctx).WithField("address", p.endpoint).Warn("shim has said yes to its shutdown and still runs")
+	for p.endpoint.Unix() && !p.isOver() && p.reach() != shimclient.Refused {
+		select {
+		case <-after(helperPause):
+		case <-ctx.Done():
+			return false
+		}
+	}
+	return true
 }

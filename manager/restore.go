@@ -69,11 +69,17 @@ func (m *ShimManager) restoreOne(ctx context.Context, layout bundle.Layout, kind
 	i.mu.Lock()
 	i.version = ep.Version
 	i.mu.Unlock()
-	if _, _, err := m.attach(i, ep, origin{launched: i.launchedHere(), pid: i.recordedShim()}); err != nil {
+	p, _, err := m.attach(i, ep, origin{launched: i.launchedHere(), pid: i.recordedShim()})
+	if err != nil {
 		log.G(i.scope(ctx)).WithError(err).Error("cannot attach a bundle to its shim, leaving it alone")
 		return
 	}
 	i.openLog()
+	if i.wasLingering() {
+		i.to(reaping)
+		m.onBegin(func() { i.restoreLingering(p) })
+		return
+	}
 	m.onBegin(i.takeOver)
 }
 

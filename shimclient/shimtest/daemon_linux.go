@@ -63,6 +63,7 @@ func (x *execution) serve() error {
 	case <-signals:
 	case answered := <-d.quit:
 		d.lingerUntil(answered)
+		d.hangWhile(func(now *Scenario) bool { return now.Linger })
 	}
 	d.events.close()
 	stop()
