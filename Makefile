@@ -49,10 +49,10 @@ test: ## everything that CI runs; what needs root says so when it is skipped
 	@bash hack/test.sh
 
 unit: ## unit tests
-	go test $(TESTFLAGS) $(PKG)
+	go test -timeout 30m $(TESTFLAGS) $(PKG)
 
 race: ## unit tests with the race detector (needs a C compiler)
-	CGO_ENABLED=1 go test -race $(TESTFLAGS) $(PKG)
+	CGO_ENABLED=1 go test -race -timeout 30m $(TESTFLAGS) $(PKG)
 
 lint: ## gofmt, licence headers, go vet, staticcheck
 	@bash hack/lint.sh

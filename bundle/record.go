@@ -37,6 +37,8 @@ type Record struct {
 	Created bool `json:"created,omitempty"`
 	// Deleted: the Delete of the task was answered; what follows it may not be done yet.
 	Deleted bool `json:"deleted,omitempty"`
+	// Lingers: the shim has said yes to its shutdown and still runs; all that is left to do is to wait for its end and to clean up.
+	Lingers bool `json:"lingers,omitempty"`
 	// Task is the task's last known state.
 	Task *TaskState `json:"task,omitempty"`
 	// Execs by their ids; no value is nil.

@@ -44,6 +44,8 @@ type failing struct {
 	change   func(*yard, *runtime.CreateOpts)
 	is       func(error) bool
 	says     string
+	// load and cleanup are the timeouts where the create, or its undo, waits for them; 0: as ever.
+	load, cleanup time.Duration
 }
 
 func rules(r ...shimtest.Rule) shimtest.Scenario { return shimtest.Scenario{Rules: r} }
@@ -72,7 +74,7 @@ var failingCreates = []failing{
 	{name: "no address", scenario: replying(shimtest.Reply{Omit: []string{"address"}}), says: "address"},
 	{name: "unknown protocol", scenario: replying(shimtest.Reply{Protocol: "carrier-pigeon"}), says: "carrier-pigeon"},
 	{name: "version 4", scenario: replying(shimtest.Reply{Version: 4}), is: errdefs.IsNotImplemented, says: "version"},
-	{name: "nobody at the address", scenario: replying(shimtest.Reply{Address: "unix:///nowhere/s.sock"}), says: "/nowhere/s.sock"},
+	{name: "nobody at the address", scenario: replying(shimtest.Reply{Address: "unix:///nowhere/s.sock"}), says: "/nowhere/s.sock", load: time.Second},
 	{name: "mounts cannot be activated", is: errdefs.IsFailedPrecondition, says: "no disk",
 		change: func(y *yard, _ *runtime.CreateOpts) {
 			y.mounts.failWith(errors.Wrap(errdefs.ErrFailedPrecondition, "no disk"))
@@ -87,14 +89,18 @@ var failingCreates = []failing{
 	{name: "undo fails too", scenario: shimtest.Scenario{
 		Rules:  []shimtest.Rule{{Method: "Create", After: true, Message: "boom"}, {Method: "Delete", Message: "no"}, {Method: "Shutdown", Message: "no"}},
 		Delete: shimtest.DeleteFaults{Fail: 1},
-	}, says: "boom"},
+	}, says: "boom", cleanup: 5 * time.Second},
 }
 
 // TestCreateFails at each step: nothing is left and nothing is told, and the id is free.
 func TestCreateFails(t *testing.T) {
-	setTimeout(t, TimeoutLoad, time.Second)
 	for _, c := range failingCreates {
 		t.Run(c.name, func(t *testing.T) {
+			for name, d := range map[string]time.Duration{TimeoutLoad: c.load, TimeoutCleanup: c.cleanup} {
+				if d > 0 {
+					setTimeout(t, name, d)
+				}
+			}
 			y := newYard(t, c.scenario)
 			opts := withMount(y.opts("sleep"))
 			if c.change != nil {

@@ -83,7 +83,8 @@ func (i *Instance) runDelete(ctx, caller context.Context) (*runtime.Exit, error)
 		return nil, caller.Err()
 	}
 	p := i.process()
-	if err := i.releaseProcess(ctx, p, derr == nil); err != nil {
+	released, err := i.releaseProcess(ctx, p, derr == nil)
+	if err != nil {
 		return i.deleteFailed(ctx, err)
 	}
 	if exit != nil && p != nil && p.isOver() && i.unspoken() {
@@ -95,7 +96,12 @@ func (i *Instance) runDelete(ctx, caller context.Context) (*runtime.Exit, error)
 	}
 	failpoint("delete-released")
 	i.activated()
-	i.finishDelete(ctx, cleaning{shimDelete: exit == nil || i.deletesAlways(), orderly: exit != nil})
+	c := cleaning{shimDelete: exit == nil || i.deletesAlways(), orderly: exit != nil}
+	if released {
+		i.finishDelete(ctx, c)
+	} else {
+		i.outlast(p, c)
+	}
 	if exit == nil {
 		return nil, derr
 	}
@@ -201,38 +207,32 @@ func (i *Instance) deleteFailed(ctx context.Context, err error) (*runtime.Exit, 
 // releaseProcess gives the process back to the pool if it is of that and the delete was orderly, else sends it away when nobody else is
 // behind it. One that a sandboxer of its own started is that one's to send away: a runc shim would take a Shutdown between two
 // containers of a pod for the end of the pod.
-func (i *Instance) releaseProcess(ctx context.Context, p *Process, orderly bool) error {
+// Not released: it said yes and still runs, see outlast.
+func (i *Instance) releaseProcess(ctx context.Context, p *Process, orderly bool) (released bool, err error) {
 	if p == nil || i.recycle(p, orderly) || !p.leave(i) {
-		return nil
+		return true, nil
 	}
 	if !p.isLaunched() {
 		p.end()
-		return nil
+		return true, nil
 	}
-	if err := p.shutdown(ctx, i.id); err != nil {
+	gone, err := i.sendAway(ctx, p)
+	if err != nil {
 		if p.dead() {
-			return nil
+			return true, nil
 		}
 		p.stay(i)
-		return err
+		return false, err
 	}
-	p.end()
-	return nil
+	if gone {
+		p.end()
+	}
+	return gone, nil
 }
 
 // finishDelete cleans up. The task is deleted whatever comes of it: what cannot be removed now is tried again in the background,
-// with the id reserved, as it is while the shim takes its time to go.
+// with the id reserved.
 func (i *Instance) finishDelete(ctx context.Context, c cleaning) {
-	if p := i.process(); p != nil && p.isOver() && p.lingers() {
-		i.setLeft(errLingers)
-		i.to(reaping)
-		i.m.spawn(func() {
-			if p.outlast() {
-				i.clean(c)
-			}
-		})
-		return
-	}
 	err := i.cleanOnce(ctx, &c)
 	if err == nil {
 		i.m.forget(i)

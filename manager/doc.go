@@ -25,5 +25,7 @@
 //   - No lock is held across an RPC, an exec, a publish or file IO. The exceptions are Instance.saving and
 //     Instance.reading, which order the writes of one record file and its first reading, and warmShim.clearing, which orders the
 //     removals of one directory; they guard nothing else.
-//   - An instance leaves the map last, when nothing of it is left; until then its id is reserved.
+//   - An instance leaves the map last, when nothing of it is left; until then its id is reserved. A shim that has said yes to its
+//     Shutdown and lingers is still something of it. It has no task any more; one whose pid is verified is ended with SIGKILL after
+//     some cleanup timeouts (see linger.go).
 package manager

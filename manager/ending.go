@@ -6,7 +6,6 @@ package manager
 import (
 	"context"
 	"syscall"
-	"time"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/v2/pkg/timeout"
@@ -77,84 +76,53 @@ func (p *Process) kill(ctx context.Context) bool {
 	}
 }
 
-// shutdown asks the process to go and waits until it has, each up to the shutdown timeout. A process that said yes may linger (lingers).
+// shutdown asks the process to go and waits until it has, each up to the shutdown timeout. One that said yes and lingers is for the
+// caller to end.
 func (p *Process) shutdown(ctx context.Context, id string) error {
 	ctx, cancel := timeout.WithContext(ctx, TimeoutShutdown)
 	defer cancel()
+	l, err := p.askToGo(ctx, id)
+	if err == nil && !p.waitGone(ctx, l) {
+		log.G(ctx).WithField("address", p.endpoint).Warn("shim has said yes to its shutdown and still runs")
+	}
+	return err
+}
+
+// askToGo sends Shutdown. The link that it went out on is nil when the process is gone already.
+func (p *Process) askToGo(ctx context.Context, id string) (*link, error) {
 	l, err := p.use(ctx, forced)
 	if errors.Is(err, errShimDead) {
-		return nil
+		return nil, nil
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
 	err = l.task.Shutdown(ctx, &taskapi.ShutdownRequest{ID: id})
 	if err != nil && !errors.Is(err, shimclient.ErrConnectionLost) && !errdefs.IsNotFound(err) {
-		return errors.Wrap(err, "cannot shut the shim down")
+		return nil, errors.Wrap(err, "cannot shut the shim down")
 	}
-	p.waitGone(ctx, l)
-	return nil
+	return l, nil
 }
 
 // waitGone waits for the end of the process: by its pid where that is verified, else by the end of the connection l, nil when that
-// has ended already.
-func (p *Process) waitGone(ctx context.Context, l *link) {
+// has ended already, and of a unix socket's.
+func (p *Process) waitGone(ctx context.Context, l *link) bool {
 	if pid := p.verified(); pid != (shimclient.ProcessID{}) {
-		if err := pid.Wait(ctx); err == nil {
-			return
-		}
-	} else if l == nil {
-		return
-	} else {
+		return pid.Wait(ctx) == nil
+	}
+	if l != nil {
 		select {
 		case <-l.conn.Done():
-			return
 		case <-ctx.Done():
-		}
-	}
-	log.G(ctx).WithField("address", p.endpoint).Warn("shim has said yes to its shutdown and still runs")
-}
-
-const (
-	// lingerTime is how long a process may linger that has said yes to its shutdown, lingerPause is between two looks at it.
-	lingerTime  = 30 * time.Second
-	lingerPause = 50 * time.Millisecond
-)
-
-// errLingers is why an id is not free yet.
-var errLingers = errors.New("the shim has said yes to its shutdown and still runs; it is waited for")
-
-// lingers tells whether a process that was released is still there: the next `start` under its id would find its socket and join what is
-// about to end.
-func (p *Process) lingers() bool {
-	if !p.isLaunched() {
-		return false
-	}
-	if pid := p.verified(); pid != (shimclient.ProcessID{}) {
-		return pid.Alive()
-	}
-	return p.endpoint.Unix() && p.reach() == shimclient.Reachable
-}
-
-// outlast waits until a process that was released is gone. One that does not go is ended in the end, where it is known which process it is:
-// it has no task and has agreed to go. False when the manager was closed before.
-func (p *Process) outlast() bool {
-	for until := time.Now().Add(lingerTime); p.lingers(); {
-		if !p.m.sleep(lingerPause) {
 			return false
 		}
-		if time.Now().Before(until) {
-			continue
+	}
+	for p.endpoint.Unix() && !p.isOver() && p.reach() != shimclient.Refused {
+		select {
+		case <-after(helperPause):
+		case <-ctx.Done():
+			return false
 		}
-		pid := p.verified()
-		log.G(p.m.ctx).WithField("address", p.endpoint).WithField("pid", pid.Pid).Warn("shim does not end after its shutdown, ending it")
-		if (pid == shimclient.ProcessID{}) {
-			return true
-		}
-		if err := pid.Signal(syscall.SIGKILL); err != nil && !errdefs.IsNotFound(err) {
-			log.G(p.m.ctx).WithError(err).Error("cannot end the shim")
-		}
-		until = time.Now().Add(lingerTime)
 	}
 	return true
 }

@@ -7,6 +7,7 @@ import (
 	"context"
 	"os"
 	"testing"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/runtime"
 	"github.com/stretchr/testify/require"
@@ -53,7 +54,7 @@ func TestDistrust(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			y := coldPoolYard(t, shimtest.Scenario{}, PoolConfig{Warm: 1, Reuse: 100, Share: c.share})
-			y.config.Deadlines = hasty()
+			y.config.Deadlines = deadlines(150 * time.Millisecond)
 			y.boot()
 			y.pooled("c1")
 			w := y.warm("c1")

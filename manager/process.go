@@ -166,8 +166,10 @@ func (p *Process) stay(i *Instance) {
 	}
 }
 
-// away waits until the process that is on its way out is gone, or stays after all.
+// away waits until the process that is on its way out is gone, or stays after all, up to the cleanup timeout.
 func (p *Process) away(ctx context.Context) error {
+	ctx, cancel := timeout.WithContext(ctx, TimeoutCleanup)
+	defer cancel()
 	for {
 		p.mu.Lock()
 		leaving, changed := p.closing && p.state != ended, p.changed

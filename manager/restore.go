@@ -110,17 +110,20 @@ func (m *ShimManager) restoreOne(ctx context.Context, i *Instance, b *bundle.Bun
 	i.mu.Lock()
 	i.version = ep.Version
 	i.mu.Unlock()
-	if _, _, err := m.attach(i, ep.Followed(), origin{launched: i.launchedHere(), pid: i.recordedShim(), owned: true}); err != nil {
+	p, _, err := m.attach(i, ep.Followed(), origin{launched: i.launchedHere(), pid: i.recordedShim(), owned: true})
+	if err != nil {
 		log.G(ctx).WithError(err).Error("cannot attach a bundle to its shim, leaving it alone")
 		return
 	}
-	if i.wasDeleted() && i.onUnknown() {
-		log.G(ctx).Info("finishing a delete that was cut short")
-		m.onBegin(i.undo)
-		return
+	if i.wasLingering() {
+		i.to(reaping)
 	}
 	m.onBegin(func() {
 		i.openLog()
+		if i.wasLingering() {
+			i.restoreLingering(p)
+			return
+		}
 		i.takeOver()
 	})
 }

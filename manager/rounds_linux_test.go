@@ -53,6 +53,10 @@ func openFiles(t *testing.T) int {
 func TestRounds(t *testing.T) {
 	y := runcYard(t, shimtest.Scenario{Sandbox: true})
 	y.box("s1")
+	o := y.runcOpts("sleep")
+	o.SandboxID = "s1"
+	y.round("c0", o)
+	y.events.await("c0", deleteTopic, 1) // its shim's connection for events has come to stay
 	rounds := 40
 	if testing.Short() {
 		rounds = 15

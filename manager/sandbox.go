@@ -217,20 +217,24 @@ func (i *Instance) shutdownBox(ctx context.Context) error {
 		return s.Shutdown(ctx, &sandboxapi.ShutdownSandboxRequest{SandboxID: i.id})
 	})
 	p := i.process()
+	released := true
 	switch {
 	case i.processDead():
 	case err == nil:
 		if p.leave(i) {
 			wctx, cancel := timeout.WithContext(ctx, TimeoutShutdown)
-			p.waitGone(wctx, l)
+			released = i.seeOff(wctx, p, l)
 			cancel()
-			p.end()
+			if released {
+				p.end()
+			}
 		}
 	case errdefs.IsNotFound(err):
-		if err := i.releaseProcess(ctx, p, false); err != nil {
+		var rerr error
+		if released, rerr = i.releaseProcess(ctx, p, false); rerr != nil {
 			i.onDeleteFailed()
 			i.buryIfDead()
-			return err
+			return rerr
 		}
 	default:
 		i.onDeleteFailed()
@@ -238,7 +242,12 @@ func (i *Instance) shutdownBox(ctx context.Context) error {
 		return err
 	}
 	i.learnExit(bundle.Exit{At: time.Now().UTC()})
-	i.finishDelete(ctx, cleaning{shimDelete: err != nil || i.deletesAlways(), orderly: err == nil})
+	c := cleaning{shimDelete: err != nil || i.deletesAlways(), orderly: err == nil}
+	if released {
+		i.finishDelete(ctx, c)
+	} else {
+		i.outlast(p, c)
+	}
 	return nil
 }
 

@@ -155,7 +155,7 @@ func TestJoin(t *testing.T) {
 		require.NoError(t, task.Start(y.ctx))
 	}
 	require.Equal(t, 1, y.shim.Count(shimtest.KindExec, "start"))
-	require.Equal(t, 1, y.connections("c1"))
+	y.oneConnection("c1")
 	require.Same(t, y.instance("c1").process(), y.instance("s1").process())
 	require.Same(t, y.instance("c2").process(), y.instance("s1").process())
 	from := 0
@@ -163,7 +163,7 @@ func TestJoin(t *testing.T) {
 	y.inState("c1", running)
 	y.inState("c2", running)
 	y.inState("s1", running)
-	require.Equal(t, 1, y.connections("c1"))
+	y.oneConnection("c1")
 	require.Equal(t, 1, y.rpcs(from, "State", "c1"))
 	require.Same(t, y.instance("c1").process(), y.instance("s1").process())
 
@@ -273,9 +273,9 @@ func TestSandboxChecks(t *testing.T) {
 
 // TestSandboxStalled: the calls end with Unavailable or a deadline, and nothing is killed.
 func TestSandboxStalled(t *testing.T) {
-	setTimeout(t, TimeoutLoad, 300*time.Millisecond)
 	y := newYard(t, shimtest.Scenario{Sandbox: true})
 	y.box("s1")
+	setTimeout(t, TimeoutLoad, 300*time.Millisecond)
 	cont := y.stop("s1")
 	ctx, cancel := context.WithTimeout(y.ctx, 200*time.Millisecond)
 	defer cancel()
@@ -287,6 +287,7 @@ func TestSandboxStalled(t *testing.T) {
 	_, err = y.boxes.Status(y.ctx, "s1", false)
 	require.True(t, errdefs.IsUnavailable(err), "%v", err)
 	require.True(t, errdefs.IsUnavailable(y.boxes.Shutdown(y.ctx, "s1")))
+	setTimeout(t, TimeoutLoad, time.Minute)
 	cont()
 	y.inState("s1", running)
 	require.NoError(t, y.boxes.Shutdown(y.ctx, "s1"))

@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/shimclient"
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
@@ -64,6 +65,7 @@ func coldYard(t *testing.T, s shimtest.Scenario, opts ...shimtest.InstallOption)
 	y.config = Config{
 		GRPCAddress: filepath.Join(dir, "c.sock"), TTRPCAddress: y.events.path, SocketDir: filepath.Join(y.shim.Home, "s"),
 		Env: []string{"YARD=1"}, Events: testExchange, Sandboxes: y.sandboxes, Containers: y.store, Runtimes: map[string]RuntimeConfig{},
+		Deadlines: deadlines(time.Minute),
 	}
 	t.Cleanup(func() {
 		y.halt()
@@ -71,6 +73,15 @@ func coldYard(t *testing.T, s shimtest.Scenario, opts ...shimtest.InstallOption)
 		_ = os.RemoveAll(dir)
 	})
 	return y
+}
+
+// deadlines with d for what a shim answers at once.
+func deadlines(d time.Duration) shimclient.Deadlines {
+	all := shimclient.DefaultDeadlines()
+	for _, m := range []string{"State", "Pids", "Stats", "Connect"} {
+		all[m] = d
+	}
+	return all
 }
 
 // boot starts a daemon over the directories of the one before.
@@ -98,7 +109,7 @@ func (y *yard) halt() {
 	if y.m == nil {
 		return
 	}
-	require.NoError(y, y.m.Close())
+	y.until("the manager is closed", func() bool { return y.m.Close() == nil })
 	y.m.mu.Lock()
 	processes := make([]*Process, 0, len(y.m.processes))
 	for _, p := range y.m.processes {

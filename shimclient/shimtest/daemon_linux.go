@@ -64,6 +64,7 @@ func (x *execution) serve() error {
 	case <-signals:
 	case answered := <-d.quit:
 		d.lingerUntil(answered)
+		d.hangWhile(func(now *Scenario) bool { return now.Linger })
 	}
 	d.events.close()
 	stop()
@@ -114,7 +115,7 @@ func (d *daemon) shutdown() {
 func (d *daemon) lingerUntil(answered <-chan struct{}) {
 	select {
 	case <-answered:
-	case <-time.After(300 * time.Millisecond):
+	case <-time.After(eventFlush):
 	}
 	for range 10 {
 		if d.listener.idle() {

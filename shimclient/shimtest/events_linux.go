@@ -132,7 +132,7 @@ func (p *publisher) send(e *types.Envelope) error {
 		}
 		p.client = ttrpc.NewClient(conn)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience) // sent again it would be told twice
 	defer cancel()
 	_, err := eventsapi.NewTTRPCEventsClient(p.client).Forward(ctx, &eventsapi.ForwardRequest{Envelope: e})
 	if err != nil {

@@ -195,6 +195,8 @@ type Scenario struct {
 	LogFlood int      `json:"log_flood,omitempty"`
 	// ShimPid is what Connect says instead of the truth.
 	ShimPid uint32 `json:"shim_pid,omitempty"`
+	// Linger: a daemon that has said yes to Shutdown goes on until the scenario no longer says so.
+	Linger bool `json:"linger,omitempty"`
 	// Sandbox: the Sandbox service is served too.
 	Sandbox bool `json:"sandbox,omitempty"`
 

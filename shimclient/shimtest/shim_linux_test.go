@@ -14,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/stretchr/testify/require"
@@ -36,7 +37,15 @@ func (r *recorder) finish() {
 	}
 }
 
+// impatient lets what is left be found left at once, until the returned function is called.
+func impatient() (end func()) {
+	before := settle
+	settle = 200 * time.Millisecond
+	return func() { settle = before }
+}
+
 func TestLeftoversFailTheTest(t *testing.T) {
+	defer impatient()()
 	r := newRig(t, Scenario{})
 	rec := &recorder{TB: t}
 	r.shim = Install(rec, Scenario{})
@@ -62,7 +71,9 @@ func TestCheckLeaks(t *testing.T) {
 	require.NoError(t, err)
 	cmd := exec.Command("/bin/sh", "-c", "exit 0")
 	require.NoError(t, cmd.Start())
+	patient := impatient()
 	rec.finish()
+	patient()
 	close(stop)
 	require.NoError(t, f.Close())
 	require.NoError(t, cmd.Wait())
@@ -87,15 +98,15 @@ func TestStopAndCont(t *testing.T) {
 	require.NoError(t, d.Cont())
 	require.NoError(t, <-done)
 	k.finish(r)
-	require.False(t, d.Alive())
+	require.NoError(t, d.until("to end", func() bool { return !d.Alive() }), "its file is gone before it is")
 	require.Error(t, d.Signal(syscall.SIGTERM))
 	require.NoError(t, d.Kill())
 }
 
 func TestTermEndsTheDaemon(t *testing.T) {
 	r := newRig(t, Scenario{})
-	r.start(r.bootstrapStdin())
-	r.shim.Await(KindExec, "daemon", 1)
+	k := r.dial(r.start(r.bootstrapStdin()))
+	require.Error(t, k.tryState(r.id)) // it serves, so it is ready for the signal too
 	require.NoError(t, r.shim.Daemon(r.id).Signal(syscall.SIGTERM))
 	r.shim.AwaitNoProcs()
 	require.Empty(t, r.shim.Sockets())

@@ -5,9 +5,8 @@ package shimtest
 
 import "time"
 
-const (
-	// patience is for how long something is waited for that has to come, before a test is failed instead of hung.
-	patience = 30 * time.Second
-	// settle is for how long something is waited for that is about to end, at the end of a test.
-	settle = 5 * time.Second
-)
+// patience is for how long something is waited for that has to come, before a test is failed instead of hung.
+const patience = time.Minute
+
+// settle is for how long something is waited for that is about to end, at the end of a test. Tests of what is left then have less.
+var settle = patience

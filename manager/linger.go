@@ -1,0 +1,133 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package manager
+
+import (
+	"context"
+	"time"
+
+	"github.com/containerd/containerd/v2/pkg/timeout"
+	"github.com/containerd/log"
+	"github.com/pkg/errors"
+
+	"github.com/shimyard/shimyard/shimclient"
+)
+
+const (
+	// lingerNoted is how long after its yes to a Shutdown a shim may still run before that is recorded. Most are gone long before.
+	lingerNoted = 200 * time.Millisecond
+	// lingerTimes is for how many cleanup timeouts a shim that said yes to its Shutdown may go on running before it is ended.
+	lingerTimes = 6
+)
+
+// sendAway asks the process, which serves nobody else, to go. It returns whether the process is gone within the shutdown timeout. One
+// that has said yes and lingers must keep the id: the `start` of the next task under it would find the old shim at its socket, take
+// it for the group's, and end with it. Nor may anybody else join it, so it stays known, closing, until it is gone.
+func (i *Instance) sendAway(ctx context.Context, p *Process) (gone bool, err error) {
+	ctx, cancel := timeout.WithContext(ctx, TimeoutShutdown)
+	defer cancel()
+	l, err := p.askToGo(ctx, i.id)
+	if err != nil {
+		return false, err
+	}
+	return i.seeOff(ctx, p, l), nil
+}
+
+// seeOff waits until the process that said yes to its shutdown is gone. l is its connection, nil when there is none any more.
+func (i *Instance) seeOff(ctx context.Context, p *Process, l *link) (gone bool) {
+	soon, cancel := context.WithTimeout(ctx, lingerNoted)
+	gone = p.waitGone(soon, l)
+	cancel()
+	if !gone {
+		i.markLingering()
+		gone = p.waitGone(ctx, l)
+	}
+	return gone
+}
+
+// markLingering records that all that is left to do is to wait for the end of the shim. A daemon that dies meanwhile leaves the bundle
+// for the next one, which must not take the task for a living one.
+func (i *Instance) markLingering() {
+	i.mu.Lock()
+	i.rec.Lingers = true
+	i.mu.Unlock()
+	i.save()
+}
+
+func (i *Instance) wasLingering() bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.rec.Lingers
+}
+
+// outlast keeps the id of a deleted instance reserved until its process, which said yes to its shutdown, is gone, and cleans up then.
+// The delete itself is answered.
+func (i *Instance) outlast(p *Process, c cleaning) {
+	i.setLeft(errors.Errorf("its shim at %s has said yes to its shutdown and still runs", p.endpoint))
+	i.to(reaping)
+	patience := lingerTimes * timeout.Get(TimeoutCleanup)
+	i.m.spawn(func() { i.bidFarewell(p, c, patience) })
+}
+
+func (i *Instance) bidFarewell(p *Process, c cleaning, patience time.Duration) {
+	ctx := i.context()
+	log.G(ctx).WithField("address", p.endpoint).Warn("shim has said yes to its shutdown and still runs")
+	if !p.outlived(ctx, patience) {
+		return // the manager was closed; the next start goes on
+	}
+	p.end()
+	if i.kind == KindTask && i.exit("") != nil && i.unspoken() {
+		if !i.waitInFlight() {
+			return
+		}
+		i.tell()
+	}
+	i.setLeft(nil)
+	i.clean(c)
+}
+
+// outlived waits for the end of a process that said yes to its shutdown; false when the manager was closed before. One that takes longer
+// than patience and whose pid is verified is ended: nobody is behind it and nobody can come, so it has nothing to lose.
+func (p *Process) outlived(ctx context.Context, patience time.Duration) bool {
+	for {
+		wctx, cancel := context.WithTimeout(ctx, patience)
+		ended := p.awaitEnd(wctx)
+		cancel()
+		if ended {
+			return true
+		}
+		if ctx.Err() != nil {
+			return false
+		}
+		if pid := p.verified(); pid != (shimclient.ProcessID{}) {
+			log.G(ctx).WithField("pid", pid.Pid).Error("shim does not end after its shutdown, ending it")
+			p.kill(ctx)
+		}
+	}
+}
+
+// awaitEnd waits for the end of the process itself: by its pid where that is verified, else until its death is proven otherwise.
+func (p *Process) awaitEnd(ctx context.Context) bool {
+	if pid := p.verified(); pid != (shimclient.ProcessID{}) {
+		return pid.Wait(ctx) == nil
+	}
+	select {
+	case <-p.over:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// restoreLingering takes up what an earlier daemon did not come to the end of. Others may be behind the process where that daemon died
+// before they were told that it is closing; then it is theirs.
+func (i *Instance) restoreLingering(p *Process) {
+	i.activated()
+	c := cleaning{shimDelete: i.exit("") == nil || i.deletesAlways(), orderly: i.exit("") != nil}
+	if !p.leave(i) {
+		i.clean(c)
+		return
+	}
+	i.outlast(p, c)
+}
