@@ -4,6 +4,7 @@
 package manager
 
 import (
+	"context"
 	"slices"
 	"sync"
 	"time"
@@ -67,6 +68,9 @@ func (w *warmShim) wornOutLocked() bool {
 // processes' own; the pool only knows whom it may give away.
 type pool struct {
 	m *ShimManager
+	// filling is the context of the starts of spares: no time of Close is left to them.
+	filling context.Context
+	stop    context.CancelFunc
 
 	// mu guards all below and what warmShim says. It is held for no longer than it takes to look and to change; taken after no other lock.
 	mu      sync.Mutex
@@ -84,7 +88,9 @@ type shelf struct {
 }
 
 func newPool(m *ShimManager) *pool {
-	return &pool{m: m, shelves: make(map[string]*shelf), refused: make(map[shimclient.FileID]time.Time)}
+	o := &pool{m: m, shelves: make(map[string]*shelf), refused: make(map[shimclient.FileID]time.Time)}
+	o.filling, o.stop = context.WithCancel(m.ctx)
+	return o
 }
 
 func (o *pool) shelfLocked(key string) *shelf {
@@ -328,7 +334,7 @@ func (o *pool) fill(spec poolSpec, s *shelf) {
 		}
 		o.idle++ // the spare's place
 		o.mu.Unlock()
-		w, err := o.start(o.m.ctx, spec)
+		w, err := o.start(o.filling, spec)
 		o.mu.Lock()
 		if err == nil {
 			w.placed = true
@@ -339,8 +345,8 @@ func (o *pool) fill(spec poolSpec, s *shelf) {
 		}
 		o.mu.Unlock()
 		if err != nil {
-			if o.m.ctx.Err() == nil {
-				log.G(o.m.ctx).WithError(err).Warn("cannot start a spare shim; creates start their own")
+			if o.filling.Err() == nil {
+				log.G(o.filling).WithError(err).Warn("cannot start a spare shim; creates start their own")
 			}
 			return
 		}

@@ -92,6 +92,7 @@ func (m *ShimManager) removeWarm(ctx context.Context, dir *bundle.Warm, namespac
 
 // close ends all idle shims, at once, and gives none away any more.
 func (o *pool) close() {
+	o.stop()
 	o.mu.Lock()
 	o.closed = true
 	var idle []*warmShim
