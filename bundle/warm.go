@@ -99,8 +99,15 @@ func (w *Warm) LogPath() string { return w.files.LogPath() }
 // WriteBootstrap records how to reach the shim. Errors: those of Bundle.WriteBootstrap.
 func (w *Warm) WriteBootstrap(r *bootapi.BootstrapResult) error { return w.files.WriteBootstrap(r) }
 
-// ReadBootstrap returns how to reach the shim. Errors: those of Bundle.ReadBootstrap.
-func (w *Warm) ReadBootstrap() (*bootapi.BootstrapResult, error) { return w.files.ReadBootstrap() }
+// ReadBootstrap returns how to reach the shim. Errors: those of Bundle.ReadBootstrap; an address that the shim has left there by itself is none
+// of a launch that was answered, so that is NotFound too.
+func (w *Warm) ReadBootstrap() (*bootapi.BootstrapResult, error) {
+	path := w.files.file(bootstrapFile)
+	if _, err := os.Lstat(path); err != nil {
+		return nil, readError(path, err)
+	}
+	return w.files.ReadBootstrap()
+}
 
 // WriteRecord replaces the record, with the Version that this code writes. r itself is not changed.
 func (w *Warm) WriteRecord(r *WarmRecord) error {

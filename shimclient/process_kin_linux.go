@@ -53,7 +53,7 @@ func (p ProcessID) StartedBefore(t time.Time) bool {
 
 // HasChildren reports whether the process has children that run. A process that is gone has none.
 func (p ProcessID) HasChildren() bool {
-	return len(scanProcesses(func(pid int) bool {
+	return p.Alive() && len(scanProcesses(func(pid int) bool {
 		st, err := readStat(pid)
 		return err == nil && st.parent == p.Pid
 	})) > 0
