@@ -1,14 +1,16 @@
 # Copyright The Shimyard Authors.
 # SPDX-License-Identifier: Apache-2.0
 
-# V=1 prints every test by name. FUZZTIME is how long each fuzz target runs. PKG narrows unit, race and fuzz to some packages of the
-# root module, RUN narrows unit, race and integration to some tests.
+# V=1 prints every test by name. POOL is the mode of the pool of warm shims that daemons are tested in. FUZZTIME is how long each fuzz
+# target runs. PKG narrows unit, race and fuzz to some packages of the root module, RUN narrows unit, race and integration to some tests.
 V        ?=
 FUZZTIME ?= 60s
 PKG      ?= ./...
 RUN      ?=
 CHAOS_TIME ?= 3m
 CHAOS_SEED ?=
+POOL     ?=
+export POOL
 
 TESTFLAGS = $(if $(V),-v) $(if $(RUN),-run '$(RUN)')
 
@@ -19,7 +21,7 @@ export GOFLAGS += -buildvcs=false
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help build test unit race lint cross fuzz integration scale chaos soak tools demo clean
+.PHONY: help build test unit race lint cross fuzz integration pools scale chaos soak nightly tools demo clean
 
 help: ## show this list
 	@echo "Shimyard: a containerd whose task runtime is ours."
@@ -30,6 +32,7 @@ help: ## show this list
 	@echo "  RUN=TestName   only the tests whose names match (unit, race, integration)"
 	@echo "  PKG=./bundle   only these packages (unit, race, fuzz)"
 	@echo "  CHAOS_TIME=3m  how long chaos runs; CHAOS_SEED=1 makes it plan what it planned with that seed"
+	@echo "  POOL=off       without warm shims, POOL=share8 with up to 8 tasks in a shim (integration, chaos, scale, soak)"
 	@echo "  FUZZTIME=60s   how long each fuzz target runs"
 
 build: ## build the daemon, bin/containerd (needs nothing but Go)
@@ -57,6 +60,10 @@ fuzz: ## run each fuzz target for FUZZTIME
 integration: ## tests against real shims, runc and stock containerd, as root (needs a C compiler for runc)
 	go -C integration test -count=1 -p 1 -timeout 40m -v $(if $(RUN),-run '$(RUN)') ./...
 
+pools: ## integration without warm shims, then with up to 8 tasks in a shim, as root
+	$(MAKE) --no-print-directory integration POOL=off
+	$(MAKE) --no-print-directory integration POOL=share8
+
 chaos: ## random operations and faults for CHAOS_TIME, everything checked after each round, as root; CHAOS_SEED replays
 	go -C integration test -count=1 -run '^TestChaos$$' -timeout 0 -v . -chaos.time=$(CHAOS_TIME) $(if $(CHAOS_SEED),-chaos.seed=$(CHAOS_SEED))
 
@@ -65,6 +72,12 @@ scale: ## hundreds of containers, stalled shims, a long downtime, as root; some 
 
 soak: ## 10,000 rounds of create, start, kill, delete against real runc, as root; the daemon must end as it began
 	SHIMYARD_SOAK=10000 go -C integration test -count=1 -run '^TestSoak' -timeout 2h -v .
+
+nightly: ## ten minutes of chaos, soak, scale, pools, as root; hours
+	$(MAKE) --no-print-directory chaos CHAOS_TIME=10m
+	$(MAKE) --no-print-directory soak
+	$(MAKE) --no-print-directory scale
+	$(MAKE) --no-print-directory pools
 
 tools: ## build or unpack into bin/tools what the integration tests run against; nothing is installed
 	go -C integration run ./cmd/tools

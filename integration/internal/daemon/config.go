@@ -134,7 +134,11 @@ func (d *Daemon) writeConfig() error {
 	if err != nil {
 		return errors.Wrap(err, "cannot render the daemon's config")
 	}
-	return errors.Wrap(os.WriteFile(d.configPath(), buf.Bytes(), 0o600), "cannot write the daemon's config")
+	config, err := withPool(buf.String(), d.opts.Binary)
+	if err != nil {
+		return err
+	}
+	return errors.Wrap(os.WriteFile(d.configPath(), []byte(config), 0o600), "cannot write the daemon's config")
 }
 
 func (d *Daemon) configPath() string { return filepath.Join(d.Dir, "config.toml") }
