@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/containerd/api/services/tasks/v1"
 	containerd "github.com/containerd/containerd/v2/client"
@@ -16,18 +17,26 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// shimPid finds the shim process that was started for an id.
+// shimPid finds the shim process that was started for an id. One that forks
+// shows twice for a moment.
 func (n *node) shimPid(ns, id string) int {
 	n.t.Helper()
 	var pids []int
+	for end := time.Now().Add(patience); len(pids) != 1 && time.Now().Before(end); time.Sleep(tick) {
+		pids = n.shimPids(ns, id)
+	}
+	require.Len(n.t, pids, 1, "shims of %s/%s among %v", ns, id, n.Processes())
+	return pids[0]
+}
+
+func (n *node) shimPids(ns, id string) (pids []int) {
 	for _, p := range n.Processes() {
 		args := p.Args + " "
 		if strings.Contains(args, "-namespace "+ns+" ") && strings.Contains(args, "-id "+id+" ") && !strings.HasSuffix(p.Args, "start") {
 			pids = append(pids, p.Pid)
 		}
 	}
-	require.Len(n.t, pids, 1, "shims of %s/%s among %v", ns, id, n.Processes())
-	return pids[0]
+	return pids
 }
 
 func TestShimKilled(t *testing.T) {
