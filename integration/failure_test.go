@@ -28,7 +28,10 @@ func (b *box) noTask() {
 	t.Helper()
 	_, err := b.Task(b.ctx, nil)
 	require.ErrorIs(t, err, errdefs.ErrNotFound)
-	require.NoDirExists(t, b.n.Bundle(b.namespace(), b.ID()))
+	require.Eventually(t, func() bool { // what is undone slowly is undone in the background
+		_, err := os.Lstat(b.n.Bundle(b.namespace(), b.ID()))
+		return os.IsNotExist(err)
+	}, patience, tick)
 }
 
 func TestMissingBinaryInContainer(t *testing.T) {

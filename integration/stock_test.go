@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -162,6 +163,9 @@ func (s *side) settled(ok func() bool) bool {
 	return ok()
 }
 
+// uses makes the ids of the processes of use.
+var uses atomic.Int64
+
 // use says whether a task can be used: it is there under its pid, its state is
 // told, a process can be run in it.
 func (n *node) use(id string, pid uint32, command ...string) error {
@@ -181,7 +185,8 @@ func (n *node) use(id string, pid uint32, command ...string) error {
 	if status, err := task.Status(ctx); err != nil || status.Status != containerd.Running {
 		return fmt.Errorf("status %q, %v", status.Status, err)
 	}
-	p, err := task.Exec(ctx, "use", process(command...), cio.NullIO)
+	id = fmt.Sprintf("use-%d", uses.Add(1)) // one that failed half way keeps its id
+	p, err := task.Exec(ctx, id, process(command...), cio.NullIO)
 	if err != nil {
 		return err
 	}

@@ -68,15 +68,9 @@ func (w *warmShim) wornOutLocked() bool {
 // processes' own; the pool only knows whom it may give away.
 type pool struct {
 	m *ShimManager
-<<<<<<< HEAD
-	// ctx is that of spares being started; stop ends it.
-	ctx  context.Context
-	stop context.CancelFunc
-=======
 	// filling is the context of the starts of spares: no time of Close is left to them.
 	filling context.Context
 	stop    context.CancelFunc
->>>>>>> poolunit
 
 	// mu guards all below and what warmShim says. It is held for no longer than it takes to look and to change; taken after no other lock.
 	mu      sync.Mutex
@@ -95,11 +89,7 @@ type shelf struct {
 
 func newPool(m *ShimManager) *pool {
 	o := &pool{m: m, shelves: make(map[string]*shelf), refused: make(map[shimclient.FileID]time.Time)}
-<<<<<<< HEAD
-	o.ctx, o.stop = context.WithCancel(m.ctx)
-=======
 	o.filling, o.stop = context.WithCancel(m.ctx)
->>>>>>> poolunit
 	return o
 }
 
@@ -344,11 +334,7 @@ func (o *pool) fill(spec poolSpec, s *shelf) {
 		}
 		o.idle++ // the spare's place
 		o.mu.Unlock()
-<<<<<<< HEAD
-		w, err := o.start(o.ctx, spec)
-=======
 		w, err := o.start(o.filling, spec)
->>>>>>> poolunit
 		o.mu.Lock()
 		if err == nil {
 			w.placed = true
@@ -359,13 +345,8 @@ func (o *pool) fill(spec poolSpec, s *shelf) {
 		}
 		o.mu.Unlock()
 		if err != nil {
-<<<<<<< HEAD
-			if o.ctx.Err() == nil {
-				log.G(o.m.ctx).WithError(err).Warn("cannot start a spare shim; creates start their own")
-=======
 			if o.filling.Err() == nil {
 				log.G(o.filling).WithError(err).Warn("cannot start a spare shim; creates start their own")
->>>>>>> poolunit
 			}
 			return
 		}

@@ -192,7 +192,7 @@ func TestCrashAndThenNoPool(t *testing.T) {
 			y.pooled("c1")
 			y.remove("c1")
 			y.spares(2)
-			y.config.Deadlines = hasty()
+			y.config.Deadlines = deadlines(150 * time.Millisecond)
 			y.crash(func() { c.meanwhile(y, y.warmIDs()) })
 			y.until("the others are ended", func() bool { return len(y.warmDirs()) == c.left && len(y.daemons()) == c.left })
 			y.until("those that are left can be used", func() bool { return len(y.idle()) == c.left })
@@ -331,7 +331,7 @@ func TestWarmShimsThatAreLeftAlone(t *testing.T) {
 			y.spares(1)
 			w := y.warm("c1")
 			idle := y.idle()[0]
-			y.config.Deadlines = hasty()
+			y.config.Deadlines = deadlines(150 * time.Millisecond)
 			y.config.WarmLimit = 0 // what is idle is ended
 			y.crash(func() { spoil(y, w.dir.Path) })
 			y.gone(idle)

@@ -258,7 +258,11 @@ func (m *ShimManager) attachWarm(w *warmShim, ep shimclient.Endpoint, pid shimcl
 func (w *warmShim) undo(ctx context.Context, m *ShimManager) {
 	ctx = context.WithoutCancel(ctx)
 	if w.p != nil {
-		w.p.end() // and with it all that is left of it
+		m.pool.mu.Lock()
+		w.mine = true
+		m.pool.mu.Unlock()
+		w.p.end()
+		m.pool.clear(w)
 		return
 	}
 	ectx, cancel := context.WithTimeout(ctx, endWarmTime)

@@ -14,9 +14,11 @@ import (
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/containerd/v2/plugins"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
 	"github.com/pkg/errors"
 
 	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/shimclient"
 )
 
 // listPatience is how long a list waits for the shims, all at once; what is not answered by then is answered from the record.
@@ -58,15 +60,28 @@ func (t *TaskManager) Create(ctx context.Context, id string, opts runtime.Create
 	if opts.Spec == nil {
 		return nil, errors.Wrapf(errdefs.ErrInvalidArgument, "cannot create task %s without a spec", id)
 	}
-	i := newInstance(t.shims, t.layout, KindTask, ns, id, launching)
-	if err := t.shims.reserve(ctx, i); err != nil {
-		return nil, err
-	}
-	if err := t.build(ctx, i, opts); err != nil {
+	for again := false; ; again = true {
+		i := newInstance(t.shims, t.layout, KindTask, ns, id, launching)
+		if err := t.shims.reserve(ctx, i); err != nil {
+			return nil, err
+		}
+		err := t.build(ctx, i, opts)
+		if err == nil {
+			return &Task{i: i}, nil
+		}
 		t.shims.abandon(i)
-		return nil, errors.Wrapf(err, "cannot create task %s", id)
+		if again || !i.lostWarm(err) {
+			return nil, errors.Wrapf(err, "cannot create task %s", id)
+		}
+		log.G(ctx).WithError(err).WithField("id", id).Info("the warm shim that a create was given has died; trying once more, with another")
 	}
-	return &Task{i: i}, nil
+}
+
+// lostWarm tells whether a create failed since the shim that it was given had died while it was idle, or just then. All of it is undone, or
+// being undone with the id reserved.
+func (i *Instance) lostWarm(err error) bool {
+	p := i.process()
+	return i.takenWarm() && p != nil && (errors.Is(err, shimclient.ErrConnectionLost) || errors.Is(err, errShimDead)) && !p.verified().Alive()
 }
 
 func (t *TaskManager) build(ctx context.Context, i *Instance, opts runtime.CreateOpts) error {

@@ -154,3 +154,16 @@ func TestOwnerGone(t *testing.T) {
 	require.Error(t, k.try("State", &taskapi.StateRequest{ID: r.id}, &taskapi.StateResponse{}))
 	r.shim.AllowLeftovers() // the socket
 }
+
+// A daemon that lingers has said yes, and ends when it may.
+func TestLinger(t *testing.T) {
+	r := newRig(t, Scenario{Linger: true})
+	k := r.dial(r.start(r.bootstrapStdin()))
+	k.shutdown(r.id)
+	require.Error(t, k.tryState(r.id)) // it answers, that there is no such task
+	require.True(t, r.shim.Daemon(r.id).Alive())
+	require.Zero(t, r.shim.Count(KindExit, ""))
+	r.shim.Update(func(s *Scenario) { s.Linger = false })
+	r.shim.AwaitNoProcs()
+	require.Equal(t, 1, r.shim.Count(KindExit, ""))
+}

@@ -118,7 +118,6 @@ path = '{{.Dir}}/opt'
 socket_dir = '{{.Dir}}/s'
 env = {{list .ShimEnv}}
 warm_idle = '{{.WarmIdle}}'
-{{.Pool}}
 {{if .NRI}}
 [plugins.'io.containerd.nri.v1.nri']
 socket_path = '{{.Dir}}/nri.sock'
@@ -134,21 +133,20 @@ func (d *Daemon) writeConfig() error {
 	if version == 0 {
 		version = 4
 	}
-	pool, err := poolSection(os.Getenv(PoolEnv))
-	if err != nil {
-		return err
-	}
 	var buf bytes.Buffer
-	err = configTemplate.Execute(&buf, map[string]any{
+	err := configTemplate.Execute(&buf, map[string]any{
 		"Version": version, "Dir": d.Dir, "Disabled": d.opts.disabled(), "ShimEnv": d.opts.ShimEnv,
 		"WarmIdle": d.warmIdle(),
-		"Pool":     pool,
 		"NRI":      d.opts.wants("nri"), "Extra": strings.ReplaceAll(d.opts.Extra, "{{.Dir}}", d.Dir),
 	})
 	if err != nil {
 		return errors.Wrap(err, "cannot render the daemon's config")
 	}
-	return errors.Wrap(os.WriteFile(d.configPath(), buf.Bytes(), 0o600), "cannot write the daemon's config")
+	config, err := withPool(buf.String(), d.opts.Binary)
+	if err != nil {
+		return err
+	}
+	return errors.Wrap(os.WriteFile(d.configPath(), []byte(config), 0o600), "cannot write the daemon's config")
 }
 
 // shortIdle is soon enough for idle shims to be told from what a test leaves
@@ -156,23 +154,6 @@ func (d *Daemon) writeConfig() error {
 const shortIdle = "1s"
 
 func (d *Daemon) warmIdle() string { return cmp.Or(d.opts.WarmIdle, shortIdle) }
-
-// PoolEnv chooses how the shims of runc's runtime are kept warm, for all
-// daemons: "off", "share8", or empty for the default.
-const PoolEnv = "POOL"
-
-func poolSection(mode string) (string, error) {
-	const section = "[plugins.'io.containerd.shim.v1.manager'.runtimes.'io.containerd.runc.v2']\n"
-	switch mode {
-	case "":
-		return "", nil
-	case "off":
-		return section + "warm = 0\n", nil
-	case "share8":
-		return section + "share = 8\n", nil
-	}
-	return "", errors.Errorf("%s=%q: want off, share8, or nothing", PoolEnv, mode)
-}
 
 func (d *Daemon) configPath() string { return filepath.Join(d.Dir, "config.toml") }
 

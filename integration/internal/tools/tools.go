@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -77,9 +78,14 @@ func (t *Tools) Daemon() (string, error) {
 	return dst, t.build(dst, t.Module, "./containerd", "CGO_ENABLED=0")
 }
 
+const stockName = "containerd-stock"
+
+// IsStock tells whether a program is what Stock returns.
+func IsStock(path string) bool { return strings.HasPrefix(filepath.Base(path), stockName) }
+
 // Stock is containerd as its own project builds it.
 func (t *Tools) Stock() (string, error) {
-	return t.goTool("containerd-stock", t.Module, "github.com/containerd/containerd/v2/cmd/containerd", "CGO_ENABLED=0")
+	return t.goTool(stockName, t.Module, "github.com/containerd/containerd/v2/cmd/containerd", "CGO_ENABLED=0")
 }
 
 // Ctr is containerd's command line client.
