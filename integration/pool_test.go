@@ -277,8 +277,8 @@ func TestNotOfThePool(t *testing.T) {
 	one, two := n.run("one", forever(), inGroup("g")), n.run("two", forever(), inGroup("g"))
 	require.Equal(t, []string{testNS + "/one", testNS + "/two"}, n.shimOf(testNS, "one").Serves)
 	require.False(t, isWarm(n.shimOf(testNS, "two")))
+	one.finish() // whose start made the shim
 	two.finish()
-	one.finish()
 }
 
 // withShare makes so many containers share a shim.

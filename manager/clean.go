@@ -104,7 +104,8 @@ func (i *Instance) removeRest(ctx context.Context) error {
 			i.m.launcher.UnlinkSocket(i.namespace, i.id, address)
 		}
 	}
-	if !joined {
+	// The last of a group removes the group's socket: that the shim was started for the first does not help one who is not there any more.
+	if p := i.process(); !joined || !warm && p != nil && p.isOver() {
 		ids := []string{i.id}
 		if launch != nil {
 			ids = append(ids, launch.Groups...)

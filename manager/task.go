@@ -21,8 +21,9 @@ import (
 // Task is one container's task. It is a view of an instance: cheap, and valid as long as the instance is. Safe for concurrent use.
 type Task struct {
 	i *Instance
-	// asked is what the list got when it asked all tasks for their states; nil outside of lists.
-	asked *answer
+	// list is what the task came with; nil outside of lists. asked is what it got for the task's state.
+	list  *listing
+	asked answer
 }
 
 // answer to a State.
@@ -229,7 +230,8 @@ func (t *Task) Wait(ctx context.Context) (*runtime.Exit, error) { return t.i.wai
 // State of the init process. Where the shim does not answer it is what was last known, as long as the container is known to run or
 // to have exited: CRI and the restart monitor take a State that fails for a dead container and kill it.
 func (t *Task) State(ctx context.Context) (runtime.State, error) {
-	if t.asked != nil {
+	if t.list != nil {
+		t.list.ask(ctx)
 		return t.asked.state, t.asked.err
 	}
 	return t.i.stateNow(ctx, 0)

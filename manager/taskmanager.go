@@ -145,8 +145,9 @@ func (t *TaskManager) Get(ctx context.Context, id string) (runtime.Task, error) 
 	return &Task{i: i}, nil
 }
 
-// Tasks lists the tasks of the context's namespace, with their states, or of all namespaces, without: that is how containerd finds at
-// its start what there is to monitor. The states that the records are not known to hold are asked for, all at once.
+// Tasks lists the tasks of the context's namespace, or of all. What is listed of a namespace has one State, for all of them at once: the
+// first that is asked for has all asked for, at the same time, and each answers with what that brought. Only containerd's list wants
+// states; its metrics do not, nor does it at its start, when it looks for what there is to monitor.
 func (t *TaskManager) Tasks(ctx context.Context, all bool) ([]runtime.Task, error) {
 	ns := ""
 	if !all {
@@ -155,30 +156,50 @@ func (t *TaskManager) Tasks(ctx context.Context, all bool) ([]runtime.Task, erro
 			return nil, err
 		}
 	}
-	is := t.shims.list(ns, KindTask)
-	tasks := make([]runtime.Task, len(is))
-	var wg sync.WaitGroup
-	for n, i := range is {
+	l := &listing{}
+	var tasks []runtime.Task
+	for _, i := range t.shims.list(ns, KindTask) {
 		task := &Task{i: i}
-		tasks[n] = task
 		if !all {
-			wg.Go(func() {
-				i.read()
-				if s, ok := i.current(); ok {
-					task.asked = &answer{s, nil}
-					return
-				}
-				s, err := i.stateNow(ctx, listPatience)
-				if errdefs.IsDeadlineExceeded(err) {
-					// The record cannot stand for it, as for a created task: containerd's list would leave it out.
-					s, err = i.stateNow(ctx, 0)
-				}
-				task.asked = &answer{s, err}
-			})
+			task.list = l
+			l.tasks = append(l.tasks, task)
 		}
+		tasks = append(tasks, task)
 	}
-	wg.Wait()
 	return tasks, nil
+}
+
+// listing is the tasks of one list.
+type listing struct {
+	tasks []*Task
+	once  sync.Once
+}
+
+// ask gets all states, once. Those that the records are not known to hold are asked for; what is not answered soon is answered from the
+// record after all. A caller who leaves does not spoil it for the others.
+func (l *listing) ask(ctx context.Context) {
+	l.once.Do(func() {
+		ctx := context.WithoutCancel(ctx)
+		var wg sync.WaitGroup
+		for _, t := range l.tasks {
+			t.i.read()
+			if s, ok := t.i.current(); ok {
+				t.asked.state = s
+				continue
+			}
+			wg.Go(func() { t.asked.state, t.asked.err = t.i.listedState(ctx) })
+		}
+		wg.Wait()
+	})
+}
+
+func (i *Instance) listedState(ctx context.Context) (runtime.State, error) {
+	s, err := i.stateNow(ctx, listPatience)
+	if errdefs.IsDeadlineExceeded(err) {
+		// The record cannot stand for it, as for a created task: containerd's list would leave it out.
+		s, err = i.stateNow(ctx, 0)
+	}
+	return s, err
 }
 
 // Delete removes a task whose process has exited and returns the exit.
