@@ -66,10 +66,6 @@ fuzz: ## run each fuzz target for FUZZTIME
 integration: ## tests against real shims, runc and stock containerd, as root (needs a C compiler for runc)
 	go -C integration test -count=1 -p 1 -timeout 40m -v $(if $(RUN),-run '$(RUN)') ./...
 
-pools: ## integration without warm shims, then with up to 8 tasks in a shim, as root
-	$(MAKE) --no-print-directory integration POOL=off
-	$(MAKE) --no-print-directory integration POOL=share8
-
 chaos: ## random operations and faults for CHAOS_TIME, everything checked after each round, as root; CHAOS_SEED replays
 	go -C integration test -count=1 -run '^TestChaos$$' -timeout 0 -v . -chaos.time=$(CHAOS_TIME) $(if $(CHAOS_SEED),-chaos.seed=$(CHAOS_SEED))
 

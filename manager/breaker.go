@@ -35,7 +35,7 @@ func (p *Process) probe() {
 		p.probing = false
 		p.mu.Unlock()
 	}()
-	for {
+	for round := 1; ; round++ {
 		l, st, _ := p.snapshot()
 		if l == nil || st == ended || p.m.ctx.Err() != nil {
 			return
@@ -45,7 +45,7 @@ func (p *Process) probe() {
 			return
 		}
 		p.silent(l)
-		if p.answersAnew() {
+		if isAnewRound(round) && p.answersAnew() {
 			// A shim that has just woken answers on both, and the answers that are on their way must not be lost.
 			if p.decides(l, p.ask(p.m.ctx, l.task)) {
 				return
@@ -61,6 +61,9 @@ func (p *Process) probe() {
 		}
 	}
 }
+
+// isAnewRound thins out the attempts on a new connection: each leaves one behind that a stopped shim has to take up when it goes on.
+func isAnewRound(round int) bool { return round&(round-1) == 0 || round%anewRounds == 0 }
 
 // decides looks at what a Connect on a link came to. True: no more probing, the shim has answered or the link is lost.
 func (p *Process) decides(l *link, err error) bool {

@@ -9,6 +9,7 @@ import (
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/v2/core/runtime"
 
+	"github.com/shimyard/shimyard/bundle"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -30,6 +31,9 @@ func (e *Exec) State(ctx context.Context) (runtime.State, error) {
 		return runtime.State{}, err
 	}
 	s := toState(r)
+	if s.Status == runtime.StoppedStatus && r.ExitedAt.IsValid() && r.ExitedAt.Seconds > 0 {
+		e.task.i.learnExecExit(e.id, bundle.Exit{Pid: e.task.i.pidOf(e.id), Status: r.ExitStatus, At: timeOf(r.ExitedAt)})
+	}
 	if x := e.task.i.exit(e.id); x != nil && s.Status == runtime.StoppedStatus {
 		s.ExitStatus, s.ExitedAt = x.Status, x.At
 	}

@@ -42,7 +42,7 @@ func (i *Instance) learnExit(e bundle.Exit) {
 func (i *Instance) learnExecExit(id string, e bundle.Exit) {
 	i.mu.Lock()
 	x := i.rec.Execs[id]
-	news := x != nil && x.Exit == nil && x.Pid != 0 && x.Pid == e.Pid
+	news := x != nil && x.Exit == nil && x.Pid == e.Pid // 0 both, where Start is not answered yet
 	if news {
 		x.Exit = &e
 		i.replayLater()
@@ -155,6 +155,10 @@ func (i *Instance) execStarted(id string, pid uint32) {
 	i.mu.Lock()
 	if x := i.rec.Execs[id]; x != nil {
 		x.Pid = pid
+		if x.Exit != nil && x.Exit.Pid == 0 {
+			x.Exit.Pid = pid
+			i.replayLater()
+		}
 		if e, ok := i.heard[process{id, pid}]; ok && x.Exit == nil {
 			x.Exit = &e
 		}
@@ -250,7 +254,7 @@ func (i *Instance) untold() []string {
 func (i *Instance) untoldLocked() []string {
 	var ids []string
 	for id, x := range i.rec.Execs {
-		if x.Exit != nil && !x.Exit.Told {
+		if x.Pid != 0 && x.Exit != nil && !x.Exit.Told {
 			ids = append(ids, id)
 		}
 	}

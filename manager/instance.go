@@ -231,6 +231,7 @@ func (i *Instance) onDeleteFailed() {
 	case deleting:
 		i.toLocked(i.claimed)
 		again = i.claimed == restoring
+		i.replayLater()
 	default:
 		// Only who claimed it deletes it.
 	}

@@ -33,7 +33,8 @@ const (
 	firstPause = 5 * time.Millisecond // between attempts to connect
 	lastPause  = time.Second
 	dumpTime   = time.Second            // for a shim to write its stacks
-	probePause = 500 * time.Millisecond // between probes of an unresponsive shim, each waits for its own deadline too
+	probePause = 500 * time.Millisecond // for a probe of an unresponsive shim at least; each has its own deadline, too
+	anewRounds = 30                     // probes between two on a connection of their own, after the first few
 )
 
 // link is one connection with its Task client; immutable, replaced as a whole.
@@ -190,6 +191,13 @@ func (p *Process) taskVersion() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.version
+}
+
+// current tells whether what the process says need not be asked for: it speaks version 3, is connected, and not suspected of being silent.
+func (p *Process) current() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.version >= sandboxVersion && p.state == connected && !p.probing
 }
 
 // dead tells whether the process is proven dead.

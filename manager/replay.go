@@ -32,24 +32,28 @@ func (i *Instance) replayLater() {
 func (i *Instance) replay() {
 	for {
 		i.mu.Lock()
-		due := i.dueLocked()
-		if due.IsZero() {
+		due, changed := i.dueLocked(), i.changed
+		if due.IsZero() || i.state != running || i.rec.Deleted {
 			i.replaying = false
 			i.mu.Unlock()
 			return
 		}
 		i.mu.Unlock()
-		slept := i.sleep(max(time.Until(due), subscribersBack-time.Since(i.m.started)))
-		if slept {
+		wait := max(time.Until(due), subscribersBack-time.Since(i.m.started))
+		if wait <= 0 {
 			i.askExecs(i.context())
+			i.tellExits()
+			continue
 		}
-		if st, _ := i.watch(); !slept || st != running || i.wasDeleted() {
-			i.mu.Lock()
-			i.replaying = false
-			i.mu.Unlock()
+		t := time.NewTimer(wait)
+		select {
+		case <-changed:
+		case <-t.C:
+		case <-i.m.ctx.Done():
+			t.Stop()
 			return
 		}
-		i.tellExits()
+		t.Stop()
 	}
 }
 
@@ -73,25 +77,6 @@ func (i *Instance) replayFound() {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.replayLater()
-}
-
-// sleep waits for d; false when the instance stopped running meanwhile, or the manager was closed.
-func (i *Instance) sleep(d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	for {
-		st, changed := i.watch()
-		if st != running {
-			return false
-		}
-		select {
-		case <-changed:
-		case <-t.C:
-			return true
-		case <-i.m.ctx.Done():
-			return false
-		}
-	}
 }
 
 // askExecs finds out the exits of execs that were running when the last daemon stopped.

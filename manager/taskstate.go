@@ -105,13 +105,13 @@ func (i *Instance) lastKnown() (runtime.State, bool) {
 }
 
 // current is the state as the record has it, where that is known to be what the shim would say: the runtime is vouched for (runc's shim
-// answers from its memory too), the process is connected, no change is under way or has failed, and the pid is alive.
+// answers from its memory too), the process answers, no change is under way or has failed, and the pid is its init's and alive.
 func (i *Instance) current() (runtime.State, bool) {
 	i.mu.Lock()
-	st, b, version, p := i.state, i.binary, i.version, i.proc
-	sure := i.changes == 0 && !i.doubt
+	st, b, p := i.state, i.binary, i.proc
+	sure := i.changes == 0 && !i.doubt && i.rec.Task != nil && i.rec.Task.PidOwned
 	i.mu.Unlock()
-	if st != running || !sure || p == nil || b.Runtime != RuncV2 || version < sandboxVersion || i.silent() {
+	if st != running || !sure || p == nil || b.Runtime != RuncV2 || !p.current() {
 		return runtime.State{}, false
 	}
 	return i.lastKnown()

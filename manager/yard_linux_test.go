@@ -87,6 +87,13 @@ func deadlines(d time.Duration) shimclient.Deadlines {
 // boot starts a daemon over the directories of the one before.
 func (y *yard) boot() {
 	y.Helper()
+	y.list()
+	y.begin()
+}
+
+// list is the first half of a boot.
+func (y *yard) list() {
+	y.Helper()
 	y.closeEvents = y.events.open()
 	y.config.Tasks = Dirs{Root: y.path("root"), State: y.path("state")}
 	y.config.Boxes = Dirs{Root: y.path("sroot"), State: y.path("sstate")}
@@ -97,10 +104,21 @@ func (y *yard) boot() {
 	require.NoError(y, err)
 	cancel()
 	y.m.started = time.Now().Add(-time.Hour) // the subscribers have come back
+}
+
+// begin is the second half of a boot.
+func (y *yard) begin() {
+	y.Helper()
+	var err error
 	y.tasks, err = NewTaskManager(y.mounts, y.m)
 	require.NoError(y, err)
 	y.boxes, err = NewSandboxController(y.m)
 	require.NoError(y, err)
+}
+
+// tasksOf are the tasks of a boot that is half done.
+func (y *yard) tasksOf() *TaskManager {
+	return &TaskManager{shims: y.m, layout: y.config.Tasks.layout()}
 }
 
 // halt stops the daemon in the orderly way, to where its process ends.

@@ -1,0 +1,133 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package manager
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	tasktypes "github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/containerd/v2/core/runtime"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc/codes"
+)
+
+// runcTask is a connected task of a shim that is vouched for, whose State was asked once.
+func runcTask(t *testing.T, s *memShim, m *ShimManager) *Task {
+	t.Helper()
+	i, p := memTask(t, m, "c1", ownPid())
+	i.binary.Runtime, i.rec.Task.PidOwned = RuncV2, true
+	require.NoError(t, p.onConnected(s.connect()))
+	task := &Task{i: i}
+	_, err := task.State(t.Context())
+	require.NoError(t, err)
+	return task
+}
+
+// listed is the one task's status in a list, and whether its shim was asked.
+func listed(t *testing.T, s *memShim, m *ShimManager) (st runtime.Status, asked bool) {
+	t.Helper()
+	before := s.count("State")
+	ctx := namespaces.WithNamespace(t.Context(), testNamespace)
+	tasks, err := (&TaskManager{shims: m}).Tasks(ctx, false)
+	require.NoError(t, err)
+	require.Len(t, tasks, 1)
+	state, err := tasks[0].State(ctx)
+	require.NoError(t, err)
+	return state.Status, s.count("State") > before
+}
+
+// TestListFromTheRecord: whose status is certain is not asked.
+func TestListFromTheRecord(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*testing.T, *memShim, *Task)
+		want   runtime.Status
+		asked  bool
+	}{
+		"running": {func(*testing.T, *memShim, *Task) {}, runtime.RunningStatus, false},
+		"paused": {func(t *testing.T, _ *memShim, task *Task) {
+			require.NoError(t, task.Pause(t.Context()))
+		}, runtime.PausedStatus, false},
+		"exited": {func(_ *testing.T, _ *memShim, task *Task) {
+			task.i.onExitEvent("", exitOf(ownPid(), 3))
+		}, runtime.StoppedStatus, false},
+		"a failed pause": {func(t *testing.T, s *memShim, task *Task) {
+			s.fail("Pause", codes.Internal, "no mood")
+			require.Error(t, task.Pause(t.Context()))
+		}, runtime.RunningStatus, true},
+		"another shim": {func(_ *testing.T, _ *memShim, task *Task) {
+			task.i.binary.Runtime = "io.containerd.other.v1"
+		}, runtime.RunningStatus, true},
+		"an old shim": {func(_ *testing.T, _ *memShim, task *Task) { task.i.proc.version = 2 }, runtime.RunningStatus, true},
+		"created": {func(_ *testing.T, _ *memShim, task *Task) {
+			task.i.rec.Task.Status = tasktypes.Status_CREATED.String()
+		}, runtime.RunningStatus, true},
+		"init gone": {func(_ *testing.T, _ *memShim, task *Task) { task.i.rec.Task.PidStart++ }, runtime.RunningStatus, true},
+		"a pid that may not be its": {func(_ *testing.T, _ *memShim, task *Task) {
+			task.i.rec.Task.PidOwned = false
+		}, runtime.RunningStatus, true},
+		"being probed": {func(_ *testing.T, _ *memShim, task *Task) { task.i.proc.probing = true }, runtime.RunningStatus, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s, m := newMemShim(t), memManager(t)
+				task := runcTask(t, s, m)
+				c.change(t, s, task)
+				st, asked := listed(t, s, m)
+				require.Equal(t, c.want, st)
+				require.Equal(t, c.asked, asked)
+			})
+		})
+	}
+}
+
+// TestListWhileTheStatusChanges: while a Pause is under way, and after one whose answer nobody has seen, the shim is asked, until it has
+// answered to a State that was sent after.
+func TestListWhileTheStatusChanges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, m := newMemShim(t), memManager(t)
+		task := runcTask(t, s, m)
+		s.stall("Pause")
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- task.Pause(ctx) }()
+		synctest.Wait()
+		for range 2 {
+			_, asked := listed(t, s, m)
+			require.True(t, asked)
+		}
+		cancel()
+		require.Error(t, <-done)
+		_, asked := listed(t, s, m)
+		require.True(t, asked)
+		_, asked = listed(t, s, m)
+		require.False(t, asked)
+		s.resume("Pause")
+	})
+}
+
+// TestStateFromBeforeAPause, answered after it, tells nothing.
+func TestStateFromBeforeAPause(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, m := newMemShim(t), memManager(t)
+		task := runcTask(t, s, m)
+		s.stall("State")
+		done := make(chan error)
+		go func() {
+			_, err := task.i.sendState(t.Context(), "")
+			done <- err
+		}()
+		synctest.Wait()
+		require.NoError(t, task.Pause(t.Context()))
+		time.Sleep(time.Millisecond)
+		s.resume("State")
+		require.NoError(t, <-done)
+		st, asked := listed(t, s, m)
+		require.Equal(t, runtime.PausedStatus, st)
+		require.False(t, asked)
+	})
+}

@@ -1,0 +1,111 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package manager
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// answeredTask is a task with an exec whose shim answers Waits with exit 3 and tells nothing.
+func answeredTask(t *testing.T, m *ShimManager) *Instance {
+	t.Helper()
+	s := newMemShim(t)
+	i, p := memTask(t, m, "c1", 77)
+	require.NoError(t, p.onConnected(s.connect()))
+	i.execAdded("e1")
+	i.execStarted("e1", 78)
+	s.exitWith(3, time.Now())
+	return i
+}
+
+// TestExitThatTheShimDoesNotTell but has answered with is told once, when the shim has given up on that. Those of execs are, too.
+func TestExitThatTheShimDoesNotTell(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i := answeredTask(t, memManager(t))
+		ends(t, startWait(t.Context(), i, "e1"), 3)
+		ends(t, startWait(t.Context(), i, ""), 3)
+		require.Equal(t, uint32(78), i.exit("e1").Pid)
+		time.Sleep(ownRetries - time.Second)
+		synctest.Wait()
+		require.Equal(t, []string{"e1", ""}, i.untold(), "not yet, and the exec's goes first")
+		time.Sleep(10 * time.Minute)
+		for _, id := range []string{"e1", ""} {
+			require.True(t, i.exit(id).Told, "%q", id)
+			require.Equal(t, 1, i.exit(id).Tries, "%q", id)
+			require.Equal(t, uint32(3), i.exit(id).Status, "%q", id)
+		}
+		require.False(t, i.exit("").DeleteTold)
+		require.False(t, i.replaying)
+	})
+}
+
+// TestExitThatTheShimTells in time, before or after its answer, is not told by anybody else.
+func TestExitThatTheShimTells(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i := answeredTask(t, memManager(t))
+		ends(t, startWait(t.Context(), i, "e1"), 3)
+		ends(t, startWait(t.Context(), i, ""), 3)
+		time.Sleep(ownRetries / 2)
+		i.onExitEvent("e1", exitOf(78, 3))
+		i.onExitEvent("", exitOf(77, 3))
+		synctest.Wait()
+		require.False(t, i.replaying, "nothing is left waiting")
+		time.Sleep(10 * time.Minute)
+		require.Zero(t, i.exit("e1").Tries)
+		require.Zero(t, i.exit("").Tries)
+	})
+}
+
+// TestExitOfADeletedTask is not told any more.
+func TestExitOfADeletedTask(t *testing.T) {
+	for _, st := range []state{deleting, reaping, gone} {
+		t.Run(st.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				i := answeredTask(t, memManager(t))
+				ends(t, startWait(t.Context(), i, ""), 3)
+				time.Sleep(ownRetries / 2)
+				i.to(st)
+				time.Sleep(10 * time.Minute)
+				require.Zero(t, i.exit("").Tries)
+				require.False(t, i.replaying)
+			})
+		})
+	}
+}
+
+// TestExitAfterAFailedDelete: the task is there again, and its exit is still to be told.
+func TestExitAfterAFailedDelete(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i := answeredTask(t, memManager(t))
+		before, _ := i.onDelete(false)
+		require.Equal(t, running, before)
+		i.learnExit(exitOf(77, 3))
+		time.Sleep(2 * ownRetries)
+		require.Zero(t, i.exit("").Tries)
+		i.onDeleteFailed()
+		synctest.Wait()
+		time.Sleep(time.Second)
+		synctest.Wait()
+		require.Equal(t, 1, i.exit("").Tries)
+	})
+}
+
+// TestExitOfAnExec whose Wait is answered before its Start is.
+func TestExitOfAnExec(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i := answeredTask(t, memManager(t))
+		i.execAdded("e2")
+		ends(t, startWait(t.Context(), i, "e2"), 3)
+		i.execStarted("e2", 79)
+		require.Equal(t, uint32(79), i.exit("e2").Pid)
+		i.onExitEvent("e2", exitOf(79, 3))
+		require.True(t, i.exit("e2").Told)
+		i.execDeleted("e2")
+		require.Nil(t, i.exit("e2"))
+	})
+}
