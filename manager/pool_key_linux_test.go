@@ -145,6 +145,7 @@ func TestPodThatEndsInOrder(t *testing.T) {
 	y := poolYard(t, shimtest.Scenario{}, PoolConfig{Warm: 1, Reuse: 100})
 	y.pause("p1")
 	w := y.warm("p1")
+	y.spares(1) // the one that comes back last goes first
 	_, err := y.tasks.Create(y.ctx, "c1", y.inPod("p1"))
 	require.NoError(t, err)
 	y.remove("c1")
@@ -163,6 +164,7 @@ func TestJoinOfAShimThatWentOn(t *testing.T) {
 	y.sandboxes.add("p1")
 	y.pause("p1")
 	w := y.warm("p1")
+	y.spares(1)
 	y.remove("p1")
 	y.pooled("other")
 	require.Same(t, w, y.warm("other"))

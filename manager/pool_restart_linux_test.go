@@ -354,3 +354,45 @@ func (y *yard) settledWarm(id string) bool {
 	_, err := os.Stat(y.path("state", "."+id, "log"))
 	return err == nil
 }
+
+// TestWarmCreateCutShort: the daemon was killed between the steps that give a shim to a task. The task was never created, so nobody is told.
+func TestWarmCreateCutShort(t *testing.T) {
+	for name, c := range map[string]struct {
+		meanwhile func(y *yard, w *warmShim)
+		idle      int
+	}{
+		"given": {meanwhile: func(*yard, *warmShim) {}},
+		"recorded": {idle: 1, meanwhile: func(y *yard, _ *warmShim) {
+			require.NoError(y, os.Remove(filepath.Join(y.bundle("c1"), "bootstrap.json")))
+			require.NoError(y, os.Remove(y.link("c1")))
+		}},
+		"given, and it died": {meanwhile: func(y *yard, w *warmShim) { y.killShim(w.dir.ID) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			y := poolYard(t, shimtest.Scenario{}, PoolConfig{Warm: 1, Reuse: 100})
+			i := newInstance(y.m, y.tasks.layout, KindTask, testNamespace, "c1", launching)
+			require.NoError(t, y.m.reserve(y.ctx, i))
+			opts := y.runcOpts("sleep")
+			facts, err := readSpec(opts.Spec)
+			require.NoError(t, err)
+			b, err := y.m.resolver.Resolve(opts.Runtime)
+			require.NoError(t, err)
+			require.NoError(t, y.m.prepare(y.ctx, i, facts, b))
+			_, err = y.m.shimFor(y.ctx, i, facts, opts)
+			require.NoError(t, err)
+			w := y.warm("c1")
+			y.spares(1)
+			held := y.takeAll() // and ended, so that only one is left
+			y.giveAllUp(held)
+			y.crash(func() { c.meanwhile(y, w) })
+			y.removed("c1")
+			y.spares(c.idle)
+			if c.idle == 0 {
+				y.noPool()
+				y.empty()
+			}
+			y.events.settle()
+			require.Empty(t, y.events.of("c1"))
+		})
+	}
+}
