@@ -78,6 +78,9 @@ type pool struct {
 	idle    int               // places of those on all shelves, about to come back, and being started: what the ceiling is about
 	closed  bool
 	refused map[shimclient.FileID]time.Time // binaries that could not be started so, and when
+	// around is the digest of the daemon's surroundings as they were at aroundAt.
+	around   string
+	aroundAt time.Time
 }
 
 // shelf holds the shims of one key.

@@ -8,10 +8,10 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-	"hash"
 	"os"
 	"runtime"
 	"slices"
+	"time"
 
 	runcoptions "github.com/containerd/containerd/api/types/runc/options"
 	"github.com/containerd/log"
@@ -56,7 +56,7 @@ func (m *ShimManager) poolKey(namespace string, b shimclient.Binary, opts *anypb
 	add(m.config.SocketDir, m.config.GRPCAddress, m.config.TTRPCAddress)
 	add(m.config.Env...)
 	add(os.Environ()...)
-	addSurroundings(h)
+	add(m.pool.surroundings())
 	return hex.EncodeToString(h.Sum(nil))
 }
 
@@ -72,8 +72,28 @@ var inheritedStatus = [][]byte{
 // inheritedNamespaces are those that matter to a shim.
 var inheritedNamespaces = []string{"mnt", "cgroup", "ipc", "net", "pid_for_children", "time_for_children", "user", "uts"}
 
-// addSurroundings adds what a child process takes over from the daemon as it is at this moment. What cannot be read is the same for all.
-func addSurroundings(h hash.Hash) {
+// surroundingsTime is for how long what was read of the surroundings holds. Whoever changes them has as little to say about a container that
+// is being started at that moment as about one that has just been started.
+const surroundingsTime = time.Second
+
+// surroundings is the digest of what a child process takes over from the daemon now.
+func (o *pool) surroundings() string {
+	o.mu.Lock()
+	digest, read := o.around, o.aroundAt
+	o.mu.Unlock()
+	if digest != "" && time.Since(read) < surroundingsTime {
+		return digest
+	}
+	read, digest = time.Now(), readSurroundings()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.around, o.aroundAt = digest, read
+	return digest
+}
+
+// readSurroundings reads them. What cannot be read is the same for all.
+func readSurroundings() string {
+	h := sha256.New()
 	for _, name := range inherited {
 		data, _ := os.ReadFile("/proc/self/" + name)
 		fmt.Fprintf(h, "%d:%s", len(data), data)
@@ -89,4 +109,5 @@ func addSurroundings(h hash.Hash) {
 			h.Write(line)
 		}
 	}
+	return hex.EncodeToString(h.Sum(nil))
 }

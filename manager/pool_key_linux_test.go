@@ -36,7 +36,12 @@ func TestWhatDoesNotShareAShim(t *testing.T) {
 		"another environment": {func(y *yard, _ *runtime.CreateOpts) {
 			y.Setenv("SOMETHING", "else")
 		}},
-		"another umask": {func(y *yard, _ *runtime.CreateOpts) { setUmask(y.T, 0o027) }},
+		"another umask": {func(y *yard, _ *runtime.CreateOpts) {
+			setUmask(y.T, 0o027)
+			y.m.pool.mu.Lock()
+			defer y.m.pool.mu.Unlock()
+			y.m.pool.around = "" // it is read again once it is old
+		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			y := poolYard(t, shimtest.Scenario{}, PoolConfig{Warm: 1, Reuse: 100})
