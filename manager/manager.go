@@ -96,7 +96,6 @@ func New(ctx context.Context, config Config) (*ShimManager, error) {
 		processes: make(map[string]*Process),
 	}
 	m.init()
-	m.follow()
 	for _, of := range []struct {
 		kind Kind
 		dirs Dirs
@@ -106,6 +105,8 @@ func New(ctx context.Context, config Config) (*ShimManager, error) {
 			return nil, errors.Wrapf(err, "cannot list existing %ss", of.kind)
 		}
 	}
+	// Not before: what is heard of an instance that is not listed is lost. No shim can tell anything before the daemon serves.
+	m.follow()
 	return m, nil
 }
 

@@ -94,7 +94,6 @@ func (y *yard) boot() {
 // list is the first half of a boot.
 func (y *yard) list() {
 	y.Helper()
-	y.closeEvents = y.events.open()
 	y.config.Tasks = Dirs{Root: y.path("root"), State: y.path("state")}
 	y.config.Boxes = Dirs{Root: y.path("sroot"), State: y.path("sstate")}
 	// The context of a plugin is cancelled before its Close is called.
@@ -103,6 +102,7 @@ func (y *yard) list() {
 	y.m, err = New(ctx, y.config)
 	require.NoError(y, err)
 	cancel()
+	y.closeEvents = y.events.open()          // a daemon serves once its plugins are there
 	y.m.started = time.Now().Add(-time.Hour) // the subscribers have come back
 }
 
