@@ -70,7 +70,7 @@ scale: ## hundreds of containers, stalled shims, a long downtime, as root; some 
 soak: ## 10,000 rounds of create, start, kill, delete against real runc, as root; the daemon must end as it began
 	SHIMYARD_SOAK=10000 go -C integration test -count=1 -run '^TestSoak' -timeout 2h -v .
 
-bench: ## measure beside stock containerd and bare runc, as root, on an idle machine; writes integration/bench/; 10 minutes, 4 GB
+bench: ## measure beside stock containerd and bare runc, as root; writes integration/bench/; 10 minutes and 4 GB of memory
 	SHIMYARD_BENCH=1 go -C integration test -count=1 -run '^TestBench$$' -timeout 60m -v . $(if $(README),-bench.readme=$(CURDIR)/README.md) $(BENCH)
 
 microbench: ## the hot paths inside the daemon, with allocations

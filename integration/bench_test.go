@@ -22,10 +22,10 @@ import (
 
 var (
 	benchRounds  = flag.Int("bench.rounds", 100, "how many containers of each side TestBench measures one by one")
-	benchOnly    = flag.String("bench.only", "", "the sections of TestBench, separated by commas: "+strings.Join(benchSections, ",")+"; empty: all")
-	benchOut     = flag.String("bench.out", "", "the directory that TestBench writes its report into; empty: bench/ for a run of all sections, none for others")
-	benchReadme  = flag.String("bench.readme", "", "a file whose part between the marks of the benchmark TestBench replaces with the short table")
-	benchProfile = flag.String("bench.profile", "", "a directory for CPU profiles of the custom daemon, taken while the latency section runs, whose numbers they spoil")
+	benchOnly    = flag.String("bench.only", "", "sections of TestBench, separated by commas, of "+strings.Join(benchSections, ",")+"; empty: all")
+	benchOut     = flag.String("bench.out", "", "the directory of TestBench's report; empty: bench/ for a run of all sections, none for others")
+	benchReadme  = flag.String("bench.readme", "", "a file that TestBench puts its short table into, between the marks of the benchmark")
+	benchProfile = flag.String("bench.profile", "", "a directory for CPU profiles of the custom daemon during TestBench's latency section")
 )
 
 // benchEnv includes TestBench, which takes minutes and gigabytes.

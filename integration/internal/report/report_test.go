@@ -54,7 +54,8 @@ func TestRatio(t *testing.T) {
 
 func TestNumber(t *testing.T) {
 	for text, v := range map[string]float64{
-		"0": 0, "3": 3, "0.014": 0.0138, "0.22": 0.2154, "8.01": 8.012, "48.5": 48.49, "2003": 2003.2, "-0.56": -0.557, "1.00": 0.9999, "52431": 52431.4,
+		"0": 0, "3": 3, "0.014": 0.0138, "0.22": 0.2154, "8.01": 8.012, "48.5": 48.49, "2003": 2003.2, "-0.56": -0.557,
+		"1.00": 0.9999, "52431": 52431.4,
 	} {
 		require.Equal(t, text, number(v))
 	}
@@ -73,7 +74,8 @@ func example() *Results {
 	up.Samples = [sides][]float64{{10, 20, 30}, {5, 5, 5}, {2}}
 	over := r.Add(Row{Section: "Time", Name: "over", Unit: "ms", Chart: "time", Label: "over", Notes: []string{"Once."}})
 	over.Samples = [sides][]float64{Stock: Differences(up.Samples[Stock], []float64{2, 2, 2}), Ours: {3}}
-	r.Add(Row{Section: "Rate", Name: "all", Unit: "/s", More: true, Brief: true, Chart: "rate", Label: "8", Notes: []string{"Twice."}}).Sample(Ours, 1500)
+	all := Row{Section: "Rate", Name: "all", Unit: "/s", More: true, Brief: true, Chart: "rate", Label: "8", Notes: []string{"Twice."}}
+	r.Add(all).Sample(Ours, 1500)
 	return r
 }
 
