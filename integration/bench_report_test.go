@@ -87,7 +87,7 @@ func (b *bench) machine() report.Machine {
 	}
 	return report.Machine{
 		When: time.Now(), CPU: cpu, Cores: runtime.NumCPU(), Memory: fmt.Sprintf("%d GiB", uint64(info.Totalram)*uint64(info.Unit)>>30),
-		Kernel: unix.ByteSliceToString(name.Release[:]), Cgroups: groups, Filesystem: "tmpfs",
+		Kernel: unix.ByteSliceToString(name.Release[:]), Cgroups: groups, Filesystem: "tmpfs", Load: b.load,
 		Stock: b.version(b.stock), Ours: b.version(b.ours), Runc: b.runcVersion(), Go: runtime.Version(),
 	}
 }

@@ -74,6 +74,7 @@ type bench struct {
 	ours    *benchNode
 	bare    *bare
 	lenient *lenient // what stock leaves behind is an error, until it is made to
+	load    string   // of the machine, before
 	results report.Results
 }
 
@@ -120,7 +121,9 @@ func TestBenchSmoke(t *testing.T) {
 func newBench(t *testing.T, p plan) *bench {
 	t.Helper()
 	needRoot(t)
-	b := &bench{plan: p, t: t, dir: ramDir(t), lenient: &lenient{TB: t}}
+	load, err := os.ReadFile("/proc/loadavg")
+	require.NoError(t, err)
+	b := &bench{plan: p, t: t, dir: ramDir(t), lenient: &lenient{TB: t}, load: strings.Fields(string(load))[0]}
 	b.stock = b.start(b.lenient, report.Stock, tool(t, kit.Stock))
 	b.ours = b.start(t, report.Ours, kit.daemon)
 	b.ours.warmUp()

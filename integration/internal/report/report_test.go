@@ -66,7 +66,7 @@ func example() *Results {
 	r := &Results{
 		Machine: Machine{
 			When: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), CPU: "CPU", Cores: 2, Memory: "8 GiB", Kernel: "6.1", Cgroups: "cgroup v2",
-			Filesystem: "tmpfs", Stock: "2.4.2", Ours: "2.4.2+x", Runc: "runc 1.5", Go: "go1",
+			Filesystem: "tmpfs", Load: "0.1", Stock: "2.4.2", Ours: "2.4.2+x", Runc: "runc 1.5", Go: "go1",
 		},
 		About: []string{"How it was done."},
 	}
@@ -84,7 +84,7 @@ func TestMarkdown(t *testing.T) {
 
 How it was done.
 
-- Machine: CPU, 2 cores, 8 GiB of memory; Linux 6.1, cgroup v2; state, root and bundles on tmpfs
+- Machine: CPU, 2 cores, 8 GiB of memory; Linux 6.1, cgroup v2; state, root and bundles on tmpfs; load average before: 0.1
 - containerd 2.4.2, Shimyard 2.4.2+x, runc 1.5, go1
 - Measured on 2026-01-02
 
