@@ -38,7 +38,8 @@ func (b *bench) holds(c *bothCrowds) holds {
 }
 
 func (h held) String() string {
-	return fmt.Sprintf("%d tasks in %d shims; PSS %.0f KiB, RSS %.0f KiB, live heap %.0f KiB, %d goroutines, %d descriptors; %d connections to shims",
+	return fmt.Sprintf("%d tasks in %d shims; PSS %.0f KiB, RSS %.0f KiB, live heap %.0f KiB, %d goroutines, %d descriptors; "+
+		"%d connections to shims",
 		h.tasks, h.shims, h.pss, h.rss, h.heap, h.goroutines, h.descriptors, h.accept)
 }
 

@@ -44,8 +44,8 @@ func (b *bench) about() []string {
 			"container's metadata and snapshot are made before; kill and exit lie between start and delete and are in neither. Over bare runc: minus "+
 			"what bare runc took in the same round. Containers a second: %d measurements of %d containers each (half as many for one at once).",
 			p.rounds, p.drop, p.passes, p.containers),
-		fmt.Sprintf("Asking and restarts: containers of real runc, each with its shim. A restart is SIGTERM, then the start; ready is when the health "+
-			"service answers, %d times. Stalled shims are stopped with SIGSTOP. Programs run are counted by the kernel's sched_process_exec trace event "+
+		fmt.Sprintf("Asking and restarts: containers of real runc, each with its shim. A restart is SIGTERM, then the start; ready is when the "+
+			"health service answers, %d times. Stalled shims are stopped with SIGSTOP. Programs run are counted by the kernel's sched_process_exec trace event "+
 			"(ftrace), following the daemon's forks.", p.restarts),
 	}
 }
@@ -87,7 +87,7 @@ func (b *bench) machine() report.Machine {
 	}
 	return report.Machine{
 		When: time.Now(), CPU: cpu, Cores: runtime.NumCPU(), Memory: fmt.Sprintf("%d GiB", uint64(info.Totalram)*uint64(info.Unit)>>30),
-		Kernel: unix.ByteSliceToString(name.Release[:]), Cgroups: groups, Filesystem: "tmpfs",
+		Kernel: unix.ByteSliceToString(name.Release[:]), Cgroups: groups, Filesystem: "tmpfs", Load: b.load,
 		Stock: b.version(b.stock), Ours: b.version(b.ours), Runc: b.runcVersion(), Go: runtime.Version(),
 	}
 }

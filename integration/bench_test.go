@@ -22,10 +22,10 @@ import (
 
 var (
 	benchRounds  = flag.Int("bench.rounds", 100, "how many containers of each side TestBench measures one by one")
-	benchOnly    = flag.String("bench.only", "", "the sections of TestBench, separated by commas: "+strings.Join(benchSections, ",")+"; empty: all")
-	benchOut     = flag.String("bench.out", "", "the directory that TestBench writes its report into; empty: bench/ for a run of all sections, none for others")
-	benchReadme  = flag.String("bench.readme", "", "a file whose part between the marks of the benchmark TestBench replaces with the short table")
-	benchProfile = flag.String("bench.profile", "", "a directory for CPU profiles of the custom daemon, taken while the latency section runs, whose numbers they spoil")
+	benchOnly    = flag.String("bench.only", "", "sections of TestBench, separated by commas, of "+strings.Join(benchSections, ",")+"; empty: all")
+	benchOut     = flag.String("bench.out", "", "the directory of TestBench's report; empty: bench/ for a run of all sections, none for others")
+	benchReadme  = flag.String("bench.readme", "", "a file that TestBench puts its short table into, between the marks of the benchmark")
+	benchProfile = flag.String("bench.profile", "", "a directory for CPU profiles of the custom daemon during TestBench's latency section")
 )
 
 // benchEnv includes TestBench, which takes minutes and gigabytes.
@@ -74,6 +74,7 @@ type bench struct {
 	ours    *benchNode
 	bare    *bare
 	lenient *lenient // what stock leaves behind is an error, until it is made to
+	load    string   // of the machine, before
 	results report.Results
 }
 
@@ -120,7 +121,9 @@ func TestBenchSmoke(t *testing.T) {
 func newBench(t *testing.T, p plan) *bench {
 	t.Helper()
 	needRoot(t)
-	b := &bench{plan: p, t: t, dir: ramDir(t), lenient: &lenient{TB: t}}
+	load, err := os.ReadFile("/proc/loadavg")
+	require.NoError(t, err)
+	b := &bench{plan: p, t: t, dir: ramDir(t), lenient: &lenient{TB: t}, load: strings.Fields(string(load))[0]}
 	b.stock = b.start(b.lenient, report.Stock, tool(t, kit.Stock))
 	b.ours = b.start(t, report.Ours, kit.daemon)
 	b.ours.warmUp()

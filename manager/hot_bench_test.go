@@ -134,9 +134,12 @@ func fullSpec() *specs.Spec {
 		calls = append(calls, fmt.Sprintf("syscall_%d", n))
 	}
 	var mounts []specs.Mount
-	for _, to := range []string{"/proc", "/dev", "/dev/pts", "/dev/mqueue", "/sys", "/sys/fs/cgroup", "/etc/hosts", "/dev/termination-log", "/etc/hostname",
-		"/etc/resolv.conf", "/dev/shm", "/var/run/secrets/kubernetes.io/serviceaccount"} {
-		mounts = append(mounts, specs.Mount{Destination: to, Type: "bind", Source: "/var/lib/somewhere" + to, Options: []string{"rbind", "rprivate", "ro"}})
+	for _, to := range []string{
+		"/proc", "/dev", "/dev/pts", "/dev/mqueue", "/sys", "/sys/fs/cgroup", "/etc/hosts", "/dev/termination-log", "/etc/hostname",
+		"/etc/resolv.conf", "/dev/shm", "/var/run/secrets/kubernetes.io/serviceaccount",
+	} {
+		how := []string{"rbind", "rprivate", "ro"}
+		mounts = append(mounts, specs.Mount{Destination: to, Type: "bind", Source: "/var/lib/somewhere" + to, Options: how})
 	}
 	return &specs.Spec{
 		Version: specs.Version,
@@ -151,7 +154,9 @@ func fullSpec() *specs.Spec {
 			"io.kubernetes.cri.container-name": "server", "io.kubernetes.cri.sandbox-namespace": "default",
 		},
 		Linux: &specs.Linux{
-			Namespaces:  []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}, {Type: specs.NetworkNamespace, Path: "/proc/1/ns/net"}},
+			Namespaces: []specs.LinuxNamespace{
+				{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}, {Type: specs.NetworkNamespace, Path: "/proc/1/ns/net"},
+			},
 			CgroupsPath: "/kubepods/burstable/pod01/0123456789abcdef",
 			MaskedPaths: []string{"/proc/acpi", "/proc/kcore", "/proc/keys"},
 			Seccomp: &specs.LinuxSeccomp{

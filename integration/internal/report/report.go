@@ -42,6 +42,7 @@ type Machine struct {
 	Kernel     string
 	Cgroups    string
 	Filesystem string
+	Load       string // its average over a minute, before
 	Stock      string // the version of the stock daemon
 	Ours       string // the version of the other
 	Runc       string

@@ -54,7 +54,8 @@ func TestRatio(t *testing.T) {
 
 func TestNumber(t *testing.T) {
 	for text, v := range map[string]float64{
-		"0": 0, "3": 3, "0.014": 0.0138, "0.22": 0.2154, "8.01": 8.012, "48.5": 48.49, "2003": 2003.2, "-0.56": -0.557, "1.00": 0.9999, "52431": 52431.4,
+		"0": 0, "3": 3, "0.014": 0.0138, "0.22": 0.2154, "8.01": 8.012, "48.5": 48.49, "2003": 2003.2, "-0.56": -0.557,
+		"1.00": 0.9999, "52431": 52431.4,
 	} {
 		require.Equal(t, text, number(v))
 	}
@@ -65,7 +66,7 @@ func example() *Results {
 	r := &Results{
 		Machine: Machine{
 			When: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), CPU: "CPU", Cores: 2, Memory: "8 GiB", Kernel: "6.1", Cgroups: "cgroup v2",
-			Filesystem: "tmpfs", Stock: "2.4.2", Ours: "2.4.2+x", Runc: "runc 1.5", Go: "go1",
+			Filesystem: "tmpfs", Load: "0.1", Stock: "2.4.2", Ours: "2.4.2+x", Runc: "runc 1.5", Go: "go1",
 		},
 		About: []string{"How it was done."},
 	}
@@ -73,7 +74,8 @@ func example() *Results {
 	up.Samples = [sides][]float64{{10, 20, 30}, {5, 5, 5}, {2}}
 	over := r.Add(Row{Section: "Time", Name: "over", Unit: "ms", Chart: "time", Label: "over", Notes: []string{"Once."}})
 	over.Samples = [sides][]float64{Stock: Differences(up.Samples[Stock], []float64{2, 2, 2}), Ours: {3}}
-	r.Add(Row{Section: "Rate", Name: "all", Unit: "/s", More: true, Brief: true, Chart: "rate", Label: "8", Notes: []string{"Twice."}}).Sample(Ours, 1500)
+	all := Row{Section: "Rate", Name: "all", Unit: "/s", More: true, Brief: true, Chart: "rate", Label: "8", Notes: []string{"Twice."}}
+	r.Add(all).Sample(Ours, 1500)
 	return r
 }
 
@@ -82,7 +84,7 @@ func TestMarkdown(t *testing.T) {
 
 How it was done.
 
-- Machine: CPU, 2 cores, 8 GiB of memory; Linux 6.1, cgroup v2; state, root and bundles on tmpfs
+- Machine: CPU, 2 cores, 8 GiB of memory; Linux 6.1, cgroup v2; state, root and bundles on tmpfs; load average before: 0.1
 - containerd 2.4.2, Shimyard 2.4.2+x, runc 1.5, go1
 - Measured on 2026-01-02
 
