@@ -2,7 +2,7 @@
 # Copyright The Shimyard Authors.
 # SPDX-License-Identifier: Apache-2.0
 
-# Usage: hack/fuzz.sh TIME [PACKAGES]   runs each fuzz target of the packages for TIME, such as 60s.
+# Usage: hack/fuzz.sh TIME [PACKAGES]   runs each fuzz target of the packages for TIME, such as 60s, or 1000x for a thousand runs.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
