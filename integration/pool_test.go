@@ -60,6 +60,14 @@ func (n *node) awaitIdle(count int) []daemon.Shim {
 	return idle
 }
 
+// awaitTakenOver waits until a daemon has seen to all warm shims that it found.
+func (n *node) awaitTakenOver() {
+	n.t.Helper()
+	require.Eventually(n.t, func() bool {
+		return n.Inside("(*ShimManager).restore") == 0 && n.Inside("(*warmShim).takeOver") == 0
+	}, patience, tick, "the warm shims are not taken over")
+}
+
 // What one container has left in good order the next one takes, under another id too. Idle shims end with the idle time, or with the daemon
 // that is told to end.
 func TestShimServesAgain(t *testing.T) {
@@ -132,6 +140,7 @@ func TestIdleShimsOverCrash(t *testing.T) {
 	n.Kill()
 	require.Equal(t, before, pidsOf(n.idleShims()))
 	n.Run()
+	n.awaitTakenOver()
 	j := n.run("two", obedient(7))
 	require.Contains(t, before, n.shimPid(testNS, "two"))
 	require.Equal(t, len(before), len(n.Shims()), "no further one was needed")
