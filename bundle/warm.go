@@ -165,12 +165,17 @@ func (w *Warm) LendLog(to *Bundle) error {
 	return errors.Wrapf(err, "cannot link the log of warm shim %s into bundle %s", w.ID, to.Path)
 }
 
-// Remove removes the directory; the caller has made sure that the shim is gone. One that is gone already is no error. Errors: ErrMounted.
+// Remove removes the directory; the caller has made sure that the shim is gone. One that is gone already is no error. A removal that is cut
+// short leaves a directory without a record. Errors: ErrMounted.
 func (w *Warm) Remove() error {
 	if _, err := os.Lstat(w.Path); errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
 	if err := refuseMounts(w.Path, ""); err != nil {
+		return errors.Wrapf(err, "cannot remove the directory of warm shim %s", w.ID)
+	}
+	// The record first: without it whoever finds the rest after a crash knows that there is nothing behind it.
+	if err := os.Remove(w.files.file(warmFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return errors.Wrapf(err, "cannot remove the directory of warm shim %s", w.ID)
 	}
 	return errors.Wrapf(removeTree(w.Path), "cannot remove the directory of warm shim %s", w.ID)
