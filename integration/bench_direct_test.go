@@ -41,7 +41,7 @@ func newDirect(b *bench) (d *direct, end func()) {
 	log, err := shimclient.OpenLog(d.path("shim", "log"), nil)
 	require.NoError(b.t, err)
 	launcher := shimclient.NewLauncher(shimclient.LauncherConfig{
-		GRPCAddress: b.stock.Address(), TTRPCAddress: b.stock.Address() + ".none", SocketDir: d.path("s"),
+		GRPCAddress: b.stock.Address(), TTRPCAddress: filepath.Join(b.stock.Dir, "c.ttrpc"), SocketDir: d.path("s"),
 	})
 	binary, err := shimclient.NewResolver(nil).Resolve(kit.shim)
 	require.NoError(b.t, err)
