@@ -290,6 +290,37 @@ func TestSweepNeverCrossesAMount(t *testing.T) {
 	}
 }
 
+// TestSweepFollowsNoLink: neither a link of a leftover's name, nor one in the place of a namespace, leads to the rootfs of a living container.
+func TestSweepFollowsNoLink(t *testing.T) {
+	needRoot(t)
+	l := newLayout(t)
+	live := create(t, l, testID)
+	data := t.TempDir()
+	put(t, filepath.Join(data, "precious"), "x")
+	bind(t, data, live.Rootfs())
+	links := []string{
+		filepath.Join(l.State, testNS, newLeftoverName("gone")),
+		filepath.Join(l.State, testNS, ".gone"),
+		filepath.Join(l.Root, testNS, newLeftoverName("gone")),
+		filepath.Join(l.State, "other", newLeftoverName("gone")),
+	}
+	for _, link := range links {
+		require.NoError(t, os.MkdirAll(filepath.Dir(link), 0o711))
+		require.NoError(t, os.Symlink(live.Path, link))
+	}
+	namespace := filepath.Join(l.State, "linked")
+	require.NoError(t, os.Symlink(filepath.Dir(live.Path), namespace))
+
+	swept, err := l.Sweep(func(ns, id string) bool { return ns == testNS && id == testID })
+	require.NoError(t, err)
+	require.Empty(t, swept)
+	require.Equal(t, "x", content(t, filepath.Join(live.Rootfs(), "precious")), "the rootfs of a living container is unmounted")
+	for _, link := range append(links, namespace) {
+		_, err := os.Readlink(link)
+		require.NoError(t, err, "what is not ours stays")
+	}
+}
+
 // TestRemoveTreeStopsAtAMount: one that was made after the check, from the same file system, where the device number tells nothing.
 func TestRemoveTreeStopsAtAMount(t *testing.T) {
 	needRoot(t)

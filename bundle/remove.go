@@ -134,19 +134,25 @@ func (p *parting) run() error {
 	return p.clear()
 }
 
-// moveAway frees the name, in one step, so that it never denotes a part of what was there.
+// moveAway frees the name, in one step, so that it never denotes a part of what was there. A link or a file in the directory's place is
+// removed at once: under a hidden name it would stay after a crash, since Sweep touches directories only.
 func (p *parting) moveAway() error {
 	if p.moved {
 		return nil
 	}
-	dir, name := filepath.Split(p.path)
-	hidden := filepath.Join(dir, newLeftoverName(name))
-	err := os.Rename(p.path, hidden)
+	info, err := os.Lstat(p.path)
+	switch {
+	case err == nil && info.IsDir():
+		dir, name := filepath.Split(p.path)
+		hidden := filepath.Join(dir, newLeftoverName(name))
+		if err = os.Rename(p.path, hidden); err == nil {
+			p.hidden = hidden
+		}
+	case err == nil:
+		err = os.Remove(p.path)
+	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return errors.WithStack(err)
-	}
-	if err == nil {
-		p.hidden = hidden
 	}
 	p.moved = true
 	return nil

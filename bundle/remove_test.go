@@ -211,6 +211,21 @@ func TestRemoveFollowsNoLink(t *testing.T) {
 	}
 }
 
+// TestRemovePartsWithALinkAtOnce: a link in the place of the work directory leaves no hidden link, which no sweep would remove after a crash.
+func TestRemovePartsWithALinkAtOnce(t *testing.T) {
+	l := newLayout(t)
+	elsewhere := t.TempDir()
+	put(t, filepath.Join(elsewhere, "precious"), "x")
+	b := create(t, l, testID)
+	require.NoError(t, os.Remove(b.work.path))
+	require.NoError(t, os.Symlink(elsewhere, b.work.path))
+	require.NoError(t, b.work.moveAway())
+	require.Empty(t, names(t, filepath.Dir(b.work.path)))
+	require.Equal(t, "x", content(t, filepath.Join(elsewhere, "precious")))
+	require.NoError(t, b.Remove())
+	requireNothing(t, l)
+}
+
 // TestRemoveOnlyItsOwnWorkDir: the link may say what it likes.
 func TestRemoveOnlyItsOwnWorkDir(t *testing.T) {
 	l := newLayout(t)

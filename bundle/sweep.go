@@ -17,7 +17,8 @@ import (
 // directory is not). live may be nil.
 //
 // It returns the paths that it removed. What has something mounted in it, or a rootfs that holds something, stays and is part of the
-// error; it keeps nothing else from being swept. Warm shims' directories, links, files and names that no instance can have are not looked at.
+// error; it keeps nothing else from being swept. Warm shims' directories, links and files of whatever name, and names that no instance can
+// have are not looked at.
 func (l Layout) Sweep(live func(ns, id string) bool) ([]string, error) {
 	if err := l.check(); err != nil {
 		return nil, err
@@ -85,10 +86,10 @@ func (s *sweep) works(ns string, entries []fs.DirEntry) {
 	}
 }
 
-// sweepable reports whether an entry is what a removal left. Ours may be a link that stood in the place of a directory; containerd's own
-// renames directories, so that anything else of such a name is somebody else's.
+// sweepable reports whether an entry is what a removal left. A removal renames directories only, so that a link or a file of such a name was
+// made by another program: what is behind the link may be the bundle of a living container.
 func sweepable(e fs.DirEntry) bool {
-	return isLeftover(e.Name()) && (e.IsDir() || !isStockLeftover(e.Name()))
+	return e.IsDir() && isLeftover(e.Name())
 }
 
 func (s *sweep) remove(path string, run func() error) {

@@ -60,6 +60,9 @@ func TestSweepKeepsWhatIsNotItsOwn(t *testing.T) {
 			kept = append(kept, filepath.Join(top, path))
 			put(t, kept[len(kept)-1], "x")
 		}
+		kept = append(kept, filepath.Join(top, testNS, newLeftoverName("file")))
+		put(t, kept[len(kept)-1], "x")
+		require.NoError(t, os.Symlink(elsewhere, filepath.Join(top, testNS, newLeftoverName("linked"))))
 		require.NoError(t, os.Symlink(elsewhere, filepath.Join(top, testNS, ".linked")))
 		require.NoError(t, os.Symlink(elsewhere, filepath.Join(top, testNS, "linked")))
 		require.NoError(t, os.Symlink(elsewhere, filepath.Join(top, "linked")))
@@ -86,9 +89,6 @@ func TestSweepLeftovers(t *testing.T) {
 			require.NoError(t, os.Symlink(elsewhere, filepath.Join(path, "link")))
 			want = append(want, path)
 		}
-		link := filepath.Join(top, testNS, newLeftoverName("link"))
-		require.NoError(t, os.Symlink(elsewhere, link))
-		want = append(want, link)
 	}
 	swept, err := l.Sweep(nil)
 	require.NoError(t, err)
