@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/containerd/containerd/v2/core/runtime"
+	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
 
 	"github.com/shimyard/shimyard/bundle"
@@ -188,6 +189,57 @@ func TestLeftoverBundle(t *testing.T) {
 	y.remove("c2")
 	y.empty()
 	require.NoError(t, os.RemoveAll(away))
+}
+
+// TestUnknownDirectoryInTheWay of a create: the id cannot be had, and what is in the directory is not touched.
+func TestUnknownDirectoryInTheWay(t *testing.T) {
+	for _, when := range []string{"before the daemon's start", "after it"} {
+		t.Run(when, func(t *testing.T) {
+			y := newYard(t, shimtest.Scenario{Sandbox: true})
+			y.untidy = true
+			strange := []string{filepath.Join(y.bundle("c1"), "data"), y.path("sstate", testNamespace, "s1", "data")}
+			place := func() {
+				for _, path := range strange {
+					require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o700))
+					require.NoError(t, os.WriteFile(path, []byte("precious"), 0o600))
+				}
+			}
+			if when == "after it" {
+				place()
+			} else {
+				y.restart(place)
+			}
+			_, err := y.tasks.Create(y.ctx, "c1", y.opts("sleep"))
+			require.True(t, errdefs.IsAlreadyExists(err), "%v", err)
+			require.ErrorContains(t, err, y.bundle("c1"))
+			err = y.boxes.Create(y.ctx, sandboxOf(y, "s1"))
+			require.True(t, errdefs.IsAlreadyExists(err), "%v", err)
+			require.ErrorContains(t, err, filepath.Dir(strange[1]))
+			for _, path := range strange {
+				require.FileExists(t, path)
+				require.NoError(t, os.RemoveAll(filepath.Dir(path)))
+			}
+			y.create("c1", "sleep")
+			y.remove("c1")
+			y.empty()
+		})
+	}
+}
+
+// TestLeftoverThatCannotBeRead: where its shim listens is not known, so it may well be alive.
+func TestLeftoverThatCannotBeRead(t *testing.T) {
+	y := newYard(t, shimtest.Scenario{})
+	require.NoError(t, os.MkdirAll(y.bundle("c1"), 0o700))
+	bootstrap := filepath.Join(y.bundle("c1"), "bootstrap.json")
+	for _, data := range []string{"", "{", `{"version":9,"address":"unix:///x","protocol":"ttrpc"}`} {
+		require.NoError(t, os.WriteFile(bootstrap, []byte(data), 0o600))
+		_, err := y.tasks.Create(y.ctx, "c1", y.opts("sleep"))
+		require.True(t, errdefs.IsAlreadyExists(err), "%v", err)
+		require.ErrorContains(t, err, y.bundle("c1"))
+		require.FileExists(t, bootstrap)
+	}
+	require.NoError(t, os.RemoveAll(y.bundle("c1")))
+	y.empty()
 }
 
 func copyTree(from, to string) error {

@@ -58,30 +58,35 @@ func (m *ShimManager) prepare(ctx context.Context, i *Instance, facts specFacts,
 	return d.WriteShimBinary(b.Path)
 }
 
-// clearLeftover removes the bundle of a dead instance that nobody has in hand. One whose shim may live stays, and the id with it.
+// clearLeftover removes the bundle of a dead instance that nobody has in hand. One whose shim may live stays, and the id with it; so
+// does a directory that is no bundle, and one that cannot be read: what is in it may be somebody's data. Errors: AlreadyExists.
 func (m *ShimManager) clearLeftover(ctx context.Context, i *Instance) error {
 	old := newInstance(m, i.layout, i.kind, i.namespace, i.id, reaping)
 	d, err := i.layout.Open(i.namespace, i.id)
 	if err != nil {
 		return err
 	}
+	if !d.Recognized() {
+		return errors.Wrapf(errdefs.ErrAlreadyExists, "%s is in the way of %s %s and is no bundle; move it away", d.Path, i.kind, i.id)
+	}
 	old.load(ctx, d)
-	if old.recordedShim().Alive() || old.hasProcess() || m.serves(ctx, d) {
+	shim := old.recordedShim()
+	if shim.Alive() || old.hasProcess() || shim == (shimclient.ProcessID{}) && m.serves(ctx, d) {
 		return errors.Wrapf(errdefs.ErrAlreadyExists, "%s %s has a bundle %s whose shim still runs; end that first", i.kind, i.id, d.Path)
 	}
 	log.G(ctx).WithField("path", d.Path).Warn("removing the leftover of an earlier instance")
 	return old.cleanOnce(ctx, &cleaning{shimDelete: true})
 }
 
-// serves tells whether somebody listens where a bundle says that its shim does.
+// serves tells whether a shim may listen where a bundle says that its own does; true where what it says cannot be used.
 func (m *ShimManager) serves(ctx context.Context, d *bundle.Bundle) bool {
 	r, err := d.ReadBootstrap()
 	if err != nil {
-		return false
+		return !errdefs.IsNotFound(err)
 	}
 	ep, err := shimclient.EndpointOf(r)
 	if err != nil {
-		return false
+		return true
 	}
 	ctx, cancel := context.WithTimeout(ctx, probeReach)
 	defer cancel()
