@@ -61,16 +61,20 @@ func (m *ShimManager) info(ctx context.Context, b shimclient.Binary, options *an
 	return info, nil
 }
 
-// ociRuntime is the identity of the OCI runtime that runc-like options name; the zero value where they name none that can be found.
-func ociRuntime(options *anypb.Any) shimclient.FileID {
-	name := "runc"
+// ociRuntimeName is the OCI runtime that runc-like options name, else runc, as its shim has it.
+func ociRuntimeName(options *anypb.Any) string {
 	if options != nil {
 		var o runcoptions.Options
 		if typeurl.UnmarshalTo(options, &o) == nil && o.BinaryName != "" {
-			name = o.BinaryName
+			return o.BinaryName
 		}
 	}
-	path, err := exec.LookPath(name)
+	return "runc"
+}
+
+// ociRuntime is the identity of the OCI runtime that the options name; the zero value where it cannot be found.
+func ociRuntime(options *anypb.Any) shimclient.FileID {
+	path, err := exec.LookPath(ociRuntimeName(options))
 	if err != nil {
 		return shimclient.FileID{}
 	}
@@ -81,16 +85,17 @@ func ociRuntime(options *anypb.Any) shimclient.FileID {
 	return id
 }
 
-// checkIDMap refuses a spec with id-mapped mounts where the OCI runtime does not know them: runc ignores what it does not know, and
-// the files would get wrong owners (https://github.com/opencontainers/runtime-spec/pull/1219). Runtimes that tell no OCI features
-// are not held to them.
-func (m *ShimManager) checkIDMap(ctx context.Context, b shimclient.Binary, options *anypb.Any) error {
+// checkIDMap refuses a spec with id-mapped mounts, at the destinations given, unless the OCI runtime says that it does them: runc ignores what
+// it does not know, and the files would get wrong owners (https://github.com/opencontainers/runtime-spec/pull/1219). A runtime that tells
+// nothing of its features may be an old runc, so it is refused too. One that tells them in a form of its own is not of runc's kind and is
+// not held to the rule, as in containerd's own runtime. Errors: NotImplemented; that of `-info`.
+func (m *ShimManager) checkIDMap(ctx context.Context, b shimclient.Binary, options *anypb.Any, mounts []string) error {
 	info, err := m.info(ctx, b, options)
 	if err != nil {
 		return errors.Wrap(err, "cannot tell whether the runtime supports id-mapped mounts")
 	}
-	if info.GetFeatures() == nil {
-		return nil
+	if info.GetFeatures().GetTypeUrl() == "" {
+		return refuseIDMap(b, options, mounts, "does not tell whether it supports them")
 	}
 	v, err := typeurl.UnmarshalAny(info.Features)
 	if err != nil {
@@ -102,7 +107,12 @@ func (m *ShimManager) checkIDMap(ctx context.Context, b shimclient.Binary, optio
 	}
 	if f.Linux == nil || f.Linux.MountExtensions == nil || f.Linux.MountExtensions.IDMap == nil ||
 		f.Linux.MountExtensions.IDMap.Enabled == nil || !*f.Linux.MountExtensions.IDMap.Enabled {
-		return errors.Wrapf(errdefs.ErrNotImplemented, "the spec has id-mapped mounts and the OCI runtime of %s does not support them; use one that does (runc 1.2 or later)", b.Path)
+		return refuseIDMap(b, options, mounts, "does not support them")
 	}
 	return nil
+}
+
+func refuseIDMap(b shimclient.Binary, options *anypb.Any, mounts []string, why string) error {
+	return errors.Wrapf(errdefs.ErrNotImplemented, "the spec has id-mapped mounts (%q) and the OCI runtime %s of %s (%s) %s; use one that does (runc 1.2 or later)",
+		mounts, ociRuntimeName(options), b.Runtime, b.Path, why)
 }

@@ -36,11 +36,12 @@ func TestIDMapCheck(t *testing.T) {
 		info shimtest.InfoAnswer
 		ok   bool
 	}{
-		"supported":       {shimtest.InfoAnswer{IDMap: &yes}, true},
-		"not supported":   {shimtest.InfoAnswer{IDMap: &no}, false},
-		"not told":        {shimtest.InfoAnswer{}, false},
-		"no OCI features": {shimtest.InfoAnswer{NoFeatures: true}, true},
-		"info fails":      {shimtest.InfoAnswer{Fail: "no info"}, false},
+		"supported":     {shimtest.InfoAnswer{IDMap: &yes}, true},
+		"not supported": {shimtest.InfoAnswer{IDMap: &no}, false},
+		"not told":      {shimtest.InfoAnswer{}, false},
+		"no features":   {shimtest.InfoAnswer{NoFeatures: true}, false},
+		"not OCI's":     {shimtest.InfoAnswer{ForeignFeatures: true}, true},
+		"info fails":    {shimtest.InfoAnswer{Fail: "no info"}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			y := runcYard(t, shimtest.Scenario{Info: c.info})
@@ -53,6 +54,10 @@ func TestIDMapCheck(t *testing.T) {
 			} else {
 				require.Error(t, err)
 				require.Equal(t, c.info.Fail == "", errdefs.IsNotImplemented(err), "%v", err)
+				if c.info.Fail == "" {
+					require.ErrorContains(t, err, `"/data"`)
+					require.ErrorContains(t, err, RuncV2)
+				}
 				require.Zero(t, y.shim.Count(shimtest.KindExec, "start"))
 			}
 			y.empty()

@@ -19,8 +19,8 @@ type specFacts struct {
 	raw []byte
 	// gid that the container's root group is mapped to; 0 where it is not.
 	gid uint32
-	// idmap tells whether a mount is to be id-mapped.
-	idmap bool
+	// idmapped are the destinations of the mounts that are to be id-mapped.
+	idmapped []string
 	// groups are the ids under which shims that serve several containers name their sockets.
 	groups []string
 	// runcGroup: the group is one of runc's shim, not a pod.
@@ -44,6 +44,7 @@ func readSpec(spec typeurl.Any) (specFacts, error) {
 	var s struct {
 		Annotations map[string]string `json:"annotations"`
 		Mounts      []struct {
+			Destination string                 `json:"destination"`
 			Options     []string               `json:"options"`
 			UIDMappings []specs.LinuxIDMapping `json:"uidMappings"`
 			GIDMappings []specs.LinuxIDMapping `json:"gidMappings"`
@@ -57,7 +58,7 @@ func readSpec(spec typeurl.Any) (specFacts, error) {
 	}
 	for _, m := range s.Mounts {
 		if m.UIDMappings != nil || m.GIDMappings != nil || slices.Contains(m.Options, "idmap") || slices.Contains(m.Options, "ridmap") {
-			facts.idmap = true
+			facts.idmapped = append(facts.idmapped, m.Destination)
 		}
 	}
 	for _, label := range groupLabels {

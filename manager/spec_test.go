@@ -29,8 +29,8 @@ func TestReadSpec(t *testing.T) {
 		"nothing to know":   {`{"ociVersion":"1.2.0"}`, specFacts{}},
 		"remapped root":     {`{"linux":{"gidMappings":[{"containerID":5,"hostID":7,"size":1},{"containerID":0,"hostID":1000,"size":9}]}}`, specFacts{gid: 1000}},
 		"root not remapped": {`{"linux":{"gidMappings":[{"containerID":1,"hostID":1000,"size":9}]}}`, specFacts{}},
-		"idmap option":      {`{"mounts":[{"options":["ro"]},{"options":["rbind","ridmap"]}]}`, specFacts{idmap: true}},
-		"idmap mappings":    {`{"mounts":[{"uidMappings":[{"containerID":0,"hostID":1,"size":1}]}]}`, specFacts{idmap: true}},
+		"idmap option":      {`{"mounts":[{"options":["ro"]},{"destination":"/d","options":["rbind","ridmap"]}]}`, specFacts{idmapped: []string{"/d"}}},
+		"idmap mappings":    {`{"mounts":[{"uidMappings":[{"containerID":0,"hostID":1,"size":1}]}]}`, specFacts{idmapped: []string{""}}},
 		"groups":            {`{"annotations":{"io.kubernetes.cri.sandbox-id":"pod","io.containerd.runc.v2.group":"g"}}`, specFacts{groups: []string{"g", "pod"}, runcGroup: true}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -72,7 +72,7 @@ func FuzzReadSpec(f *testing.F) {
 		if raw != nil && !json.Valid(raw) {
 			t.Fatalf("accepted %q", raw)
 		}
-		if facts.gid != 0 || facts.idmap || facts.groups != nil {
+		if facts.gid != 0 || facts.idmapped != nil || facts.groups != nil {
 			var s specs.Spec
 			_ = json.Unmarshal(raw, &s) // must not panic on what was accepted
 		}

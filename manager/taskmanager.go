@@ -93,8 +93,8 @@ func (t *TaskManager) build(ctx context.Context, i *Instance, opts runtime.Creat
 	if err != nil {
 		return err
 	}
-	if facts.idmap {
-		if err := t.shims.checkIDMap(ctx, b, options(opts)); err != nil {
+	if len(facts.idmapped) > 0 {
+		if err := t.shims.checkIDMap(ctx, b, options(opts), facts.idmapped); err != nil {
 			return err
 		}
 	}

@@ -124,7 +124,15 @@ func (x *execution) encodeInfo(opts *anypb.Any) ([]byte, error) {
 	if opts.TypeUrl != "" {
 		info.Options = opts
 	}
-	if !a.NoFeatures {
+	switch {
+	case a.NoFeatures:
+	case a.ForeignFeatures:
+		foreign, err := anypb.New(&types.RuntimeVersion{Version: "1"})
+		if err != nil {
+			return nil, errors.Wrap(err, "encoding the features")
+		}
+		info.Features = foreign
+	default:
 		f := features.Features{OCIVersionMin: "1.0.0", OCIVersionMax: "1.3.0", Linux: &features.Linux{}}
 		if a.IDMap != nil {
 			f.Linux.MountExtensions = &features.MountExtensions{IDMap: &features.IDMap{Enabled: a.IDMap}}

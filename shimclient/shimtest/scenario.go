@@ -118,11 +118,13 @@ type DeleteFaults struct {
 
 // InfoAnswer says how `-info` answers.
 type InfoAnswer struct {
-	IDMap       *bool             `json:"idmap,omitempty"` // linux.mountExtensions.idmap.enabled; nil: not told
-	NoFeatures  bool              `json:"no_features,omitempty"`
-	Annotations map[string]string `json:"annotations,omitempty"`
-	Fail        string            `json:"fail,omitempty"` // exits 1 with this on stderr
-	Hang        bool              `json:"hang,omitempty"` // until the scenario no longer says so
+	IDMap      *bool `json:"idmap,omitempty"` // linux.mountExtensions.idmap.enabled; nil: not told
+	NoFeatures bool  `json:"no_features,omitempty"`
+	// ForeignFeatures: the features are a message of another type than OCI's.
+	ForeignFeatures bool              `json:"foreign_features,omitempty"`
+	Annotations     map[string]string `json:"annotations,omitempty"`
+	Fail            string            `json:"fail,omitempty"` // exits 1 with this on stderr
+	Hang            bool              `json:"hang,omitempty"` // until the scenario no longer says so
 }
 
 // Rule changes what becomes of an RPC. The first rule that matches and is not used up applies; those after it do not
