@@ -28,6 +28,9 @@ const (
 	createGrace = 30 * time.Second
 	helperGrace = 10 * time.Second
 	helperPause = 20 * time.Millisecond // between looks at what the shim runs
+	// createdGrace is how long the undo of a create waits for the exit of the init that it has killed: it is short of the cleanup
+	// timeout, within which Delete must be answered too.
+	createdGrace = 2 * time.Second
 )
 
 // createTask sends Create. When ctx ends first, the call goes on without the caller and its answer is left for the undo to wait for.
@@ -96,7 +99,9 @@ func (m *ShimManager) abandon(i *Instance) {
 }
 
 // undo takes back what a create, or a launch that a crash cut short, has made: the task in the shim, the shim process if it serves
-// nobody else, what was launched with it, and the bundle. It tells nothing to anybody: there was no task.
+// nobody else, what was launched with it, and the bundle. The manager tells nothing of it: there was no task. What the shim tells by
+// itself cannot be held back: of a Create that was answered after its caller had left, subscribers hear create, exit and delete, in
+// this order.
 func (i *Instance) undo() {
 	ctx := i.context()
 	i.awaitCreate(ctx)
@@ -210,8 +215,10 @@ func (i *Instance) undoTask(ctx context.Context, p *Process, last bool) {
 	}
 }
 
-// undoCreate deletes a task; one that runs already, as after a restore from a checkpoint, is killed first.
+// undoCreate deletes a task. Its init is killed first, and waited for: runc's shim deletes a task that was never started without that,
+// and tells the deletion, with status 0, before the exit.
 func (i *Instance) undoCreate(ctx context.Context, l *link) error {
+	i.endCreated(ctx, l)
 	for pause := firstPause; ; pause = min(2*pause, lastPause) {
 		_, err := l.task.Delete(ctx, &taskapi.DeleteRequest{ID: i.id})
 		if err == nil || errdefs.IsNotFound(err) || errdefs.IsUnavailable(err) || ctx.Err() != nil {
@@ -223,5 +230,19 @@ func (i *Instance) undoCreate(ctx context.Context, l *link) error {
 		if !i.m.sleep(pause) {
 			return err
 		}
+	}
+}
+
+// endCreated ends the init of a task that is to be deleted and waits, up to createdGrace, for the shim to say so. An error decides
+// nothing: there may be no task, or none that can be killed yet (a restore from a checkpoint), and Delete is sent all the same.
+func (i *Instance) endCreated(ctx context.Context, l *link) {
+	ctx, cancel := context.WithTimeout(ctx, createdGrace)
+	defer cancel()
+	kill := &taskapi.KillRequest{ID: i.id, Signal: uint32(syscall.SIGKILL), All: true}
+	if err := l.task.Kill(ctx, kill); err != nil {
+		return
+	}
+	if _, err := l.task.Wait(ctx, &taskapi.WaitRequest{ID: i.id}); err != nil {
+		log.G(ctx).WithError(err).Warn("shim does not say that the init of a failed create has ended; deleting it without that")
 	}
 }

@@ -168,6 +168,34 @@ func TestCreateCancelled(t *testing.T) {
 	}
 }
 
+// TestEventsOfACreateThatItsClientGaveUp are the shim's own. They cannot be held back, and come in the order of a task's life.
+func TestEventsOfACreateThatItsClientGaveUp(t *testing.T) {
+	s := rules(shimtest.Rule{Method: "Create", Hang: true, After: true})
+	s.EarlyDelete = true
+	y := newYard(t, s)
+	ctx, cancel := context.WithCancel(y.ctx)
+	defer cancel()
+	failed := make(chan error, 1)
+	go func() {
+		_, err := y.tasks.Create(ctx, "c1", y.opts("sleep"))
+		failed <- err
+	}()
+	y.events.await("c1", runtime.TaskCreateEventTopic, 1)
+	cancel()
+	y.shim.Update(func(s *shimtest.Scenario) { s.Rules = nil })
+	require.ErrorIs(t, <-failed, context.Canceled)
+	y.empty()
+	y.events.await("c1", runtime.TaskExitEventTopic, 1)
+	y.events.await("c1", runtime.TaskDeleteEventTopic, 1)
+	heard := y.events.of("c1")
+	require.Len(t, heard, 3, "%+v", heard)
+	require.Equal(t, runtime.TaskCreateEventTopic, heard[0].Topic)
+	require.Equal(t, runtime.TaskExitEventTopic, heard[1].Topic)
+	require.Equal(t, runtime.TaskDeleteEventTopic, heard[2].Topic)
+	require.EqualValues(t, 137, heard[1].Status)
+	require.EqualValues(t, 137, heard[2].Status)
+}
+
 // TestCreateCancelledAnywhere: whatever a create has come to, all of it is taken back.
 func TestCreateCancelledAnywhere(t *testing.T) {
 	y := newYard(t, shimtest.Scenario{})

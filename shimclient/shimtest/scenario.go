@@ -199,6 +199,9 @@ type Scenario struct {
 	ShimPid uint32 `json:"shim_pid,omitempty"`
 	// Linger: a daemon that has said yes to Shutdown goes on until the scenario no longer says so.
 	Linger bool `json:"linger,omitempty"`
+	// EarlyDelete: the Delete of a task that was never started does not wait for the end of its init, as runc's shim does
+	// not: its delete event, with status 0, comes before the exit's.
+	EarlyDelete bool `json:"early_delete,omitempty"`
 	// Sandbox: the Sandbox service is served too.
 	Sandbox bool `json:"sandbox,omitempty"`
 

@@ -210,6 +210,8 @@ func (d *daemon) Delete(_ context.Context, r *taskapi.DeleteRequest) (*taskapi.D
 	switch st, pid, _, _ := p.snapshot(); {
 	case st == tasktypes.Status_RUNNING || st == tasktypes.Status_PAUSED:
 		return nil, errors.New("cannot delete a running process")
+	case st == tasktypes.Status_CREATED && pid != 0 && r.ExecID == "" && d.load().EarlyDelete:
+		defer func() { _ = p.signal(syscall.SIGKILL) }()
 	case st == tasktypes.Status_CREATED && pid != 0:
 		_ = p.signal(syscall.SIGKILL)
 		<-p.exited
