@@ -79,6 +79,34 @@ func TestRestart(t *testing.T) {
 	}
 }
 
+// TestStatsOfATaskThatWasDeadAtTheStart: containerd's collector of metrics takes a handle of each task at the daemon's start, and no other one
+// of that id until a client deletes the task, which nobody does where the shim was dead.
+func TestStatsOfATaskThatWasDeadAtTheStart(t *testing.T) {
+	y := newYard(t, shimtest.Scenario{})
+	y.run("c1", "sleep")
+	y.halt()
+	y.killShim("c1")
+	y.list()
+	collected, err := y.tasksOf().Tasks(context.Background(), true)
+	require.NoError(t, err)
+	require.Len(t, collected, 1)
+	y.begin()
+	y.empty()
+	_, err = collected[0].Stats(y.ctx)
+	require.True(t, errdefs.IsNotFound(err), "while no task has the id: %v", err)
+
+	y.run("c1", "sleep")
+	stats, err := collected[0].Stats(y.ctx)
+	require.NoError(t, err, "the task that has the id now is hidden")
+	require.NotEmpty(t, stats.TypeUrl)
+	_, err = collected[0].State(y.ctx)
+	require.True(t, errdefs.IsNotFound(err), "nothing but metrics is answered for another task: %v", err)
+	y.remove("c1")
+	y.empty()
+	_, err = collected[0].Stats(y.ctx)
+	require.True(t, errdefs.IsNotFound(err), "%v", err)
+}
+
 // TestRestartNeverCreated: a launch that was answered, after which the daemon was killed: the shim has no such task.
 func TestRestartNeverCreated(t *testing.T) {
 	y := newYard(t, shimtest.Scenario{})

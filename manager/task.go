@@ -211,8 +211,11 @@ func (t *Task) Update(ctx context.Context, resources *anypb.Any, annotations map
 	})
 }
 
-// Stats returns the runtime's metrics.
+// Stats returns the runtime's metrics. containerd's collector of metrics keeps the first handle that it is given of an id until a client
+// deletes the task. A task that was dead at the daemon's start is deleted by no client, so its handle would hide every later task of the
+// id. Therefore the handle of a task that is gone answers for the task that has the id now, NotFound where there is none.
 func (t *Task) Stats(ctx context.Context) (*anypb.Any, error) {
+	t = t.current()
 	var r *taskapi.StatsResponse
 	err := t.call(ctx, repeatable, func(ctx context.Context, c *shimclient.Task) (err error) {
 		r, err = c.Stats(ctx, &taskapi.StatsRequest{ID: t.i.id})
@@ -222,6 +225,18 @@ func (t *Task) Stats(ctx context.Context) (*anypb.Any, error) {
 		return nil, err
 	}
 	return r.Stats, nil
+}
+
+// current is the task itself or, once it is gone, the one that has its id now.
+func (t *Task) current() *Task {
+	if st, _ := t.i.watch(); st.listed() {
+		return t
+	}
+	next, err := t.i.m.get(t.i.namespace, t.i.id, KindTask)
+	if err != nil {
+		return t
+	}
+	return &Task{i: next}
 }
 
 // Wait for the exit of the init process.
