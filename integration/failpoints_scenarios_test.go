@@ -179,7 +179,7 @@ var crashScenarios = map[string]*crashScenario{
 		},
 	},
 	"join": {
-		points: []string{"create-bundle", "launch-bootstrap", "create-shim", "create-mounts", "create-task", "create-recorded"},
+		points: []string{"create-bundle", "join-recorded", "launch-bootstrap", "create-shim", "create-mounts", "create-task", "create-recorded"},
 		kinds:  []string{"sandbox"},
 		prepare: func(c *crash) {
 			c.sandbox("pod", c.kind.shim)

@@ -71,7 +71,7 @@ func (m *ShimManager) heard(env *events.Envelope) {
 	}
 }
 
-// reachable are the tasks that an event about an id may mean: the present one, and one that has just left.
+// reachable are the tasks that an event about an id may mean: the present one, and those that have just left.
 func (m *ShimManager) reachable(namespace, id string) []*Instance {
 	k := key{namespace, id}
 	m.mu.Lock()
@@ -79,8 +79,10 @@ func (m *ShimManager) reachable(namespace, id string) []*Instance {
 	if i := m.instances[k]; i != nil && i.kind == KindTask {
 		is = append(is, i)
 	}
-	if i := m.leaving[k]; i != nil && !slices.Contains(is, i) {
-		is = append(is, i)
+	for _, i := range m.leaving[k] {
+		if !slices.Contains(is, i) {
+			is = append(is, i)
+		}
 	}
 	m.mu.Unlock()
 	for _, i := range is {
@@ -93,12 +95,14 @@ func (m *ShimManager) reachable(namespace, id string) []*Instance {
 func (m *ShimManager) stayReachable(i *Instance) (end func()) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.leaving[i.key()] = i
+	k := i.key()
+	m.leaving[k] = append(m.leaving[k], i)
 	return func() {
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		if m.leaving[i.key()] == i {
-			delete(m.leaving, i.key())
+		m.leaving[k] = slices.DeleteFunc(m.leaving[k], func(o *Instance) bool { return o == i })
+		if len(m.leaving[k]) == 0 {
+			delete(m.leaving, k)
 		}
 	}
 }

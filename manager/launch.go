@@ -180,7 +180,7 @@ func (m *ShimManager) adopt(ctx context.Context, i *Instance, r *bootapi.Bootstr
 	}
 	launched := p.isLaunched()
 	i.mu.Lock()
-	i.rec.Joined, i.version = !created, ep.Version
+	i.rec.Joined, i.version = i.rec.Joined || !created, ep.Version
 	i.rec.Launched = launched
 	b, launch := i.binary, i.rec.Launch
 	i.mu.Unlock()
@@ -203,14 +203,25 @@ func (m *ShimManager) shimFor(ctx context.Context, i *Instance, facts specFacts,
 		}
 		return m.launch(ctx, i, options(opts))
 	}
-	i.mu.Lock()
-	d := i.bundle
-	i.mu.Unlock()
-	if err := d.WriteSandbox(opts.SandboxID); err != nil {
+	if err := i.recordJoin(opts.SandboxID); err != nil {
 		return nil, err
 	}
 	_, _, err = m.adopt(ctx, i, r, origin{group: opts.SandboxID})
 	return r, errors.Wrapf(err, "cannot join the shim of sandbox %s", opts.SandboxID)
+}
+
+// recordJoin notes that another's shim is to serve the instance. The record first: a bundle with a sandbox or a bootstrap and without a
+// record is one of stock containerd, of a task that was created.
+func (i *Instance) recordJoin(sandbox string) error {
+	i.mu.Lock()
+	i.rec.Joined = true
+	d := i.bundle
+	i.mu.Unlock()
+	if err := i.persist(); err != nil {
+		return err
+	}
+	failpoint("join-recorded")
+	return d.WriteSandbox(sandbox)
 }
 
 // sandboxShim returns how to reach the shim of the sandbox that opts names; nil when there is none to join: no sandbox named, or one

@@ -50,7 +50,7 @@ type ShimManager struct {
 	// mu guards the maps. Never held while anything else is done.
 	mu        sync.Mutex
 	instances map[key]*Instance
-	leaving   map[key]*Instance // gone, and events of theirs may still come
+	leaving   map[key][]*Instance // gone, and events of theirs may still come; several of one id
 	processes map[string]*Process
 	restored  []*Instance // listed from disk at the start, for the restore
 	found     []func()    // what the restore is to start once all records are read
@@ -92,7 +92,7 @@ func New(ctx context.Context, config Config) (*ShimManager, error) {
 		started:   time.Now(),
 		dials:     semaphore.NewWeighted(dialsAtOnce),
 		instances: make(map[key]*Instance),
-		leaving:   make(map[key]*Instance),
+		leaving:   make(map[key][]*Instance),
 		processes: make(map[string]*Process),
 	}
 	m.init()

@@ -45,7 +45,7 @@ func memManager(t testing.TB) *ShimManager {
 		started:   time.Now().Add(-time.Hour),
 		dials:     semaphore.NewWeighted(dialsAtOnce),
 		instances: make(map[key]*Instance),
-		leaving:   make(map[key]*Instance),
+		leaving:   make(map[key][]*Instance),
 		processes: make(map[string]*Process),
 	}
 	m.init()

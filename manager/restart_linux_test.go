@@ -121,16 +121,21 @@ func TestRestartNeverCreated(t *testing.T) {
 // launchOnly is a create that was cut short after the launch.
 func (y *yard) launchOnly(id string) {
 	y.Helper()
+	require.NoError(y, y.launchOf(id, y.opts("sleep")))
+}
+
+// launchOf is a create up to the launch.
+func (y *yard) launchOf(id string, opts runtime.CreateOpts) error {
+	y.Helper()
 	i := newInstance(y.m, y.tasks.layout, KindTask, testNamespace, id, launching)
 	require.NoError(y, y.m.reserve(y.ctx, i))
-	opts := y.opts("sleep")
 	facts, err := readSpec(opts.Spec)
 	require.NoError(y, err)
 	b, err := y.m.resolver.Resolve(opts.Runtime)
 	require.NoError(y, err)
 	require.NoError(y, y.m.prepare(y.ctx, i, facts, b))
 	_, err = y.m.shimFor(y.ctx, i, facts, opts)
-	require.NoError(y, err)
+	return err
 }
 
 // TestRestartOfWhatTheStoreKnows: a sandbox's shim may serve no task under the sandbox's id.

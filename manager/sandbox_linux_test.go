@@ -6,6 +6,7 @@ package manager
 import (
 	"context"
 	"os"
+	"path/filepath"
 	goruntime "runtime"
 	"testing"
 	"time"
@@ -180,6 +181,26 @@ func TestJoin(t *testing.T) {
 	y.remove("c3")
 	require.NoError(t, y.boxes.Shutdown(y.ctx, "s1"))
 	y.empty()
+}
+
+// TestJoinCutShort: the daemon dies after a container's bundle says how to reach the sandbox's shim. No task was created, so nothing is
+// told of one, even if the shim dies too.
+func TestJoinCutShort(t *testing.T) {
+	y := newYard(t, shimtest.Scenario{Sandbox: true})
+	y.box("s1")
+	p := y.instance("s1").process()
+	p.mu.Lock()
+	p.closing = true // so that the create fails right after that
+	p.mu.Unlock()
+	o := y.opts("sleep")
+	o.SandboxID = "s1"
+	require.ErrorIs(t, y.launchOf("c1", o), errClosing)
+	require.FileExists(t, filepath.Join(y.bundle("c1"), "bootstrap.json"))
+	require.False(t, y.record("c1").Created)
+	y.restart(func() { y.killShim("s1") })
+	y.empty()
+	y.events.settle()
+	require.Empty(t, y.events.of("c1"), "there was no task")
 }
 
 // TestJoinWhatIsNotThere: a sandbox that the store does not know means a shim of its own; one without a shim is an error.

@@ -144,10 +144,12 @@ func TestForgetIsByIdentity(t *testing.T) {
 	st, _ := first.watch()
 	require.Equal(t, gone, st)
 
-	endFirst, endSecond := m.stayReachable(first), m.stayReachable(second)
+	third := memInstance(m, "c1", running)
+	endFirst, endThird := m.stayReachable(first), m.stayReachable(third)
+	require.ElementsMatch(t, []*Instance{first, second, third}, m.reachable(testNamespace, "c1"), "each id may have several that left")
 	endFirst()
-	require.Same(t, second, m.leaving[second.key()])
-	endSecond()
+	require.ElementsMatch(t, []*Instance{second, third}, m.reachable(testNamespace, "c1"))
+	endThird()
 	require.Empty(t, m.leaving)
 
 	p, q := newProcess(m, testEndpoint), newProcess(m, testEndpoint)
