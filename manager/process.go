@@ -67,10 +67,12 @@ type Process struct {
 	died      bool
 	probing   bool
 	instances map[*Instance]struct{}
-	tokens    map[string]struct{} // of the launches of all instances that ever were behind it
-	dirs      map[string]struct{} // bundles of those that it may have been started in
-	log       *shimclient.Log
-	warm      *warmShim // nil for one that was started for one instance
+	// tokens and dirs are the launches and bundles by which the process is found: of those who may have started it, for good, and of
+	// those who joined it, for as long as they are behind it.
+	tokens map[string]struct{}
+	dirs   map[string]struct{}
+	log    *shimclient.Log
+	warm   *warmShim // nil for one that was started for one instance
 }
 
 // origin is what an instance knows of its process before that is connected.
@@ -105,8 +107,15 @@ func (p *Process) join(i *Instance, from origin) error {
 	if !p.pid.Alive() && from.pid.Alive() || p.pid == (shimclient.ProcessID{}) {
 		p.pid = from.pid
 	}
+	p.enterLocked(i)
+	return nil
+}
+
+// enterLocked puts an instance behind the process.
+func (p *Process) enterLocked(i *Instance) {
 	p.instances[i] = struct{}{}
 	i.mu.Lock() // order: process before instance, everywhere
+	defer i.mu.Unlock()
 	i.proc = p
 	if i.rec.Launch != nil {
 		p.tokens[i.rec.Launch.Token] = struct{}{}
@@ -114,8 +123,26 @@ func (p *Process) join(i *Instance, from origin) error {
 	if i.bundle != nil {
 		p.dirs[i.bundle.Path] = struct{}{}
 	}
-	i.mu.Unlock()
-	return nil
+}
+
+// removeLocked takes an instance out, and its traces with it if another one has started the process: that serves one container after the
+// other for as long as its pod, or a warm shim, lives. i is nil for a process that is the pool's alone.
+func (p *Process) removeLocked(i *Instance) {
+	delete(p.instances, i)
+	if i == nil {
+		return
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if !i.rec.Joined {
+		return
+	}
+	if i.rec.Launch != nil {
+		delete(p.tokens, i.rec.Launch.Token)
+	}
+	if i.bundle != nil {
+		delete(p.dirs, i.bundle.Path)
+	}
 }
 
 // servesGroupLocked tells whether the process serves the instance that i wants to be served with. A warm shim may be another's by the
@@ -140,7 +167,7 @@ func (p *Process) traces() (tokens, dirs []string) {
 func (p *Process) leave(i *Instance) (last bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	delete(p.instances, i)
+	p.removeLocked(i)
 	if len(p.instances) == 0 {
 		p.closing = true
 		return true
@@ -152,7 +179,7 @@ func (p *Process) leave(i *Instance) (last bool) {
 func (p *Process) depart(i *Instance) (left int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	delete(p.instances, i)
+	p.removeLocked(i)
 	return len(p.instances)
 }
 
@@ -162,7 +189,7 @@ func (p *Process) stay(i *Instance) {
 	defer p.mu.Unlock()
 	if p.state != ended {
 		p.closing = false
-		p.instances[i] = struct{}{}
+		p.enterLocked(i)
 		p.wakeLocked()
 	}
 }
