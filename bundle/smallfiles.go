@@ -62,6 +62,11 @@ func (b *Bundle) Sandbox() (string, error) {
 	return id, nil
 }
 
+// Spec returns the container's OCI spec as it was at its create. Errors: NotFound; ErrForeign.
+func (b *Bundle) Spec() ([]byte, error) {
+	return readFile(b.file(configFile))
+}
+
 // InitPid returns the pid of the container's first process, as runc wrote it, and when that was. Whether it is still that process is not
 // known. Errors: NotFound; ErrForeign.
 func (b *Bundle) InitPid() (pid int, written time.Time, err error) {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/containerd/containerd/v2/core/runtime"
@@ -94,6 +95,54 @@ func TestForeignBundles(t *testing.T) {
 			y.empty()
 		})
 	}
+}
+
+// TestForeignPodLog: of the logs in a pod that stock containerd left the one is drained that the shim writes to, the pause container's.
+func TestForeignPodLog(t *testing.T) {
+	for name, joined := range map[string]bool{"sandbox": true, "group": false} {
+		t.Run(name, func(t *testing.T) {
+			y := newYard(t, shimtest.Scenario{})
+			ids := []string{"c1", "c2", "pause", "c3", "c4"}
+			for _, id := range append([]string{"pause"}, ids...) {
+				if y.instance(id) == nil {
+					_, err := y.tasks.Create(y.ctx, id, y.grouped("pause"))
+					require.NoError(t, err)
+				}
+			}
+			require.Len(t, y.shim.Procs(shimtest.RoleDaemon), 1)
+			y.restart(func() {
+				for _, id := range ids {
+					y.strip(id)
+					if joined && id != "pause" {
+						require.NoError(t, os.WriteFile(filepath.Join(y.bundle(id), "sandbox"), []byte("pause"), 0o600))
+						require.NoError(t, os.Remove(filepath.Join(y.bundle(id), "config.json")))
+					}
+				}
+			})
+			for _, id := range ids {
+				y.inState(id, running)
+			}
+			require.Equal(t, []string{filepath.Join(y.bundle("pause"), "log")}, y.openLogs())
+			for _, id := range ids {
+				y.remove(id)
+			}
+			y.empty()
+		})
+	}
+}
+
+// openLogs are the shims' logs that the daemon has open.
+func (y *yard) openLogs() []string {
+	y.Helper()
+	fds, err := filepath.Glob("/proc/self/fd/*")
+	require.NoError(y, err)
+	var open []string
+	for _, fd := range fds {
+		if path, err := os.Readlink(fd); err == nil && filepath.Base(path) == "log" && !slices.Contains(open, path) {
+			open = append(open, path)
+		}
+	}
+	return open
 }
 
 // TestForeignDeadWhileDown: the pid comes from init.pid, the exit from `shim delete`.

@@ -224,12 +224,52 @@ func (i *Instance) foreign() bool {
 	return i.rec.Launch == nil && !i.rec.Joined
 }
 
-// openLog takes over the log of a restored shim. Only an instance that started its shim has one.
+// leader is the id of the instance whose shim serves this one, as its bundle tells: the sandbox that it joined, or its group; "" where
+// it is served by a shim of its own.
+func (i *Instance) leader() string {
+	i.mu.Lock()
+	d, launch := i.bundle, i.rec.Launch
+	i.mu.Unlock()
+	id, err := d.Sandbox()
+	switch {
+	case err == nil:
+	case launch != nil && len(launch.Groups) > 0:
+		id = launch.Groups[0]
+	case launch == nil:
+		id = groupOf(d)
+	}
+	if id == i.id {
+		return ""
+	}
+	return id
+}
+
+// follows tells whether an instance that is there has the shim which serves this one.
+func (i *Instance) follows() bool {
+	id := i.leader()
+	return id != "" && i.m.find(i.namespace, id) != nil
+}
+
+// groupOf reads the group of a bundle from its spec, as runc's shim does; "" where there is none.
+func groupOf(d *bundle.Bundle) string {
+	raw, err := d.Spec()
+	if err != nil {
+		return ""
+	}
+	facts, err := parseSpec(raw)
+	if err != nil || len(facts.groups) == 0 {
+		return ""
+	}
+	return facts.groups[0]
+}
+
+// openLog takes over the log of a restored shim. Only an instance that started its shim has one; in a pod that stock containerd left it
+// is the pause container, whose bundle the shim was started in.
 func (i *Instance) openLog() {
 	i.mu.Lock()
 	p, d, joined := i.proc, i.bundle, i.rec.Joined
 	i.mu.Unlock()
-	if joined || p == nil {
+	if joined || p == nil || i.foreign() && i.follows() {
 		return
 	}
 	c, err := shimclient.OpenLog(d.LogPath(), log.Fields{"id": i.id, "namespace": i.namespace})

@@ -37,10 +37,15 @@ func readSpec(spec typeurl.Any) (specFacts, error) {
 	if spec == nil || spec.GetValue() == nil {
 		return specFacts{}, nil
 	}
-	facts := specFacts{raw: spec.GetValue()}
 	if !typeurl.Is(spec, (*specs.Spec)(nil)) {
-		return facts, nil
+		return specFacts{raw: spec.GetValue()}, nil
 	}
+	return parseSpec(spec.GetValue())
+}
+
+// parseSpec reads the facts of an OCI spec. Errors: InvalidArgument.
+func parseSpec(raw []byte) (specFacts, error) {
+	facts := specFacts{raw: raw}
 	var s struct {
 		Annotations map[string]string `json:"annotations"`
 		Mounts      []struct {
