@@ -26,16 +26,17 @@ func (e *Exec) ID() string { return e.id }
 
 // State of the exec.
 func (e *Exec) State(ctx context.Context) (runtime.State, error) {
+	x := e.task.i.execOf(e.id)
 	r, err := e.task.i.askState(ctx, e.id)
 	if err != nil {
 		return runtime.State{}, err
 	}
 	s := toState(r)
 	if s.Status == runtime.StoppedStatus && r.ExitedAt.IsValid() && r.ExitedAt.Seconds > 0 {
-		e.task.i.learnExecExit(e.id, bundle.Exit{Pid: e.task.i.pidOf(e.id), Status: r.ExitStatus, At: timeOf(r.ExitedAt)})
+		e.task.i.learnExecExit(e.id, x, bundle.Exit{Status: r.ExitStatus, At: timeOf(r.ExitedAt)})
 	}
-	if x := e.task.i.exit(e.id); x != nil && s.Status == runtime.StoppedStatus {
-		s.ExitStatus, s.ExitedAt = x.Status, x.At
+	if exit := e.task.i.exit(e.id); exit != nil && s.Status == runtime.StoppedStatus {
+		s.ExitStatus, s.ExitedAt = exit.Status, exit.At
 	}
 	return s, nil
 }

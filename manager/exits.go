@@ -38,12 +38,20 @@ func (i *Instance) learnExit(e bundle.Exit) {
 	i.save()
 }
 
-// learnExecExit records the exit of an exec that is on record, as an answer told it.
-func (i *Instance) learnExecExit(id string, e bundle.Exit) {
+// execOf is the exec that has the id now, nil when none is on record: what is asked of it is recorded for it, not for a successor.
+func (i *Instance) execOf(id string) *bundle.ExecState {
 	i.mu.Lock()
-	x := i.rec.Execs[id]
-	news := x != nil && x.Exit == nil && x.Pid == e.Pid // 0 both, where Start is not answered yet
+	defer i.mu.Unlock()
+	return i.rec.Execs[id]
+}
+
+// learnExecExit records the exit of an exec that was on record when it was asked for, as an answer told it. Its pid is that on record: 0
+// while Start is not answered.
+func (i *Instance) learnExecExit(id string, x *bundle.ExecState, e bundle.Exit) {
+	i.mu.Lock()
+	news := x != nil && x == i.rec.Execs[id] && x.Exit == nil
 	if news {
+		e.Pid = x.Pid
 		x.Exit = &e
 		i.replayLater()
 	}
@@ -58,11 +66,17 @@ func (i *Instance) exitLocked(e bundle.Exit) {
 		i.rec.Task = &bundle.TaskState{}
 	}
 	if old := i.rec.Task.Exit; old != nil {
+		if e.Told && e.Pid != 0 {
+			old.Pid = e.Pid // a Wait was answered while Start had not said yet that its pid is not Create's
+		}
 		old.Told = old.Told || e.Told
 		return
 	}
 	if e.Pid == 0 {
 		e.Pid = i.rec.Task.Pid
+	}
+	if h, ok := i.heardLocked(e); ok {
+		e.Pid, e.Told = h.Pid, true
 	}
 	e.DeleteTold = e.DeleteTold || i.deleteHeard
 	i.rec.Task.Exit = &e
@@ -156,12 +170,12 @@ func (i *Instance) execStarted(id string, pid uint32) {
 	if x := i.rec.Execs[id]; x != nil {
 		x.Pid = pid
 		if x.Exit != nil && x.Exit.Pid == 0 {
-			x.Exit.Pid = pid
-			i.replayLater()
+			x.Exit.Pid = pid // a Wait was answered before
 		}
-		if e, ok := i.heard[process{id, pid}]; ok && x.Exit == nil {
-			x.Exit = &e
+		if e, ok := i.heard[process{id, pid}]; ok {
+			i.execExitLocked(id, x, e)
 		}
+		i.replayLater()
 	}
 	i.mu.Unlock()
 	i.save()
@@ -173,75 +187,6 @@ func (i *Instance) execDeleted(id string) {
 	maps.DeleteFunc(i.heard, func(p process, _ bundle.Exit) bool { return p.exec == id })
 	i.mu.Unlock()
 	i.save()
-}
-
-// onExitEvent: the shim told an exit. An event with another pid than ours belongs to an earlier instance of the id; one that comes
-// before the pid is known is kept until it is.
-func (i *Instance) onExitEvent(execID string, e bundle.Exit) {
-	e.Told = true
-	i.mu.Lock()
-	switch {
-	case i.state == launching || execID != "" && i.rec.Execs[execID] != nil && i.execPidLocked(execID) == 0:
-		if i.heard == nil {
-			i.heard = make(map[process]bundle.Exit)
-		}
-		i.heard[process{execID, e.Pid}] = e
-		i.mu.Unlock()
-		return
-	case execID == "":
-		if pid := i.taskPidLocked(); pid != 0 && e.Pid != 0 && pid != e.Pid {
-			i.mu.Unlock()
-			return
-		}
-		i.exitLocked(e)
-	default:
-		x := i.rec.Execs[execID]
-		if x == nil || x.Pid != e.Pid {
-			i.mu.Unlock()
-			return
-		}
-		if x.Exit == nil {
-			x.Exit = &e
-		}
-		x.Exit.Told = true
-		i.wakeLocked(execID)
-	}
-	i.mu.Unlock()
-	i.save()
-}
-
-// onDeleteEvent: the shim told that the task is deleted.
-func (i *Instance) onDeleteEvent(pid uint32) {
-	i.mu.Lock()
-	own := i.taskPidLocked()
-	ours := i.state != launching && (own == 0 || pid == 0 || own == pid)
-	if ours {
-		i.deleteHeard = true
-		if i.rec.Task != nil && i.rec.Task.Exit != nil {
-			i.rec.Task.Exit.DeleteTold = true
-			// Whoever asked for it, perhaps the last daemon while the shim stalled: from here on State is answered from the record, and
-			// the next Delete gets the exit.
-			i.rec.Deleted = true
-		}
-	}
-	i.mu.Unlock()
-	if ours {
-		i.save()
-	}
-}
-
-func (i *Instance) taskPidLocked() uint32 {
-	if i.rec.Task == nil {
-		return 0
-	}
-	return i.rec.Task.Pid
-}
-
-func (i *Instance) execPidLocked(id string) uint32 {
-	if x := i.rec.Execs[id]; x != nil {
-		return x.Pid
-	}
-	return 0
 }
 
 // untold lists the processes whose exit is known and was not told: execs in order of their ids, then init ("").

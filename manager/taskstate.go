@@ -29,10 +29,14 @@ func (i *Instance) learnPid(pid uint32) {
 	if t := i.rec.Task; t.Exit == nil && (t.Pid != pid || !t.PidOwned && start != 0) {
 		t.Pid, t.PidStart, t.PidOwned = pid, start, owned
 	}
-	if e, ok := i.heard[process{"", pid}]; ok {
+	e, heard := i.heard[process{"", pid}]
+	if heard {
 		i.exitLocked(e)
 	}
 	i.mu.Unlock()
+	if heard {
+		i.save()
+	}
 }
 
 // changing runs a call that gives the task a new status, which is kept if the call succeeds; with UNKNOWN the shim is asked for it. While

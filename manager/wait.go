@@ -76,6 +76,7 @@ func (i *Instance) askWait(ctx context.Context, l *link, execID string, ask wait
 	wctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer i.onWake(execID, cancel)()
+	x := i.execOf(execID)
 	if i.exit(execID) != nil {
 		return nil, errWoken
 	}
@@ -90,7 +91,7 @@ func (i *Instance) askWait(ctx context.Context, l *link, execID string, ask wait
 		i.learnExit(*e)
 		return toExit(i.exit("")), nil
 	}
-	i.learnExecExit(execID, *e)
+	i.learnExecExit(execID, x, *e)
 	return toExit(e), nil
 }
 
