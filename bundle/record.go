@@ -35,6 +35,8 @@ type Record struct {
 	Shim *Proc `json:"shim,omitempty"`
 	// Created: the Create of the task, or of the sandbox, was answered.
 	Created bool `json:"created,omitempty"`
+	// Abandoned: the create has failed, or its caller has given up; what it has made is being taken back, whatever the shim says of it.
+	Abandoned bool `json:"abandoned,omitempty"`
 	// Deleted: the Delete of the task was answered; what follows it may not be done yet.
 	Deleted bool `json:"deleted,omitempty"`
 	// Lingers: the shim has said yes to its shutdown and still runs; all that is left to do is to wait for its end and to clean up.

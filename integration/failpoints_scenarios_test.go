@@ -195,6 +195,32 @@ var crashScenarios = map[string]*crashScenario{
 			c.endSandbox("pod")
 		},
 	},
+	"join that is given up": {
+		points: []string{"undo-recorded"},
+		kinds:  []string{"sandbox"},
+		prepare: func(c *crash) {
+			c.sandbox("pod", c.kind.shim)
+			c.container("first", c.kind.forever, inSandbox("pod")).newTask().start()
+			c.container("c", c.kind.forever, inSandbox("pod"))
+			c.kind.shim.Update(func(s *shimtest.Scenario) {
+				s.Rules = []shimtest.Rule{{Method: "Create", ID: "c", Hang: true, After: true}}
+			})
+		},
+		act: func(c *crash, ctx context.Context, cl *containerd.Client) {
+			ctx, cancel := context.WithCancel(ctx)
+			defer cancel()
+			go tryTask(c, ctx, cl)
+			c.kind.shim.Await(shimtest.KindRPC, "Create", 2) // the first's task is the one before
+		},
+		check: func(c *crash) {
+			c.kind.shim.Update(func(s *shimtest.Scenario) { s.Rules = nil })
+			require.Nil(c.t, c.settle("c", 137), "a create whose caller gave up has become a task")
+			require.NotNil(c.t, c.settle("first", 137), "the sandbox's other container is gone")
+			c.boxOf("first").remove()
+			c.again("c")
+			c.endSandbox("pod")
+		},
+	},
 	"sandbox": {
 		points: []string{"create-bundle", "launch-recorded", "launch-started", "launch-bootstrap"},
 		kinds:  []string{"sandbox"},

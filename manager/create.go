@@ -6,16 +6,12 @@ package manager
 import (
 	"context"
 	"slices"
-	"syscall"
 	"time"
 
-	sandboxapi "github.com/containerd/containerd/api/runtime/sandbox/v1"
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/runtime"
-	"github.com/containerd/containerd/v2/pkg/timeout"
 	"github.com/containerd/errdefs"
-	"github.com/containerd/log"
 	"github.com/pkg/errors"
 
 	"github.com/shimyard/shimyard/shimclient"
@@ -23,14 +19,15 @@ import (
 
 const (
 	// createGrace is how long the undo of a create waits for a Create call whose caller has left, helperGrace for what the shim has run
-	// for one that was cut off, before the launch is ended by force. Until then nobody knows what is being made, and what is made afterwards would be left
-	// behind: an OCI runtime that is ended half way leaves cgroups that its own delete does not know of.
+	// for one that was cut off, before the launch is ended by force, where the shim serves nobody else. Until then nobody knows what is
+	// being made, and what is made afterwards would be left behind: an OCI runtime that is ended half way leaves cgroups that its own
+	// delete does not know of.
 	createGrace = 30 * time.Second
 	helperGrace = 10 * time.Second
 	helperPause = 20 * time.Millisecond // between looks at what the shim runs
-	// createdGrace is how long the undo of a create waits for the exit of the init that it has killed: it is short of the cleanup
-	// timeout, within which Delete must be answered too.
-	createdGrace = 2 * time.Second
+	// strandedLimit is how many Creates of callers that have left a shim may leave unanswered before it gets no further one. Each keeps an
+	// instance and a goroutine until it is answered.
+	strandedLimit = 8
 )
 
 // createTask sends Create. When ctx ends first, the call goes on without the caller and its answer is left for the undo to wait for.
@@ -51,19 +48,40 @@ func (i *Instance) createTask(ctx context.Context, opts runtime.CreateOpts, root
 	return resp.Pid, nil
 }
 
-// detached runs a create call that must not be abandoned half way.
+// detached runs a create call that must not be abandoned half way. It fails with Unavailable, and nothing is sent, where the shim owes
+// the answers to too many such calls already.
 func (i *Instance) detached(ctx context.Context, call func(context.Context) error) error {
+	if p := i.process(); p != nil && p.stranded() >= strandedLimit {
+		return errors.Wrapf(errdefs.ErrUnavailable, "shim at %s has left %d creates unanswered whose callers have given up; "+
+			"it gets no further one before it answers", p.endpoint, strandedLimit)
+	}
 	done := make(chan error, 1)
 	go func() { done <- call(context.WithoutCancel(ctx)) }()
 	select {
 	case err := <-done:
 		return err
 	case <-ctx.Done():
-		i.mu.Lock()
-		i.creates = done
-		i.mu.Unlock()
+		i.setCreates(done)
 		return errors.Wrapf(ctx.Err(), "creating %s %s", i.kind, i.id)
 	}
+}
+
+func (i *Instance) setCreates(answer chan error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.creates = answer
+}
+
+// stranded counts the Creates that have not been answered since their callers left.
+func (p *Process) stranded() (n int) {
+	for _, i := range p.members() {
+		i.mu.Lock()
+		if i.creates != nil {
+			n++
+		}
+		i.mu.Unlock()
+	}
+	return n
 }
 
 func (i *Instance) sendCreate(ctx context.Context, req *taskapi.CreateTaskRequest) (resp *taskapi.CreateTaskResponse, err error) {
@@ -82,42 +100,6 @@ func (i *Instance) setCut(cut bool) {
 	i.cut = cut
 }
 
-// abandon undoes a create that failed. It returns when everything is undone or the cleanup timeout has passed; what is not undone by
-// then goes on in the background, with the id reserved.
-func (m *ShimManager) abandon(i *Instance) {
-	if !i.onLaunchFailed() {
-		return
-	}
-	done := m.spawn(i.undo)
-	ctx, cancel := timeout.WithContext(m.ctx, TimeoutCleanup)
-	defer cancel()
-	select {
-	case <-done:
-	case <-ctx.Done():
-		log.G(i.context()).Warn("undoing a failed create goes on in the background")
-	}
-}
-
-// undo takes back what a create, or a launch that a crash cut short, has made: the task in the shim, the shim process if it serves
-// nobody else, what was launched with it, and the bundle. The manager tells nothing of it: there was no task. What the shim tells by
-// itself cannot be held back: of a Create that was answered after its caller had left, subscribers hear create, exit and delete, in
-// this order.
-func (i *Instance) undo() {
-	ctx := i.context()
-	i.awaitCreate(ctx)
-	p := i.process()
-	i.m.pool.distrust(p)
-	i.awaitHelpers(p)
-	last := p == nil || p.leave(i)
-	if p != nil {
-		i.undoTask(ctx, p, last)
-	}
-	if last {
-		i.endLaunchOf(p)
-	}
-	i.clean(cleaning{shimDelete: p != nil})
-}
-
 // endLaunchOf makes cleaning begin with the end of all processes of the instance's launch, and of those that made its process, which
 // nobody else is behind.
 func (i *Instance) endLaunchOf(p *Process) {
@@ -132,24 +114,6 @@ func (i *Instance) endLaunchOf(p *Process) {
 		tokens = append(tokens, l.Token)
 	}
 	i.tokens = tokens
-}
-
-// awaitCreate waits for the answer of a Create whose caller has left.
-func (i *Instance) awaitCreate(ctx context.Context) {
-	i.mu.Lock()
-	answer := i.creates
-	i.mu.Unlock()
-	if answer == nil {
-		return
-	}
-	t := time.NewTimer(createGrace)
-	defer t.Stop()
-	select {
-	case <-answer:
-	case <-t.C:
-		log.G(ctx).Warnf("shim has not answered a create for %s after its caller left; ending the launch", createGrace)
-	case <-ctx.Done():
-	}
 }
 
 // awaitHelpers waits until no process of the instance's launch is left but the shim itself: a Create that a crash of the daemon, or the
@@ -190,59 +154,4 @@ func (i *Instance) launchTokens(p *Process) []string {
 		return nil
 	}
 	return []string{launch.Token}
-}
-
-// undoTask deletes the task that Create may have made and sends the process away when nobody else is behind it.
-func (i *Instance) undoTask(ctx context.Context, p *Process, last bool) {
-	dctx, cancel := timeout.WithContext(ctx, TimeoutCleanup)
-	defer cancel()
-	l, err := p.use(dctx, forced)
-	if err != nil {
-		return
-	}
-	if i.kind == KindSandbox {
-		err = l.conn.Sandbox().Shutdown(dctx, &sandboxapi.ShutdownSandboxRequest{SandboxID: i.id})
-	} else {
-		err = i.undoCreate(dctx, l)
-	}
-	if err != nil && !errdefs.IsNotFound(err) {
-		log.G(ctx).WithError(err).Warn("cannot delete what a failed create has made; the shim's delete will")
-	}
-	if last && p.isLaunched() {
-		if err := p.shutdown(ctx, i.id); err != nil {
-			log.G(ctx).WithError(err).Warn("cannot shut down the shim of a failed create; ending it")
-		}
-	}
-}
-
-// undoCreate deletes a task. Its init is killed first, and waited for: runc's shim deletes a task that was never started without that,
-// and tells the deletion, with status 0, before the exit.
-func (i *Instance) undoCreate(ctx context.Context, l *link) error {
-	i.endCreated(ctx, l)
-	for pause := firstPause; ; pause = min(2*pause, lastPause) {
-		_, err := l.task.Delete(ctx, &taskapi.DeleteRequest{ID: i.id})
-		if err == nil || errdefs.IsNotFound(err) || errdefs.IsUnavailable(err) || ctx.Err() != nil {
-			return err
-		}
-		if kerr := l.task.Kill(ctx, &taskapi.KillRequest{ID: i.id, Signal: uint32(syscall.SIGKILL), All: true}); kerr != nil && !errdefs.IsNotFound(kerr) {
-			return err
-		}
-		if !i.m.sleep(pause) {
-			return err
-		}
-	}
-}
-
-// endCreated ends the init of a task that is to be deleted and waits, up to createdGrace, for the shim to say so. An error decides
-// nothing: there may be no task, or none that can be killed yet (a restore from a checkpoint), and Delete is sent all the same.
-func (i *Instance) endCreated(ctx context.Context, l *link) {
-	ctx, cancel := context.WithTimeout(ctx, createdGrace)
-	defer cancel()
-	kill := &taskapi.KillRequest{ID: i.id, Signal: uint32(syscall.SIGKILL), All: true}
-	if err := l.task.Kill(ctx, kill); err != nil {
-		return
-	}
-	if _, err := l.task.Wait(ctx, &taskapi.WaitRequest{ID: i.id}); err != nil {
-		log.G(ctx).WithError(err).Warn("shim does not say that the init of a failed create has ended; deleting it without that")
-	}
 }

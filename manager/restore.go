@@ -115,16 +115,19 @@ func (m *ShimManager) restoreOne(ctx context.Context, i *Instance, b *bundle.Bun
 		log.G(ctx).WithError(err).Error("cannot attach a bundle to its shim, leaving it alone")
 		return
 	}
-	if i.wasLingering() {
+	if i.wasLingering() || i.wasAbandoned() {
 		i.to(reaping)
 	}
 	m.onBegin(func() {
 		i.openLog()
-		if i.wasLingering() {
+		switch {
+		case i.wasLingering():
 			i.restoreLingering(p)
-			return
+		case i.wasAbandoned():
+			i.undo()
+		default:
+			i.takeOver()
 		}
-		i.takeOver()
 	})
 }
 

@@ -60,7 +60,7 @@ func (c *SandboxController) Create(ctx context.Context, info sandbox.Sandbox, op
 		return err
 	}
 	if err := c.build(ctx, i, info, &o); err != nil {
-		c.shims.abandon(i)
+		c.shims.abandon(ctx, i)
 		return errors.Wrapf(err, "cannot create sandbox %s", info.ID)
 	}
 	return nil

@@ -69,7 +69,7 @@ func (t *TaskManager) Create(ctx context.Context, id string, opts runtime.Create
 		if err == nil {
 			return &Task{i: i}, nil
 		}
-		t.shims.abandon(i)
+		t.shims.abandon(ctx, i)
 		if again || !i.lostWarm(err) {
 			return nil, errors.Wrapf(err, "cannot create task %s", id)
 		}

@@ -1,0 +1,239 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package manager
+
+import (
+	"context"
+	"syscall"
+	"time"
+
+	sandboxapi "github.com/containerd/containerd/api/runtime/sandbox/v1"
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/containerd/v2/pkg/timeout"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"github.com/pkg/errors"
+
+	"github.com/shimyard/shimyard/shimclient"
+)
+
+const (
+	// alonePause is between two looks at whether the shim still serves others, while an undo waits for it.
+	alonePause = time.Second
+	// createdGrace is how long the undo of a create waits for the exit of the init that it has killed: it is short of the cleanup
+	// timeout, within which Delete must be answered too.
+	createdGrace = 2 * time.Second
+)
+
+// abandon undoes a create that failed. It returns when everything is undone, the caller's context has ended, or the cleanup timeout
+// has passed; what is not undone by then goes on in the background, with the id reserved. A caller that has given up is not held: the
+// shim's Delete may be waiting for the very fifos that the caller closes next.
+func (m *ShimManager) abandon(caller context.Context, i *Instance) {
+	if !i.onLaunchFailed() {
+		return
+	}
+	done := m.spawn(i.undo)
+	ctx, cancel := timeout.WithContext(m.ctx, TimeoutCleanup)
+	defer cancel()
+	select {
+	case <-done:
+	case <-caller.Done():
+	case <-ctx.Done():
+		log.G(i.context()).Warn("undoing a failed create goes on in the background")
+	}
+}
+
+// undo takes back what a create, or a launch that a crash cut short, has made: the task in the shim, the shim process if it serves
+// nobody else, what was launched with it, and the bundle. The manager tells nothing of it: there was no task. What the shim tells by
+// itself cannot be held back: of a Create that was answered after its caller had left, subscribers hear create, exit and delete, in
+// this order.
+func (i *Instance) undo() {
+	ctx := i.context()
+	i.markAbandoned()
+	answered := i.awaitCreate(ctx)
+	p := i.process()
+	i.m.pool.distrust(p)
+	i.awaitHelpers(p)
+	undone := p == nil || i.undoTask(ctx, p) && answered
+	if ctx.Err() != nil {
+		return // the manager was closed; the next start goes on
+	}
+	if !undone && len(p.members()) > 1 {
+		i.endForAll(ctx, p)
+	}
+	// Only now: a shim whose last instance leaves is told to end, and it would not while it has the task.
+	if p == nil || p.leave(i) {
+		i.undoShim(ctx, p)
+		i.endLaunchOf(p)
+	}
+	i.setLeft(nil)
+	i.clean(cleaning{shimDelete: p != nil})
+}
+
+// markAbandoned records that the create has come to nothing. A daemon that dies while it is undone, which may take as long as a shim is
+// silent, leaves the bundle for the next one, which must not take what the shim has made after all for a task.
+func (i *Instance) markAbandoned() {
+	i.mu.Lock()
+	i.rec.Abandoned = true
+	i.mu.Unlock()
+	if err := i.persist(); err != nil {
+		log.G(i.context()).WithError(err).Warn("cannot record that a create was given up")
+	}
+	failpoint("undo-recorded")
+}
+
+// wasAbandoned: for what was created once, as a sandbox that did not start, it has no meaning.
+func (i *Instance) wasAbandoned() bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.rec.Abandoned && !i.rec.Created
+}
+
+// awaitCreate waits for the answer of a Create whose caller has left; false when it did not come. A shim that serves nobody else is
+// ended by force when it has not answered within createGrace. One that serves others cannot be, and an answer that nobody waited for
+// would leave a container in it that nobody knows: it is waited for as long as that takes.
+func (i *Instance) awaitCreate(ctx context.Context) (answered bool) {
+	i.mu.Lock()
+	answer := i.creates
+	i.mu.Unlock()
+	if answer == nil {
+		return true
+	}
+	defer i.setCreates(nil)
+	began := time.Now()
+	tick := time.NewTicker(alonePause)
+	defer tick.Stop()
+	for {
+		select {
+		case <-answer:
+			return true
+		case <-ctx.Done():
+			return false
+		case <-tick.C:
+		}
+		if time.Since(began) < createGrace {
+			continue
+		}
+		if p := i.process(); p == nil || p.closeIfAbandoned() {
+			log.G(ctx).Warnf("shim has not answered a create for %s after its caller left; ending the launch", createGrace)
+			return false
+		}
+		i.stuck(errors.Errorf("its shim has not answered the Create since %s, when the caller gave up", began.UTC().Format(time.RFC3339)))
+	}
+}
+
+// closeIfAbandoned lets nobody join the process any more if all that it serves are creates that are being undone. True when it is so.
+func (p *Process) closeIfAbandoned() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i := range p.instances {
+		i.mu.Lock()
+		undoing := i.state == reaping && i.rec.Abandoned
+		i.mu.Unlock()
+		if !undoing {
+			return false
+		}
+	}
+	p.closing = true
+	return true
+}
+
+// endForAll ends a shim that does not undo what several creates have made in it, which are all that it has: for each of them `shim delete`
+// removes what is left then.
+func (i *Instance) endForAll(ctx context.Context, p *Process) {
+	if pid := p.verified(); pid != (shimclient.ProcessID{}) {
+		log.G(ctx).WithField("pid", pid.Pid).Warn("ending a shim that serves nothing but creates that have failed, and does not undo them")
+		p.kill(ctx)
+	}
+}
+
+// stuck records, and logs once, why an undo cannot go on yet; it is what a create of the id is told.
+func (i *Instance) stuck(err error) {
+	if i.setLeft(err) {
+		log.G(i.context()).WithError(err).Warnf("cannot undo a failed create of a %s in a shim that serves others; going on until it is done", i.kind)
+	}
+}
+
+// undoTask deletes what Create may have made in the shim. Where the shim serves others it is asked until it says that nothing is there:
+// what it keeps nobody would know of, and it could not end. Where it serves nobody else one attempt is made; what follows ends the shim.
+// False when it has not said so.
+func (i *Instance) undoTask(ctx context.Context, p *Process) bool {
+	limit, pause := timeout.Get(TimeoutCleanup), firstPause
+	for {
+		err := i.tryUndoTask(ctx, p, limit)
+		switch {
+		case err == nil, errdefs.IsNotFound(err): // of the task, or since the process is dead
+			return true
+		case p.closeIfAbandoned():
+			log.G(ctx).WithError(err).Warn("cannot delete what a failed create has made; the shim's delete will")
+			return false
+		}
+		i.stuck(errors.Wrap(err, "its shim does not delete what a failed create has made"))
+		if !i.m.sleep(pause) {
+			return false
+		}
+		// A Delete that has timed out goes on in the shim, and the next one waits behind it.
+		limit, pause = min(2*limit, lastCleanPause), min(2*pause, lastPause)
+	}
+}
+
+func (i *Instance) tryUndoTask(ctx context.Context, p *Process, limit time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	l, err := p.use(ctx, forced)
+	if err != nil {
+		return err
+	}
+	if i.kind == KindSandbox {
+		err = l.conn.Sandbox().Shutdown(ctx, &sandboxapi.ShutdownSandboxRequest{SandboxID: i.id})
+	} else {
+		err = i.undoCreate(ctx, l)
+	}
+	if errdefs.IsDeadlineExceeded(err) {
+		p.suspect()
+	}
+	return err
+}
+
+// undoShim sends the process away, which nobody is behind any more.
+func (i *Instance) undoShim(ctx context.Context, p *Process) {
+	if p == nil || !p.isLaunched() {
+		return
+	}
+	if err := p.shutdown(ctx, i.id); err != nil {
+		log.G(ctx).WithError(err).Warn("cannot shut down the shim of a failed create; ending it")
+	}
+}
+
+// undoCreate deletes a task. Its init is killed first, and waited for: runc's shim deletes a task that was never started without that,
+// and tells the deletion, with status 0, before the exit.
+func (i *Instance) undoCreate(ctx context.Context, l *link) error {
+	i.endCreated(ctx, l)
+	for pause := firstPause; ; pause = min(2*pause, lastPause) {
+		_, err := l.task.Delete(ctx, &taskapi.DeleteRequest{ID: i.id})
+		if err == nil || errdefs.IsNotFound(err) || errdefs.IsUnavailable(err) || ctx.Err() != nil {
+			return err
+		}
+		if kerr := l.task.Kill(ctx, &taskapi.KillRequest{ID: i.id, Signal: uint32(syscall.SIGKILL), All: true}); kerr != nil && !errdefs.IsNotFound(kerr) {
+			return err
+		}
+		if !i.m.sleep(pause) {
+			return err
+		}
+	}
+}
+
+// endCreated ends the init of a task that is to be deleted and waits, up to createdGrace, for the shim to say so. An error decides
+// nothing: there may be no task, or none that can be killed yet (a restore from a checkpoint), and Delete is sent all the same.
+func (i *Instance) endCreated(ctx context.Context, l *link) {
+	ctx, cancel := context.WithTimeout(ctx, createdGrace)
+	defer cancel()
+	kill := &taskapi.KillRequest{ID: i.id, Signal: uint32(syscall.SIGKILL), All: true}
+	if err := l.task.Kill(ctx, kill); err != nil {
+		return
+	}
+	if _, err := l.task.Wait(ctx, &taskapi.WaitRequest{ID: i.id}); err != nil {
+		log.G(ctx).WithError(err).Warn("shim does not say that the init of a failed create has ended; deleting it without that")
+	}
+}
