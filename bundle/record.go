@@ -79,12 +79,18 @@ type TaskState struct {
 	Terminal bool   `json:"terminal,omitempty"`
 	// Exit is nil until the exit is known.
 	Exit *Exit `json:"exit,omitempty"`
+	// Stopped is when the process was first seen stopped, where its shim did not say since when it is.
+	Stopped time.Time `json:"stopped,omitzero"`
 }
 
 // ExecState is what was last known of an exec.
 type ExecState struct {
 	Pid  uint32 `json:"pid,omitempty"`
 	Exit *Exit  `json:"exit,omitempty"`
+	// Deleted: the shim has deleted it, and its client was not given the exit.
+	Deleted bool `json:"deleted,omitempty"`
+	// Stopped as in TaskState.
+	Stopped time.Time `json:"stopped,omitzero"`
 }
 
 // Exit is a recorded exit, and whether subscribers have been told of it.

@@ -124,6 +124,32 @@ var crashScenarios = map[string]*crashScenario{
 		},
 		check: func(c *crash) { c.settle("c", 7); c.again("c") },
 	},
+	"exec deleted": {
+		points: []string{"exec-deleted"},
+		kinds:  []string{"runc", "fake"},
+		prepare: func(c *crash) {
+			log := c.watch()
+			j := c.container("c", c.kind.forever).newTask()
+			j.start()
+			j.exec("ended", c.kind.exec...)
+			log.waitFor("/tasks/exit", "c")
+		},
+		act: func(_ *crash, ctx context.Context, cl *containerd.Client) {
+			if p, err := loadExec(ctx, cl, "ended"); err == nil {
+				_, _ = p.Delete(ctx)
+			}
+		},
+		check: func(c *crash) {
+			// The shim does not know it any more. Its client was not given the exit, and comes back for it.
+			p, err := loadExec(c.ctx, c.Client(), "ended")
+			require.NoError(c.t, err)
+			exit, err := p.Delete(c.ctx)
+			require.NoError(c.t, err)
+			require.EqualValues(c.t, 5, exit.ExitCode())
+			require.NotNil(c.t, c.settle("c", 137))
+			c.again("c")
+		},
+	},
 	"delete that leaves the shim idle": {
 		points:  []string{"delete-task", "delete-recorded", "warm-recycled", "delete-released", "clean-bundle", "clean-removed"},
 		kinds:   []string{"runc"},
@@ -263,6 +289,19 @@ func prepareStopped(c *crash) {
 	j.start()
 	require.EqualValues(c.t, 7, e.code())
 	log.waitFor("/tasks/exit", "c")
+}
+
+// loadExec gets an exec of "c".
+func loadExec(ctx context.Context, cl *containerd.Client, id string) (containerd.Process, error) {
+	container, err := cl.LoadContainer(ctx, "c")
+	if err != nil {
+		return nil, err
+	}
+	task, err := container.Task(ctx, nil)
+	if err != nil {
+		return nil, err
+	}
+	return task.LoadProcess(ctx, id, nil)
 }
 
 func prepareWithExec(c *crash) {

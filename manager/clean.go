@@ -252,15 +252,15 @@ func (i *Instance) findExit(ctx context.Context) bundle.Exit {
 		log.G(ctx).WithError(err).Warn("cannot ask for the exit of a dead shim's container")
 	case known == nil && r != nil:
 		e := bundle.Exit{Pid: r.Pid, Status: r.Status, At: r.ExitedAt}
-		if e.At.IsZero() || e.At.Unix() <= 0 {
-			e.At = time.Now().UTC()
+		if e.At.Unix() <= 0 {
+			e.At = time.Time{} // when it was first seen stopped, or now
 		}
 		return e
 	}
 	if known != nil {
 		return *known
 	}
-	return bundle.Exit{Pid: i.pid(), Status: exitUnknown, At: time.Now().UTC()}
+	return bundle.Exit{Pid: i.pid(), Status: exitUnknown}
 }
 
 // leaveProcess detaches the instance from its process and ends that when nobody is left.

@@ -158,11 +158,3 @@ func (m *ShimManager) publish(ctx context.Context, topic string, e events.Event)
 		log.G(ctx).WithError(err).WithField("topic", topic).Error("cannot publish an event for a dead shim")
 	}
 }
-
-// timeOf reads a timestamp; none is now.
-func timeOf(t *timestamppb.Timestamp) time.Time {
-	if t == nil || !t.IsValid() || t.AsTime().IsZero() || t.Seconds <= 0 {
-		return time.Now().UTC()
-	}
-	return t.AsTime()
-}

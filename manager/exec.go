@@ -24,19 +24,26 @@ var _ runtime.ExecProcess = (*Exec)(nil)
 // ID of the exec.
 func (e *Exec) ID() string { return e.id }
 
-// State of the exec.
+// State of the exec. What the shim does not say, or no longer knows since a Delete was done whose caller had left, is
+// said from the record once the exit is there.
 func (e *Exec) State(ctx context.Context) (runtime.State, error) {
-	x := e.task.i.execOf(e.id)
-	r, err := e.task.i.askState(ctx, e.id)
+	i, x := e.task.i, e.task.i.execOf(e.id)
+	if i.execWasDeleted(e.id) {
+		return i.execStopped(e.id), nil
+	}
+	r, err := i.askState(ctx, e.id)
 	if err != nil {
+		if i.exit(e.id) != nil && i.speaksForExec(err) {
+			return i.execStopped(e.id), nil
+		}
 		return runtime.State{}, err
 	}
 	s := toState(r)
-	if s.Status == runtime.StoppedStatus && r.ExitedAt.IsValid() && r.ExitedAt.Seconds > 0 {
-		e.task.i.learnExecExit(e.id, x, bundle.Exit{Status: r.ExitStatus, At: timeOf(r.ExitedAt)})
+	if s.Status == runtime.StoppedStatus && hasTime(r.ExitedAt) {
+		i.learnExecExit(e.id, x, bundle.Exit{Status: r.ExitStatus, At: timeOf(r.ExitedAt)})
 	}
-	if exit := e.task.i.exit(e.id); exit != nil && s.Status == runtime.StoppedStatus {
-		s.ExitStatus, s.ExitedAt = exit.Status, exit.At
+	if s.Status == runtime.StoppedStatus {
+		s.ExitStatus, s.ExitedAt = i.stoppedAs(e.id, s.ExitStatus)
 	}
 	return s, nil
 }
@@ -72,18 +79,3 @@ func (e *Exec) CloseIO(ctx context.Context) error { return e.task.closeIO(ctx, e
 
 // Wait for the exit.
 func (e *Exec) Wait(ctx context.Context) (*runtime.Exit, error) { return e.task.i.wait(ctx, e.id) }
-
-// Delete the exited process.
-func (e *Exec) Delete(ctx context.Context) (*runtime.Exit, error) {
-	i := e.task.i
-	var r *taskapi.DeleteResponse
-	err := e.task.call(ctx, forced, func(ctx context.Context, c *shimclient.Task) (err error) {
-		r, err = c.Delete(ctx, &taskapi.DeleteRequest{ID: i.id, ExecID: e.id})
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	i.execDeleted(e.id)
-	return &runtime.Exit{Pid: r.Pid, Status: r.ExitStatus, Timestamp: timeOf(r.ExitedAt)}, nil
-}

@@ -46,19 +46,26 @@ func (i *Instance) execOf(id string) *bundle.ExecState {
 }
 
 // learnExecExit records the exit of an exec that was on record when it was asked for, as an answer told it. Its pid is that on record: 0
-// while Start is not answered.
-func (i *Instance) learnExecExit(id string, x *bundle.ExecState, e bundle.Exit) {
+// while Start is not answered. It returns the exit that was learnt first.
+func (i *Instance) learnExecExit(id string, x *bundle.ExecState, e bundle.Exit) (first *bundle.Exit) {
 	i.mu.Lock()
-	news := x != nil && x == i.rec.Execs[id] && x.Exit == nil
+	if x == nil || x != i.rec.Execs[id] {
+		i.mu.Unlock()
+		e.At = orFirst(e.At, time.Time{})
+		return &e
+	}
+	news := x.Exit == nil
 	if news {
 		e.Pid = x.Pid
-		x.Exit = &e
+		i.setExecExitLocked(id, x, e)
 		i.replayLater()
 	}
+	e = *x.Exit
 	i.mu.Unlock()
 	if news {
 		i.save()
 	}
+	return &e
 }
 
 func (i *Instance) exitLocked(e bundle.Exit) {
@@ -70,19 +77,31 @@ func (i *Instance) exitLocked(e bundle.Exit) {
 			old.Pid = e.Pid // a Wait was answered while Start had not said yet that its pid is not Create's
 		}
 		old.Told = old.Told || e.Told
+		i.announceLocked()
 		return
 	}
 	if e.Pid == 0 {
 		e.Pid = i.rec.Task.Pid
 	}
 	if h, ok := i.heardLocked(e); ok {
-		e.Pid, e.Told = h.Pid, true
+		e.Pid, e.At, e.Told = h.Pid, h.At, true
 	}
+	e.At = orFirst(e.At, i.rec.Task.Stopped)
 	e.DeleteTold = e.DeleteTold || i.deleteHeard
 	i.rec.Task.Exit = &e
 	i.rec.Task.Status = tasktypes.Status_STOPPED.String()
 	close(i.exited)
 	i.wakeLocked("")
+}
+
+// setExecExitLocked records the exit of an exec.
+func (i *Instance) setExecExitLocked(id string, x *bundle.ExecState, e bundle.Exit) {
+	if e.Pid == 0 {
+		e.Pid = x.Pid
+	}
+	e.At = orFirst(e.At, x.Stopped)
+	x.Exit = &e
+	i.wakeLocked(id)
 }
 
 // wakeLocked makes the Waits for one process look again at what is known. Only those: a Wait call that is ended here goes on in the
@@ -102,8 +121,7 @@ func (i *Instance) learnDeath(e bundle.Exit) {
 	i.mu.Lock()
 	for id, x := range i.rec.Execs {
 		if x.Pid != 0 && x.Exit == nil {
-			x.Exit = &bundle.Exit{Pid: x.Pid, Status: exitUnknown, At: e.At}
-			i.wakeLocked(id)
+			i.setExecExitLocked(id, x, bundle.Exit{Status: exitUnknown, At: e.At})
 		}
 	}
 	i.exitLocked(e)
@@ -148,9 +166,12 @@ func (i *Instance) pid() uint32 {
 	return i.rec.Task.Pid
 }
 
-// execAdded, execStarted and execDeleted keep the list of execs, which a dead shim's exits are told from.
+// execAdded, execStarted and execDeleted keep the list of execs, which a dead shim's exits are told from. The shim has
+// added the exec: an earlier one under the id, which it has deleted for a caller that never came back for the exit, is
+// over.
 func (i *Instance) execAdded(id string) {
 	i.mu.Lock()
+	maps.DeleteFunc(i.heard, func(p process, _ bundle.Exit) bool { return p.exec == id })
 	if i.rec.Execs == nil {
 		i.rec.Execs = make(map[string]*bundle.ExecState)
 	}
@@ -181,12 +202,18 @@ func (i *Instance) execStarted(id string, pid uint32) {
 	i.save()
 }
 
-func (i *Instance) execDeleted(id string) {
+// execDeleted takes an exec off the record, unless the id is another's by now.
+func (i *Instance) execDeleted(id string, x *bundle.ExecState) {
 	i.mu.Lock()
-	delete(i.rec.Execs, id)
-	maps.DeleteFunc(i.heard, func(p process, _ bundle.Exit) bool { return p.exec == id })
+	ours := x != nil && i.rec.Execs[id] == x
+	if ours {
+		delete(i.rec.Execs, id)
+		maps.DeleteFunc(i.heard, func(p process, _ bundle.Exit) bool { return p.exec == id })
+	}
 	i.mu.Unlock()
-	i.save()
+	if ours {
+		i.save()
+	}
 }
 
 // untold lists the processes whose exit is known and was not told: execs in order of their ids, then init ("").
@@ -199,7 +226,7 @@ func (i *Instance) untold() []string {
 func (i *Instance) untoldLocked() []string {
 	var ids []string
 	for id, x := range i.rec.Execs {
-		if x.Pid != 0 && x.Exit != nil && !x.Exit.Told {
+		if x.Pid != 0 && x.Exit != nil && !x.Exit.Told && !x.Deleted {
 			ids = append(ids, id)
 		}
 	}

@@ -91,7 +91,7 @@ func TestEventBeforeItsPid(t *testing.T) {
 	require.Nil(t, i.exit("e1"))
 	i.execStarted("e1", 301)
 	require.Equal(t, uint32(3), i.exit("e1").Status)
-	i.execDeleted("e1")
+	i.execDeleted("e1", i.execOf("e1"))
 	require.Empty(t, i.heard[process{"e1", 300}])
 }
 

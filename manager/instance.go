@@ -32,6 +32,9 @@ type Instance struct {
 	saving sync.Mutex
 	sealed bool
 
+	// deletes lets one Delete of an exec at a time go to the shim, by the exec's id.
+	deletes keyedLock
+
 	// exited is closed when the exit of the init process is known.
 	exited chan struct{}
 

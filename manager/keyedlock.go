@@ -10,7 +10,8 @@ import (
 	"github.com/pkg/errors"
 )
 
-// keyedLock is one lock for each key. The zero value is ready. Unlike a mutex it is held across a launch, and who waits can leave.
+// keyedLock is one lock for each key. The zero value is ready. Unlike a mutex it is held across
+// a launch or an RPC, and a caller that waits for it can leave.
 type keyedLock struct {
 	mu   sync.Mutex
 	held map[string]chan struct{} // closed when the key is free again
@@ -28,7 +29,7 @@ func (l *keyedLock) lock(ctx context.Context, key string) (unlock func(), err er
 		select {
 		case <-free:
 		case <-ctx.Done():
-			return nil, errors.Wrap(ctx.Err(), "waiting for another launch into the group")
+			return nil, errors.Wrapf(ctx.Err(), "waiting for another call for %s to end", key)
 		}
 	}
 	defer l.mu.Unlock()

@@ -89,6 +89,7 @@ type memShim struct {
 	hangs  map[string]chan struct{} // by method
 	errs   map[string]error
 	counts map[string]int
+	says   map[string]proto.Message // instead of the usual answer, by method
 	exit   *taskapi.WaitResponse
 	exits  chan struct{} // closed with exit set
 }
@@ -96,7 +97,7 @@ type memShim struct {
 func newMemShim(t testing.TB) *memShim {
 	s := &memShim{
 		t: t, next: make(chan net.Conn, 16), hangs: make(map[string]chan struct{}), errs: make(map[string]error),
-		counts: make(map[string]int), exits: make(chan struct{}),
+		counts: make(map[string]int), says: make(map[string]proto.Message), exits: make(chan struct{}),
 	}
 	var err error
 	s.srv, err = ttrpc.NewServer()
@@ -163,6 +164,11 @@ func (s *memShim) answer(ctx context.Context, method string, resp proto.Message)
 		return nil, err
 	}
 	if method != "Wait" {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if r := s.says[method]; r != nil {
+			resp = r
+		}
 		return resp, nil
 	}
 	select {
@@ -204,6 +210,13 @@ func (s *memShim) fail(method string, code codes.Code, text string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.errs[method] = status.Error(code, text)
+}
+
+// say makes a method answer with something else.
+func (s *memShim) say(method string, resp proto.Message) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.says[method] = resp
 }
 
 func (s *memShim) well(method string) {

@@ -16,6 +16,9 @@ import (
 // daemon and for 45 s after a clean stop.
 const ownRetries = time.Minute
 
+// execGrace is how long an exec that has stopped is waited for.
+const execGrace = 2 * time.Second
+
 // replayLater makes an exit that was learnt from an answer be told if no event of the shim tells it: there may have been no daemon, or the
 // shim's connection for events is out of order. Once for each instance at a time; the caller holds the lock.
 func (i *Instance) replayLater() {
@@ -73,24 +76,41 @@ func (i *Instance) replayFound() {
 	if i.kind != KindTask {
 		return
 	}
+	if i.stoppedUntimed() {
+		// Where State does not say when it ended, Wait says how.
+		i.m.spawn(func() { _, _ = i.wait(i.context(), "") })
+	}
 	i.askExecs(i.context())
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.replayLater()
 }
 
-// askExecs finds out the exits of execs that were running when the last daemon stopped.
+// stoppedUntimed tells whether init is stopped and its exit not known: the shim gives no time with the state.
+func (i *Instance) stoppedUntimed() bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	t := i.rec.Task
+	return t != nil && t.Exit == nil && !t.Stopped.IsZero()
+}
+
+// askExecs finds out the exits of execs that were running when the last daemon stopped. State is asked, whose answer is
+// bounded in time; an exit that it gives without a time may not be known to the shim yet, and is what Wait says.
 func (i *Instance) askExecs(ctx context.Context) {
 	for _, id := range i.pendingExecs() {
+		x := i.execOf(id)
 		s, err := i.sendState(ctx, id)
-		if err != nil || s.Status != tasktypes.Status_STOPPED {
-			continue // deleted, or its exit is told when it comes
+		switch {
+		case err != nil || s.Status != tasktypes.Status_STOPPED:
+			// deleted, or its exit is told when it comes
+		case hasTime(s.ExitedAt):
+			i.learnExecExit(id, x, bundle.Exit{Status: s.ExitStatus, At: timeOf(s.ExitedAt)})
+		default:
+			i.firstSeenStopped(id)
+			wctx, cancel := context.WithTimeout(ctx, execGrace)
+			_, _ = i.wait(wctx, id)
+			cancel()
 		}
-		i.mu.Lock()
-		if x := i.rec.Execs[id]; x != nil && x.Exit == nil {
-			x.Exit = &bundle.Exit{Pid: x.Pid, Status: s.ExitStatus, At: timeOf(s.ExitedAt)}
-		}
-		i.mu.Unlock()
 	}
 }
 

@@ -105,7 +105,7 @@ func TestExitOfAnExec(t *testing.T) {
 		require.Equal(t, uint32(79), i.exit("e2").Pid)
 		i.onExitEvent("e2", exitOf(79, 3))
 		require.True(t, i.exit("e2").Told)
-		i.execDeleted("e2")
+		i.execDeleted("e2", i.execOf("e2"))
 		require.Nil(t, i.exit("e2"))
 	})
 }

@@ -72,13 +72,19 @@ func (i *Instance) learnState(s *taskapi.StateResponse, asked uint64) {
 	t := i.rec.Task
 	news := t.Status != s.Status.String() || t.Stdin != s.Stdin || t.Stdout != s.Stdout || t.Stderr != s.Stderr
 	t.Stdin, t.Stdout, t.Stderr, t.Terminal = s.Stdin, s.Stdout, s.Stderr, s.Terminal
-	if s.Status == tasktypes.Status_STOPPED && s.ExitedAt.IsValid() && s.ExitedAt.Seconds > 0 {
+	if s.Status == tasktypes.Status_STOPPED && hasTime(s.ExitedAt) {
 		// Without a time it is a process that has ended and whose exit the shim has not seen yet.
 		i.exitLocked(bundle.Exit{Pid: s.Pid, Status: s.ExitStatus, At: timeOf(s.ExitedAt)})
 		i.replayLater()
 	} else if t.Exit == nil && i.change == asked && i.changes == 0 {
 		t.Status = s.Status.String()
 		i.doubt = s.Status == tasktypes.Status_STOPPED
+	}
+	switch {
+	case s.Status != tasktypes.Status_STOPPED:
+		t.Stopped = time.Time{}
+	case t.Stopped.IsZero():
+		t.Stopped = time.Now().UTC()
 	}
 	i.mu.Unlock()
 	if news {
@@ -97,7 +103,7 @@ func (i *Instance) lastKnown() (runtime.State, bool) {
 	}
 	s := runtime.State{
 		Status: statusOf(tasktypes.Status(tasktypes.Status_value[t.Status])), Pid: t.Pid,
-		Stdin: t.Stdin, Stdout: t.Stdout, Stderr: t.Stderr, Terminal: t.Terminal,
+		Stdin: t.Stdin, Stdout: t.Stdout, Stderr: t.Stderr, Terminal: t.Terminal, ExitedAt: t.Stopped,
 	}
 	if t.Exit != nil {
 		s.Status, s.ExitStatus, s.ExitedAt = runtime.StoppedStatus, t.Exit.Status, t.Exit.At
@@ -207,22 +213,16 @@ func (i *Instance) sendState(ctx context.Context, execID string) (*taskapi.State
 func (i *Instance) merge(r *taskapi.StateResponse) runtime.State {
 	s := toState(r)
 	if s.Status == runtime.StoppedStatus {
-		if e := i.exit(""); e != nil {
-			s.ExitStatus, s.ExitedAt = e.Status, e.At
-		}
+		s.ExitStatus, s.ExitedAt = i.stoppedAs("", s.ExitStatus)
 	}
 	return s
 }
 
 func toState(r *taskapi.StateResponse) runtime.State {
-	s := runtime.State{
+	return runtime.State{
 		Status: statusOf(r.Status), Pid: r.Pid, Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal,
-		ExitStatus: r.ExitStatus,
+		ExitStatus: r.ExitStatus, ExitedAt: timeOf(r.ExitedAt),
 	}
-	if r.ExitedAt != nil {
-		s.ExitedAt = r.ExitedAt.AsTime()
-	}
-	return s
 }
 
 func statusOf(s tasktypes.Status) runtime.Status {

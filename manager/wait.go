@@ -91,8 +91,7 @@ func (i *Instance) askWait(ctx context.Context, l *link, execID string, ask wait
 		i.learnExit(*e)
 		return toExit(i.exit("")), nil
 	}
-	i.learnExecExit(execID, x, *e)
-	return toExit(e), nil
+	return toExit(i.learnExecExit(execID, x, *e)), nil
 }
 
 // endsWait tells the errors that a Wait ends with: the caller's context, and the shim's word that there is no such process or method.
