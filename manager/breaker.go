@@ -40,6 +40,10 @@ func (p *Process) probe() {
 		if l == nil || st == ended || p.m.ctx.Err() != nil {
 			return
 		}
+		if p.isGone() {
+			_ = l.conn.Close() // it is another process that accepts and is silent
+			return
+		}
 		asked := time.Now()
 		if p.decides(l, p.ask(p.m.ctx, l.task)) {
 			return

@@ -19,22 +19,51 @@ import (
 // run is the goroutine of the process: it connects, watches the connection, and connects again, until the process is dead or
 // released. When the manager is closed it returns and leaves the connection to those who wait on it.
 func (p *Process) run() {
-	for {
+	for again := false; ; again = true {
 		conn := p.connect()
 		if conn == nil {
 			return
 		}
+		ctx, cancel := context.WithCancel(p.m.ctx)
+		var gone <-chan struct{}
+		if again {
+			gone = p.watchPid(ctx)
+		}
+		over := false
 		select {
 		case <-conn.Done():
 			_ = conn.Close() // a lost connection still has goroutines of its library's
 			p.lost()
+		case <-gone:
+			_ = conn.Close()
+			p.lost()
 		case <-p.over:
 			_ = conn.Close()
-			return
+			over = true
 		case <-p.m.ctx.Done():
+			over = true
+		}
+		cancel()
+		if over {
 			return
 		}
 	}
+}
+
+// watchPid returns what is closed when the verified pid is gone; nil when there is none. A shim that dies loses its connections before
+// its pid is gone, and another process may listen at its address by then: a connection that follows another is not taken for its life.
+func (p *Process) watchPid(ctx context.Context) <-chan struct{} {
+	pid := p.verified()
+	if (pid == shimclient.ProcessID{}) {
+		return nil
+	}
+	gone := make(chan struct{})
+	p.m.spawn(func() {
+		if pid.Wait(ctx) == nil {
+			close(gone)
+		}
+	})
+	return gone
 }
 
 // connect dials until it succeeds; nil when the process is dead or released, or the manager closed.
@@ -66,6 +95,9 @@ func (p *Process) connect() *shimclient.Conn {
 }
 
 func (p *Process) dial() (*shimclient.Conn, error) {
+	if p.isGone() {
+		return nil, errShimDead
+	}
 	if err := p.m.dials.Acquire(p.m.ctx, 1); err != nil {
 		return nil, errors.Wrap(err, "waiting for a turn to connect")
 	}
@@ -83,6 +115,17 @@ func (p *Process) dial() (*shimclient.Conn, error) {
 	return conn, nil
 }
 
+// isGone tells whether the process, by its verified pid, has ended, whatever listens at its address by now.
+func (p *Process) isGone() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.isGoneLocked()
+}
+
+func (p *Process) isGoneLocked() bool {
+	return p.pid != (shimclient.ProcessID{}) && !p.pid.Alive()
+}
+
 func (p *Process) onConnected(conn *shimclient.Conn) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -94,8 +137,8 @@ func (p *Process) onConnected(conn *shimclient.Conn) error {
 		return err
 	}
 	p.link = &link{conn: conn, task: task}
-	if p.pid != (shimclient.ProcessID{}) && !p.pid.Alive() {
-		p.pid = shimclient.ProcessID{} // somebody serves here, so the recorded pid was another's
+	if p.isGoneLocked() {
+		return errShimDead // what accepts here now is another process
 	}
 	p.toLocked(connected)
 	return nil

@@ -203,7 +203,7 @@ func (m *ShimManager) shimFor(ctx context.Context, i *Instance, facts specFacts,
 		}
 		return m.launch(ctx, i, options(opts))
 	}
-	if err := i.recordJoin(opts.SandboxID); err != nil {
+	if err := i.recordJoin(opts.SandboxID, r); err != nil {
 		return nil, err
 	}
 	_, _, err = m.adopt(ctx, i, r, origin{group: opts.SandboxID})
@@ -212,7 +212,12 @@ func (m *ShimManager) shimFor(ctx context.Context, i *Instance, facts specFacts,
 
 // recordJoin notes that another's shim is to serve the instance. The record first: a bundle with a sandbox or a bootstrap and without a
 // record is one of stock containerd, of a task that was created.
-func (i *Instance) recordJoin(sandbox string) error {
+func (i *Instance) recordJoin(sandbox string, r *bootapi.BootstrapResult) error {
+	if ep, err := shimclient.EndpointOf(r); err == nil {
+		if p := i.m.processAt(ep.Followed()); p != nil {
+			i.recordShim(p.verified())
+		}
+	}
 	i.mu.Lock()
 	i.rec.Joined = true
 	d := i.bundle

@@ -293,13 +293,18 @@ func (m *ShimManager) list(namespace string, kind Kind) []*Instance {
 
 // attach puts an instance behind the process at an endpoint, making that where it is new; a new one starts to connect at once. It
 // fails when the process at that address is dead or on its way out. Every instance gets its process here: launched, joined or restored.
+//
+// An address says which process it is only as long as that lives: another may have taken the name since. So a shim that has just been
+// launched is not the one of before whose pid is gone, and an instance whose recorded shim is gone is not served by the one of now: it
+// gets a process of its own, which is found dead.
 func (m *ShimManager) attach(i *Instance, ep shimclient.Endpoint, from origin) (p *Process, created bool, err error) {
+	gone := from.pid != (shimclient.ProcessID{}) && !from.pid.Alive()
 	m.mu.Lock()
 	p = m.processes[ep.String()]
-	if p == nil {
+	if p == nil || gone || from.launched && p.isGone() {
 		p, created = newProcess(m, ep), true
 	}
-	if err = p.join(i, from); err == nil && created {
+	if err = p.join(i, from); err == nil && created && !gone {
 		m.processes[ep.String()] = p
 	}
 	m.mu.Unlock()
@@ -310,6 +315,13 @@ func (m *ShimManager) attach(i *Instance, ep shimclient.Endpoint, from origin) (
 		m.onBegin(p.run)
 	}
 	return p, created, nil
+}
+
+// processAt is the process that is known at an endpoint; nil when there is none.
+func (m *ShimManager) processAt(ep shimclient.Endpoint) *Process {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.processes[ep.String()]
 }
 
 // dropProcess takes p out of the map, if it is still the one at its address.

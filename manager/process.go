@@ -104,7 +104,7 @@ func (p *Process) join(i *Instance, from origin) error {
 		return errClosing
 	}
 	p.launched = p.launched || from.launched
-	if !p.pid.Alive() && from.pid.Alive() || p.pid == (shimclient.ProcessID{}) {
+	if p.pid == (shimclient.ProcessID{}) {
 		p.pid = from.pid
 	}
 	p.enterLocked(i)

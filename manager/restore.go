@@ -328,9 +328,23 @@ func (i *Instance) ask() bool {
 		i.save()
 		i.m.spawn(i.replayFound)
 		return true
+	case i.disownStranger():
+		return false
 	case i.onUnknown():
 		log.G(ctx).Info("shim has no such task, cleaning up")
 		i.m.spawn(i.undo)
+	}
+	return true
+}
+
+// disownStranger gives up a connection to another process than the instance's, whose pid is gone. True when it was one.
+func (i *Instance) disownStranger() bool {
+	p := i.process()
+	if p == nil || !p.isGone() {
+		return false
+	}
+	if l, _, _ := p.snapshot(); l != nil {
+		_ = l.conn.Close()
 	}
 	return true
 }

@@ -1,0 +1,139 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package manager
+
+import (
+	"net"
+	"os"
+	"os/exec"
+	"testing"
+
+	"github.com/containerd/containerd/v2/core/runtime"
+	"github.com/stretchr/testify/require"
+
+	"github.com/shimyard/shimyard/shimclient"
+	"github.com/shimyard/shimyard/shimclient/shimtest"
+)
+
+// strangerAt takes the socket of a task's shim away and accepts connections in its place, and does not answer. The old socket goes with end.
+func (y *yard) strangerAt(path string) (end func()) {
+	y.Helper()
+	require.NoError(y, os.Rename(path, path+".old"))
+	l, err := net.Listen("unix", path)
+	require.NoError(y, err)
+	var conns []net.Conn
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			conns = append(conns, c)
+		}
+	}()
+	return func() {
+		_ = l.Close()
+		<-done
+		for _, c := range conns {
+			_ = c.Close()
+		}
+		_ = os.Remove(path + ".old")
+	}
+}
+
+func (y *yard) socketOf(id string) string {
+	y.Helper()
+	r, err := y.instance(id).bootstrap()
+	require.NoError(y, err)
+	return r.Address[len("unix://"):]
+}
+
+// TestDeathBehindAStranger: another process accepts at the address of a shim that has died. That does not bring the shim back.
+func TestDeathBehindAStranger(t *testing.T) {
+	for name, down := range map[string]bool{"while the daemon runs": false, "while it is down": true} {
+		t.Run(name, func(t *testing.T) {
+			y := newYard(t, shimtest.Scenario{})
+			pid, _ := y.run("c1", "sleep").PID(y.ctx)
+			end := func() {}
+			die := func() {
+				end = y.strangerAt(y.socketOf("c1"))
+				y.killShim("c1")
+			}
+			if down {
+				path := y.socketOf("c1")
+				y.restart(func() {
+					end = y.strangerAt(path)
+					y.killShim("c1")
+				})
+			} else {
+				die()
+			}
+			defer func() { end() }()
+			heard := y.exitsOf("c1")
+			require.Equal(t, []string{"c1", ""}, idsOf(heard))
+			require.Equal(t, pid, heard[0].Pid)
+			require.Equal(t, uint32(137), heard[0].Status)
+		})
+	}
+}
+
+// TestDeathBehindASuccessor: the group's next shim has taken the name of the one before, whose containers died with it.
+func TestDeathBehindASuccessor(t *testing.T) {
+	y := newYard(t, shimtest.Scenario{})
+	_, err := y.tasks.Create(y.ctx, "c1", y.grouped("g"))
+	require.NoError(t, err)
+	y.halt()
+	away := y.path("away")
+	require.NoError(t, os.Rename(y.bundle("c1"), away))
+	y.shim.KillAll()
+	y.boot()
+	_, err = y.tasks.Create(y.ctx, "c2", y.grouped("g"))
+	require.NoError(t, err)
+	before := y.state(mustGet(y, "c2"))
+	y.restart(func() { require.NoError(t, os.Rename(away, y.bundle("c1"))) })
+
+	y.events.await("c1", deleteTopic, 1)
+	y.until("c1 is gone", func() bool { return y.instance("c1") == nil })
+	y.inState("c2", running)
+	require.Equal(t, before, y.state(mustGet(y, "c2")))
+	y.events.settle()
+	require.Equal(t, []string{"c1", ""}, idsOf(y.events.of("c1", exitTopic, deleteTopic)))
+	require.Empty(t, y.events.of("c2", exitTopic, deleteTopic))
+	require.Equal(t, runtime.CreatedStatus, before.Status)
+	y.remove("c2")
+	y.empty()
+}
+
+// TestLaunchAtTheAddressOfADeadProcess: a launch that is answered with the address of a process whose pid is gone has made a new one.
+func TestLaunchAtTheAddressOfADeadProcess(t *testing.T) {
+	shimtest.CheckLeaks(t)
+	cmd := exec.Command("sleep", "1000")
+	require.NoError(t, cmd.Start())
+	pid, err := shimclient.LookupProcess(cmd.Process.Pid)
+	require.NoError(t, err)
+	m := memManager(t)
+	m.begun = false // no process runs
+	old := memInstance(m, "c1", running)
+	first, created, err := m.attach(old, testEndpoint, origin{launched: true, pid: pid})
+	require.NoError(t, err)
+	require.True(t, created)
+	second, created, err := m.attach(memInstance(m, "c2", launching), testEndpoint, origin{launched: true})
+	require.NoError(t, err)
+	require.False(t, created)
+	require.Same(t, first, second, "it lives")
+
+	require.NoError(t, cmd.Process.Kill())
+	_ = cmd.Wait()
+	third, created, err := m.attach(memInstance(m, "c3", launching), testEndpoint, origin{launched: true})
+	require.NoError(t, err)
+	require.True(t, created)
+	require.NotSame(t, first, third)
+	require.Same(t, third, m.processes[testEndpoint.String()])
+	first.end()
+	require.Same(t, third, m.processes[testEndpoint.String()], "the end of the old one leaves the new one alone")
+	third.end()
+	require.Empty(t, m.processes)
+}
