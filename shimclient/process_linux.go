@@ -175,6 +175,8 @@ type procStat struct {
 	parent  int
 	threads int
 	start   uint64
+	// ticks of CPU time used, in user and kernel mode; pages of memory resident.
+	ticks, pages uint64
 	// unclear: the environment cannot be read, because the process is just being
 	// given a new image, or because it is on its way out: its memory is gone
 	// then, and its descriptors may not be.
@@ -228,6 +230,12 @@ func parseStat(data []byte) (procStat, bool) {
 	start, err := strconv.ParseUint(fields[22-first], 10, 64)
 	parent, _ := strconv.Atoi(fields[4-first])
 	st := procStat{state: fields[0][0], parent: parent, threads: threads, start: start}
+	user, _ := strconv.ParseUint(fields[14-first], 10, 64)
+	system, _ := strconv.ParseUint(fields[15-first], 10, 64)
+	st.ticks = user + system
+	if len(fields) > 24-first {
+		st.pages, _ = strconv.ParseUint(fields[24-first], 10, 64)
+	}
 	flags, _ := strconv.ParseUint(fields[9-first], 10, 64)
 	st.unclear = flags&taskExiting != 0 && !st.dead()
 	if len(fields) > 51-first {

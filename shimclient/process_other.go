@@ -47,6 +47,14 @@ func (p ProcessID) Wait(context.Context) error {
 	return notHere("wait for a process by its identity")
 }
 
+// Usage is not implemented on this platform.
+func (p ProcessID) Usage() (Usage, error) { return Usage{}, notHere("look at a process") }
+
+// Catches is not implemented on this platform.
+func (p ProcessID) Catches(syscall.Signal) (bool, error) {
+	return false, notHere("tell what a process catches")
+}
+
 // VerifyShim is not implemented on this platform.
 func VerifyShim(int, Binary, string) (ProcessID, error) {
 	return ProcessID{}, notHere("verify the process of a shim")

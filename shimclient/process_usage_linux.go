@@ -1,0 +1,60 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package shimclient
+
+import (
+	"bytes"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/pkg/errors"
+)
+
+// Usage looks at the process. NotFound when it is gone.
+func (p ProcessID) Usage() (Usage, error) {
+	st, err := readStat(p.Pid)
+	if err != nil {
+		return Usage{}, err
+	}
+	if st.start != p.StartTime {
+		return Usage{}, p.gone()
+	}
+	u := Usage{
+		State: string(st.state),
+		RSS:   st.pages * uint64(os.Getpagesize()),
+		CPU:   time.Duration(st.ticks) * (time.Second / ticksPerSecond),
+	}
+	// The text of the link alone: the file may be on a file system that does not answer.
+	if exe, err := os.Readlink(procPath(p.Pid, "exe")); err == nil {
+		u.Deleted = strings.HasSuffix(exe, " (deleted)")
+	}
+	return u, nil
+}
+
+// Catches tells whether the process has a handler for the signal: one that it neither catches nor ignores does what the signal does by
+// default, which for most is its end. NotFound when it is gone.
+func (p ProcessID) Catches(sig syscall.Signal) (bool, error) {
+	status, err := os.ReadFile(procPath(p.Pid, "status"))
+	if err != nil {
+		if !p.Alive() {
+			return false, p.gone()
+		}
+		return false, errors.Wrapf(err, "cannot look at process %d", p.Pid)
+	}
+	if !p.Alive() { // what was read may be another's
+		return false, p.gone()
+	}
+	for line := range bytes.Lines(status) {
+		value, ok := bytes.CutPrefix(line, []byte("SigCgt:"))
+		if !ok {
+			continue
+		}
+		caught, err := strconv.ParseUint(string(bytes.TrimSpace(value)), 16, 64)
+		return caught&(1<<(uint(sig)-1)) != 0, errors.Wrapf(err, "cannot read the signals of process %d", p.Pid)
+	}
+	return false, errors.Errorf("cannot tell which signals process %d catches", p.Pid)
+}

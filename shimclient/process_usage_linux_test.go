@@ -1,0 +1,73 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package shimclient
+
+import (
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/stretchr/testify/require"
+)
+
+func TestUsage(t *testing.T) {
+	me, err := LookupProcess(os.Getpid())
+	require.NoError(t, err)
+	// Some CPU time that can be seen in ticks.
+	for end := time.Now().Add(50 * time.Millisecond); time.Now().Before(end); {
+	}
+	u, err := me.Usage()
+	require.NoError(t, err)
+	require.Contains(t, "RSD", u.State)
+	require.Greater(t, u.RSS, uint64(1<<20))
+	require.Less(t, u.RSS, uint64(8<<30))
+	require.Positive(t, u.CPU)
+	require.False(t, u.Deleted)
+
+	_, err = ProcessID{Pid: me.Pid, StartTime: me.StartTime + 1}.Usage()
+	require.True(t, errdefs.IsNotFound(err), "the pid is another's: %v", err)
+}
+
+func TestUsageOfADeletedBinary(t *testing.T) {
+	sleep, err := exec.LookPath("sleep")
+	require.NoError(t, err)
+	data, err := os.ReadFile(sleep)
+	require.NoError(t, err)
+	path := filepath.Join(t.TempDir(), "sleep")
+	require.NoError(t, os.WriteFile(path, data, 0o700))
+	cmd := exec.Command(path, "60")
+	require.NoError(t, cmd.Start())
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	id, err := LookupProcess(cmd.Process.Pid)
+	require.NoError(t, err)
+	require.NoError(t, os.Remove(path))
+	u, err := id.Usage()
+	require.NoError(t, err)
+	require.True(t, u.Deleted)
+	caught, err := id.Catches(syscall.SIGUSR1)
+	require.NoError(t, err)
+	require.False(t, caught)
+	require.NoError(t, cmd.Process.Kill())
+	_ = cmd.Wait()
+	_, err = id.Usage()
+	require.True(t, errdefs.IsNotFound(err), "%v", err)
+	_, err = id.Catches(syscall.SIGUSR1)
+	require.True(t, errdefs.IsNotFound(err), "%v", err)
+}
+
+func TestCatches(t *testing.T) {
+	me, err := LookupProcess(os.Getpid())
+	require.NoError(t, err)
+	ch := make(chan os.Signal, 1)
+	signal.Notify(ch, syscall.SIGUSR2)
+	t.Cleanup(func() { signal.Stop(ch) })
+	caught, err := me.Catches(syscall.SIGUSR2)
+	require.NoError(t, err)
+	require.True(t, caught)
+}
