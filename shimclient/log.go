@@ -37,12 +37,17 @@ type lineWriter struct {
 	fields lineFields
 	other  atomic.Pointer[lineFields] // instead of fields, once set; by any goroutine
 	line   []byte                     // what has come of the current line
+	ring   logRing
+	tap    atomic.Pointer[tap] // nil while no dump is under way
 }
 
 // Write takes any part of the stream. It never fails: a shim's log is drained
 // also when there is nowhere to put it.
 func (w *lineWriter) Write(b []byte) (int, error) {
 	n := len(b)
+	if t := w.tap.Load(); t != nil {
+		t.write(b)
+	}
 	for len(b) > 0 {
 		end := bytes.IndexByte(b, '\n')
 		part := b
@@ -74,8 +79,9 @@ func (w *lineWriter) flush() {
 	if other := w.other.Load(); other != nil {
 		fields = *other
 	}
-	line := bytes.TrimRight(w.line, "\r")
+	line := escapeControls(bytes.TrimRight(w.line, "\r"))
 	if len(line) > 0 {
+		w.ring.add(string(line))
 		_, _ = w.out.Write(append(fields.addTo(line), '\n'))
 	}
 	w.line = w.line[:0]

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/containerd/log"
 )
@@ -88,4 +89,24 @@ func logfmtValue(s string) string {
 		return s
 	}
 	return strconv.Quote(s)
+}
+
+// escapeControls makes a line harmless for the terminal that shows it: the bytes of a container may get into its shim's log, and an escape
+// sequence there would be obeyed. Tabs stay.
+func escapeControls(line []byte) []byte {
+	control := func(r rune) bool { return r != '\t' && (r < ' ' || r >= 0x7f && r < 0xa0) }
+	if bytes.IndexFunc(line, control) < 0 {
+		return line
+	}
+	out := make([]byte, 0, len(line)+16)
+	for len(line) > 0 {
+		r, n := utf8.DecodeRune(line)
+		if control(r) {
+			out = append(out, strings.Trim(strconv.QuoteRuneToASCII(r), "'")...)
+		} else {
+			out = append(out, line[:n]...)
+		}
+		line = line[n:]
+	}
+	return out
 }
