@@ -21,6 +21,8 @@ type Record struct {
 	Version int `json:"version"`
 	// Runtime is the name, or absolute path, by which the instance was created.
 	Runtime string `json:"runtime,omitempty"`
+	// Begun is when the create of the instance began.
+	Begun time.Time `json:"begun,omitzero"`
 	// BootID is the machine's boot in which the pids below have a meaning.
 	BootID string `json:"boot_id,omitempty"`
 	// Launch is there from before the exec of the shim binary.

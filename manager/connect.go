@@ -77,6 +77,7 @@ func (p *Process) connect() *shimclient.Conn {
 		if p.m.ctx.Err() != nil || p.isOver() {
 			return nil
 		}
+		p.failed(err)
 		if isLocalShortage(err) {
 			from = time.Now() // says nothing of the shim
 		}
@@ -140,8 +141,16 @@ func (p *Process) onConnected(conn *shimclient.Conn) error {
 	if p.isGoneLocked() {
 		return errShimDead // what accepts here now is another process
 	}
+	p.failure = nil
 	p.toLocked(connected)
 	return nil
+}
+
+// failed keeps what the last connect failed with, for a client that asks.
+func (p *Process) failed(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.failure, p.failedAt = err, time.Now().UTC()
 }
 
 // lost: the connection is gone. That alone is not death.

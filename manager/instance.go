@@ -58,6 +58,7 @@ type Instance struct {
 	replaying bool       // exits that are known are told if nobody else does
 	unsaved   bool       // the record is not as it should be on disk
 	left      error      // what cleaning could not remove yet
+	leftAt    time.Time  // when that was found
 
 	changes int    // of the status, that are under way
 	change  uint64 // counts them, begun and done: an answer to State from before one says nothing
@@ -262,6 +263,6 @@ func (i *Instance) setLeft(err error) bool {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	news := i.left == nil || err == nil || i.left.Error() != err.Error()
-	i.left = err
+	i.left, i.leftAt = err, time.Now().UTC()
 	return news
 }

@@ -52,7 +52,7 @@ func (m *ShimManager) prepare(ctx context.Context, i *Instance, facts specFacts,
 	}
 	i.mu.Lock()
 	i.bundle, i.binary, i.groups = d, b, facts.groups
-	i.rec = bundle.Record{Version: bundle.RecordVersion, Runtime: b.Runtime, BootID: shimclient.BootID()}
+	i.rec = bundle.Record{Version: bundle.RecordVersion, Runtime: b.Runtime, Begun: time.Now().UTC(), BootID: shimclient.BootID()}
 	i.mu.Unlock()
 	failpoint("create-bundle")
 	return d.WriteShimBinary(b.Path)

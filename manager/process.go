@@ -65,6 +65,8 @@ type Process struct {
 	link      *link
 	pid       shimclient.ProcessID // verified; zero when there is none
 	died      bool
+	failure   error // of the last connect, while there is no connection
+	failedAt  time.Time
 	probing   bool
 	instances map[*Instance]struct{}
 	// tokens and dirs are the launches and bundles by which the process is found: of those who may have started it, for good, and of

@@ -215,8 +215,12 @@ func (t *TaskManager) Delete(ctx context.Context, id string) (*runtime.Exit, err
 	return i.delete(ctx)
 }
 
-// PluginInfo answers a containerd.types.RuntimeRequest by asking the shim's binary, each time. Any other request is NotImplemented.
+// PluginInfo answers a containerd.types.RuntimeRequest by asking the shim's binary, each time, and the questions of package inspect. Any other
+// request is NotImplemented.
 func (t *TaskManager) PluginInfo(ctx context.Context, request any) (any, error) {
+	if answer, known, err := t.shims.inspect(ctx, request); known {
+		return answer, err
+	}
 	req, ok := request.(*apitypes.RuntimeRequest)
 	if !ok {
 		return nil, errors.Wrapf(errdefs.ErrNotImplemented, "request of type %T", request)

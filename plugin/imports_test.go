@@ -23,7 +23,9 @@ var layers = map[string]struct {
 	reason string
 }{
 	"plugin":              {[]string{"manager", "shimclient"}, "it wires and holds no logic: what is in a bundle is none of its business"},
-	"manager":             {[]string{"bundle", "shimclient"}, "it decides; whoever registers it is above it"},
+	"plugin/shims":        {[]string{"manager/inspect"}, "it is a client, and not linked into a daemon's plugins"},
+	"manager":             {[]string{"bundle", "shimclient", "manager/inspect"}, "it decides; whoever registers it is above it"},
+	"manager/inspect":     {nil, "what travels between a client and a daemon, and nothing else"},
 	"bundle":              {nil, "files alone: it must be usable, and testable, without any process"},
 	"shimclient":          {nil, "one process alone: it must not know where its caller keeps records"},
 	"shimclient/shimtest": {[]string{"shimclient"}, "it plays the shim's side"},

@@ -47,7 +47,7 @@ func (t *tap) write(b []byte) {
 }
 
 // DumpStacks runs ask, which makes the shim write the stacks of its goroutines, and returns them as Go prints them, however long. ctx bounds
-// the wait; what has come by then is returned, or Unavailable if nothing of a dump has. One dump at a time: FailedPrecondition for another.
+// the wait; what has come by then is returned. FailedPrecondition if nothing of a dump has, and for a second dump beside one.
 func (c *Log) DumpStacks(ctx context.Context, ask func() error) (string, error) {
 	t := &tap{whole: make(chan struct{})}
 	if !c.lines.tap.CompareAndSwap(nil, t) {
@@ -65,7 +65,7 @@ func (c *Log) DumpStacks(ctx context.Context, ask func() error) (string, error) 
 	defer t.mu.Unlock()
 	text := extractDump(string(t.data))
 	if text == "" {
-		return "", errors.Wrap(errdefs.ErrUnavailable, "the shim was asked for its stacks and has written none")
+		return "", errors.Wrap(errdefs.ErrFailedPrecondition, "the shim was asked for its stacks and has written none in time")
 	}
 	return text, nil
 }

@@ -102,7 +102,7 @@ func TestDumpStacksThatDoNotCome(t *testing.T) {
 		cancel()
 		return err
 	})
-	require.True(t, errdefs.IsUnavailable(err), "%v", err)
+	require.True(t, errdefs.IsFailedPrecondition(err), "%v", err)
 	_, err = c.DumpStacks(t.Context(), func() error { return errdefs.ErrNotFound })
 	require.True(t, errdefs.IsNotFound(err), "what asking failed with is the answer")
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/containerd/containerd/v2/cmd/containerd/command"
 
 	"github.com/shimyard/shimyard/plugin"
+	"github.com/shimyard/shimyard/plugin/shims"
 
 	_ "github.com/containerd/containerd/api/types/runc/options"
 	_ "github.com/containerd/containerd/v2/core/metrics/cgroups"
@@ -71,7 +72,9 @@ import (
 
 func main() {
 	plugin.Register()
-	if err := command.App().Run(context.Background(), os.Args); err != nil {
+	app := command.App()
+	app.Commands = append(app.Commands, shims.Command())
+	if err := app.Run(context.Background(), os.Args); err != nil {
 		fmt.Fprintln(os.Stderr, "containerd:", err)
 		os.Exit(1)
 	}

@@ -14,12 +14,15 @@ import (
 	"github.com/containerd/containerd/v2/version"
 
 	"github.com/shimyard/shimyard/plugin"
+	"github.com/shimyard/shimyard/plugin/shims"
 )
 
 func main() {
 	plugin.Replace()
 	version.Version = buildVersion()
-	if err := command.App().Run(context.Background(), os.Args); err != nil {
+	app := command.App()
+	app.Commands = append(app.Commands, shims.Command())
+	if err := app.Run(context.Background(), os.Args); err != nil {
 		fmt.Fprintln(os.Stderr, "containerd:", err)
 		os.Exit(1)
 	}

@@ -66,15 +66,15 @@ func (c *client) ask(ctx context.Context, question, answer any) error {
 	return errors.Wrap(typeurl.UnmarshalTo(r.GetExtra(), answer), "cannot read the daemon's answer")
 }
 
-// classify tells the answers of a daemon that does not know the question from those of one that does: containerd says NotFound of a type
-// that it has no struct for, naming the type, and its own runtime NotImplemented of what it does not answer.
+// classify tells the answers of a daemon that does not know the question from those of one that does. A daemon that has no struct for the
+// type says so in an error of no class, whose text is typeurl's; containerd's own runtime says NotImplemented of what it does not answer.
 func classify(err error, question any) error {
 	url, uerr := typeurl.TypeURL(question)
 	if uerr != nil {
 		return err
 	}
 	unknown := fmt.Sprintf("type with url %s", url)
-	if errdefs.IsNotFound(err) && containsText(err, unknown) || errdefs.IsNotImplemented(err) {
+	if strings.Contains(err.Error(), unknown) || errdefs.IsNotImplemented(err) {
 		return errors.Wrap(errdefs.ErrNotImplemented, errStock.Error())
 	}
 	return err

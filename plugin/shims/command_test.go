@@ -357,7 +357,7 @@ func TestClient(t *testing.T) {
 	url, err := typeurl.TypeURL(&inspect.ListRequest{})
 	require.NoError(t, err)
 	for _, stock := range []error{
-		errors.Wrapf(errdefs.ErrNotFound, "type with url %s", url), errors.Wrap(errdefs.ErrNotImplemented, "request of type *inspect.ListRequest"),
+		errors.Wrapf(typeurl.ErrNotFound, "type with url %s", url), errors.Wrap(errdefs.ErrNotImplemented, "request of type *inspect.ListRequest"),
 	} {
 		daemon.answer = func(any) (any, error) { return nil, stock }
 		err = exitError(c.ask(t.Context(), &inspect.ListRequest{}, &r))

@@ -69,5 +69,3 @@ func match(all []inspect.Instance, name string) (inspect.Instance, error) {
 	slices.Sort(names)
 	return inspect.Instance{}, errors.Wrapf(errdefs.ErrInvalidArgument, "%q may be any of %s", name, strings.Join(names, ", "))
 }
-
-func containsText(err error, text string) bool { return strings.Contains(err.Error(), text) }

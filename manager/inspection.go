@@ -1,0 +1,250 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package manager
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/pkg/errors"
+
+	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/manager/inspect"
+	"github.com/shimyard/shimyard/shimclient"
+)
+
+// dumpPatience is how long a shim may take to write its stacks when a client asks for them.
+const dumpPatience = 2 * time.Second
+
+// inspect answers the questions of package inspect. known is false for any other request. Nothing is sent to a shim but the signal of a
+// dump, so that the answers come at once however many shims are silent.
+func (m *ShimManager) inspect(ctx context.Context, request any) (answer any, known bool, err error) {
+	switch q := request.(type) {
+	case *inspect.ListRequest:
+		return m.inspectAll(q), true, nil
+	case *inspect.InspectRequest:
+		answer, err = m.inspectOne(q)
+	case *inspect.DumpRequest:
+		answer, err = m.dump(ctx, q)
+	case *inspect.LogsRequest:
+		answer, err = m.logs(q)
+	default:
+		return nil, false, nil
+	}
+	return answer, true, err
+}
+
+func (m *ShimManager) inspectAll(q *inspect.ListRequest) *inspect.ListResponse {
+	r := &inspect.ListResponse{Version: inspect.Version}
+	for _, i := range m.everyInstance(q.Namespace) {
+		i.read()
+		if v := i.view(q.Processes); v.State != "" {
+			r.Instances = append(r.Instances, v)
+		}
+	}
+	slices.SortFunc(r.Instances, func(a, b inspect.Instance) int {
+		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.ID, b.ID))
+	})
+	return r
+}
+
+// everyInstance is list without regard to kind or state.
+func (m *ShimManager) everyInstance(namespace string) []*Instance {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	all := make([]*Instance, 0, len(m.instances))
+	for k, i := range m.instances {
+		if namespace == "" || k.namespace == namespace {
+			all = append(all, i)
+		}
+	}
+	return all
+}
+
+// inspected finds the instance that a question is about, in whatever state it is.
+func (m *ShimManager) inspected(namespace, id string) (*Instance, error) {
+	i := m.find(namespace, id)
+	if i == nil {
+		return nil, errors.Wrapf(errdefs.ErrNotFound, "no task or sandbox %s in namespace %s", id, namespace)
+	}
+	i.read()
+	return i, nil
+}
+
+// view is the instance as a client sees it; State is "" for one that is gone.
+func (i *Instance) view(processes bool) inspect.Instance {
+	p := i.process()
+	i.mu.Lock()
+	v := inspect.Instance{
+		Namespace: i.namespace, ID: i.id, Kind: string(i.kind), State: stateNames[i.state], Since: i.since.UTC(),
+		Created: i.rec.Begun, Runtime: i.rec.Runtime, Source: sourceOf(&i.rec), API: i.version,
+	}
+	if i.left != nil {
+		v.LastError, v.LastErrorAt = i.left.Error(), i.leftAt
+	}
+	i.mu.Unlock()
+	init, shim := i.initProcess(), i.recordedShim()
+	if p != nil {
+		p.describe(&v)
+		if pid := p.verified(); pid != (shimclient.ProcessID{}) {
+			shim = pid
+		}
+	}
+	v.Shim, v.Init = look(shim, processes), look(init, processes)
+	return v
+}
+
+// stateNames are the states of an instance whose shim answers; the others are the process's.
+var stateNames = map[state]string{
+	launching: inspect.StateLaunching, restoring: inspect.StateRestoring, running: inspect.StateRunning,
+	deleting: inspect.StateDeleting, reaping: inspect.StateCleaning, dead: inspect.StateDead,
+}
+
+func sourceOf(r *bundle.Record) string {
+	switch {
+	case r.Warm != "":
+		return "warm"
+	case r.Joined:
+		return "join"
+	case r.Launch != nil:
+		return "start"
+	}
+	return ""
+}
+
+// describe adds what is known of the way to the shim.
+func (p *Process) describe(v *inspect.Instance) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	v.Address, v.Tasks, v.API = p.endpoint.String(), len(p.instances), p.version
+	if v.LastError == "" && p.failure != nil {
+		v.LastError, v.LastErrorAt = p.failure.Error(), p.failedAt
+	}
+	if v.State != inspect.StateRunning && v.State != inspect.StateRestoring {
+		return
+	}
+	switch {
+	case p.state == unresponsive:
+		v.State, v.Since = inspect.StateUnresponsive, p.since.UTC()
+	case p.state == connecting && v.State == inspect.StateRunning:
+		v.State, v.Since = inspect.StateReconnecting, p.since.UTC()
+	}
+}
+
+// look is what is told of a process that is known to be this one; nil for none.
+func look(id shimclient.ProcessID, closely bool) *inspect.Process {
+	if (id == shimclient.ProcessID{}) {
+		return nil
+	}
+	v := &inspect.Process{Pid: id.Pid}
+	if !closely {
+		return v
+	}
+	u, err := id.Usage()
+	if errdefs.IsNotFound(err) {
+		return nil
+	}
+	if err == nil {
+		v.State, v.RSS, v.CPU, v.Deleted = u.State, u.RSS, uint64(u.CPU), u.Deleted
+	}
+	return v
+}
+
+func (m *ShimManager) inspectOne(q *inspect.InspectRequest) (*inspect.InspectResponse, error) {
+	i, err := m.inspected(q.Namespace, q.ID)
+	if err != nil {
+		return nil, err
+	}
+	r := &inspect.InspectResponse{Version: inspect.Version, Instance: i.view(true)}
+	if p := i.process(); p != nil {
+		p.mu.Lock()
+		r.Connection, r.ConnectionSince = p.state.String(), p.since.UTC()
+		p.mu.Unlock()
+		for _, o := range p.members() {
+			r.Members = append(r.Members, o.namespace+"/"+o.id)
+		}
+		slices.Sort(r.Members)
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.bundle != nil {
+		r.Bundle = i.bundle.Path
+	}
+	r.Binary, r.Warm = i.binary.Path, i.rec.Warm
+	if t := i.rec.Task; t != nil {
+		r.Status, r.Exit = t.Status, exitView(t.Exit)
+	}
+	for id, x := range i.rec.Execs {
+		r.Execs = append(r.Execs, inspect.Exec{ID: id, Pid: x.Pid, Exit: exitView(x.Exit)})
+	}
+	slices.SortFunc(r.Execs, func(a, b inspect.Exec) int { return cmp.Compare(a.ID, b.ID) })
+	return r, nil
+}
+
+func exitView(e *bundle.Exit) *inspect.Exit {
+	if e == nil {
+		return nil
+	}
+	return &inspect.Exit{Pid: e.Pid, Status: e.Status, At: e.At, Told: e.Told}
+}
+
+// shimLog is the log of the instance's shim, with the shim's verified pid.
+func (m *ShimManager) shimLog(namespace, id string) (*shimclient.Log, shimclient.ProcessID, error) {
+	i, err := m.inspected(namespace, id)
+	if err != nil {
+		return nil, shimclient.ProcessID{}, err
+	}
+	p := i.process()
+	if p == nil {
+		return nil, shimclient.ProcessID{}, errors.Wrapf(errdefs.ErrFailedPrecondition, "%s %s has no shim", i.kind, i.id)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.log == nil {
+		return nil, p.pid, errors.Wrapf(errdefs.ErrFailedPrecondition, "the log of the shim of %s %s is not open", i.kind, i.id)
+	}
+	return p.log, p.pid, nil
+}
+
+// dump makes the shim of an instance write its stacks.
+func (m *ShimManager) dump(ctx context.Context, q *inspect.DumpRequest) (*inspect.DumpResponse, error) {
+	logs, pid, err := m.shimLog(q.Namespace, q.ID)
+	if err != nil {
+		return nil, err
+	}
+	if (pid == shimclient.ProcessID{}) {
+		return nil, errors.Wrapf(errdefs.ErrFailedPrecondition, "the pid of the shim of %s is not verified, so it gets no signal", q.ID)
+	}
+	ctx, cancel := context.WithTimeout(ctx, dumpPatience)
+	defer cancel()
+	text, err := logs.DumpStacks(ctx, func() error { return dumpStacks(pid) })
+	if err != nil {
+		return nil, errors.Wrapf(err, "cannot get the stacks of the shim of %s (pid %d)", q.ID, pid.Pid)
+	}
+	return &inspect.DumpResponse{Version: inspect.Version, Pid: pid.Pid, Text: text}, nil
+}
+
+func (m *ShimManager) logs(q *inspect.LogsRequest) (*inspect.LogsResponse, error) {
+	logs, _, err := m.shimLog(q.Namespace, q.ID)
+	if err != nil {
+		return nil, err
+	}
+	lines, last := logs.Lines(q.After)
+	if q.Tail > 0 && len(lines) > q.Tail {
+		lines = lines[len(lines)-q.Tail:]
+	}
+	r := &inspect.LogsResponse{Version: inspect.Version, Last: last}
+	for _, l := range lines {
+		r.Lines = append(r.Lines, inspect.LogLine{Number: l.Number, At: l.At, Text: l.Text})
+	}
+	return r, nil
+}
+
+// String names the state for people.
+func (s processState) String() string {
+	return [...]string{"connecting", "connected", "unresponsive", "ended"}[s]
+}
