@@ -75,6 +75,30 @@ func (b *Bundle) create(o CreateOptions, undo *undoStack) error {
 	return errors.WithStack(os.WriteFile(b.file(configFile), o.Spec, configPerm))
 }
 
+// Replace makes the bundle's directory again, empty, where it is gone: `shim delete` runs in it. It reports whether it did; a directory that is
+// there is left as it is. Remove takes what it made away. Errors: FailedPrecondition when a link or a file stands in the place of the bundle or
+// of its namespace, or when this handle has removed the bundle already.
+func (b *Bundle) Replace() (made bool, err error) {
+	b.removing.Lock()
+	defer b.removing.Unlock()
+	if b.dir.path == "" || b.dir.path != b.Path {
+		return false, errors.Wrapf(errdefs.ErrInvalidArgument, "cannot replace bundle %q: it does not come from a layout", b.Path)
+	}
+	if b.dir.moved {
+		return false, errors.Wrapf(errdefs.ErrFailedPrecondition, "cannot replace bundle %s: it is removed", b.Path)
+	}
+	if err := makeParent(b.Path); err != nil {
+		return false, errors.Wrapf(err, "cannot replace bundle %s", b.Path)
+	}
+	err = os.Mkdir(b.Path, bundlePerm)
+	if errors.Is(err, fs.ErrExist) {
+		err = requireDir(b.Path)
+	} else {
+		made = err == nil
+	}
+	return made, errors.Wrapf(err, "cannot replace bundle %s", b.Path)
+}
+
 func (b *Bundle) createWork(undo *undoStack) error {
 	path := b.work.path
 	if err := makeParent(path); err != nil {

@@ -4,12 +4,15 @@
 package bundle
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"testing"
 
+	"github.com/containerd/containerd/api/types/runc/options"
 	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
 )
 
 func TestCreate(t *testing.T) {
@@ -158,4 +161,62 @@ func TestUndoStackRunsAllInReverse(t *testing.T) {
 	}
 	require.ErrorIs(t, undo.run(), os.ErrInvalid)
 	require.Equal(t, []int{2, 1, 0}, order)
+}
+
+// TestReplace: `shim delete` needs a directory to run in, whatever has removed the bundle's.
+func TestReplace(t *testing.T) {
+	for name, gone := range map[string]func(b *Bundle) string{
+		"bundle":    func(b *Bundle) string { return b.Path },
+		"namespace": func(b *Bundle) string { return filepath.Dir(b.Path) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLayout(t)
+			b := create(t, l, testID)
+			fill(t, b)
+			made, err := b.Replace()
+			require.NoError(t, err)
+			require.False(t, made, "it is there")
+			require.Equal(t, "x", content(t, b.file(bootstrapFile)))
+
+			require.NoError(t, os.RemoveAll(gone(b)))
+			made, err = b.Replace()
+			require.NoError(t, err)
+			require.True(t, made)
+			requireMode(t, b.Path, os.ModeDir|0o700)
+			require.Empty(t, names(t, b.Path))
+			require.NoError(t, b.Remove())
+			requireNothing(t, l)
+			_, err = b.Replace()
+			require.True(t, errdefs.IsFailedPrecondition(err), "what is removed may be another instance's: %v", err)
+			requireNothing(t, l)
+		})
+	}
+}
+
+func TestReplaceRefusesWhatIsNoDirectory(t *testing.T) {
+	l := newLayout(t)
+	elsewhere := t.TempDir()
+	b := create(t, l, testID)
+	require.NoError(t, os.RemoveAll(b.Path))
+	require.NoError(t, os.Symlink(elsewhere, b.Path))
+	_, err := b.Replace()
+	require.True(t, errdefs.IsFailedPrecondition(err), "%v", err)
+	require.Empty(t, names(t, elsewhere))
+	_, err = (&Bundle{Path: b.Path}).Replace()
+	require.True(t, errdefs.IsInvalidArgument(err), "%v", err)
+}
+
+// TestWriteRuncOptions: as runc's shim writes and reads them.
+func TestWriteRuncOptions(t *testing.T) {
+	l := newLayout(t)
+	b := create(t, l, testID)
+	want := &options.Options{Root: "/run/other", SystemdCgroup: true}
+	require.NoError(t, b.WriteRuncOptions(want))
+	require.NoFileExists(t, b.file(runtimeFile), "the shim's default")
+	want.BinaryName = "crun"
+	require.NoError(t, b.WriteRuncOptions(want))
+	require.Equal(t, "crun", content(t, b.file(runtimeFile)))
+	got := &options.Options{}
+	require.NoError(t, json.Unmarshal([]byte(content(t, b.file(optionsFile))), got))
+	require.True(t, proto.Equal(want, got), "%v", got)
 }

@@ -5,6 +5,7 @@ package bundle
 
 import (
 	"bytes"
+	"encoding/json"
 	"io/fs"
 	"math"
 	"os"
@@ -15,6 +16,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/containerd/containerd/api/types/runc/options"
 	"github.com/containerd/containerd/v2/pkg/identifiers"
 	"github.com/containerd/errdefs"
 	"github.com/pkg/errors"
@@ -79,6 +81,22 @@ func (b *Bundle) InitPid() (pid int, written time.Time, err error) {
 		return 0, time.Time{}, readError(path, err)
 	}
 	return pid, info.ModTime(), nil
+}
+
+// WriteRuncOptions puts into a bundle that Replace has made what `delete` of a runc shim reads there: where runc keeps its state, and which
+// runc. Otherwise these files are the shim's alone.
+func (b *Bundle) WriteRuncOptions(o *options.Options) error {
+	data, err := json.Marshal(o)
+	if err != nil {
+		return errors.Wrapf(err, "cannot write the options of %s", b.Path)
+	}
+	if err := writeFile(b.file(optionsFile), data, 0o600); err != nil {
+		return err
+	}
+	if o.BinaryName == "" {
+		return nil
+	}
+	return writeFile(b.file(runtimeFile), []byte(o.BinaryName), 0o600)
 }
 
 // ShimPid returns the pid that some shims write down for themselves. Whether it is still that process is not known. Errors: NotFound;

@@ -95,6 +95,33 @@ func TestShimBinaryGone(t *testing.T) {
 	}
 }
 
+// A bundle that a cleaner of temporary files has removed: the shim's delete runs all the same, so that runc's state and the container end with
+// the shim, and the id is free.
+func TestBundleRemoved(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	log := n.watch()
+	j := n.run("bare", forever())
+	e, pid, shim := j.waiting(), j.Pid(), n.shimPid(testNS, "bare")
+	n.removeBundle("bare")
+	require.NoError(t, unix.Kill(shim, unix.SIGKILL))
+	require.EqualValues(t, 137, e.code())
+	log.waitFor("/tasks/delete", "bare")
+	n.boxOf("bare").awaitGone()
+	require.False(t, runs(pid), "the container ends with its shim")
+	again := n.boxOf("bare").newTask() // which runc refuses while it has state of that id
+	again.start()
+	again.finish()
+}
+
+// removeBundle removes a bundle's directory under a running container.
+func (n *node) removeBundle(id string) {
+	n.t.Helper()
+	bundle := n.Bundle(testNS, id)
+	require.NoError(n.t, unix.Unmount(filepath.Join(bundle, "rootfs"), unix.MNT_DETACH))
+	require.NoError(n.t, os.RemoveAll(bundle))
+}
+
 // boxOf gets a container by its id.
 func (n *node) boxOf(id string) *box {
 	n.t.Helper()

@@ -7,9 +7,12 @@ import (
 	"context"
 	"time"
 
+	runcoptions "github.com/containerd/containerd/api/types/runc/options"
+	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/pkg/timeout"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
+	"github.com/containerd/typeurl/v2"
 	"github.com/pkg/errors"
 
 	"github.com/shimyard/shimyard/bundle"
@@ -150,6 +153,9 @@ func (i *Instance) shimDelete(ctx context.Context) (*shimclient.DeleteResult, er
 	if err != nil {
 		return nil, err
 	}
+	if err := i.replaceBundle(ctx, d); err != nil {
+		return nil, err
+	}
 	ctx, cancel := timeout.WithContext(context.WithoutCancel(ctx), TimeoutCleanup)
 	defer cancel()
 	r, err := i.m.launcher.Delete(ctx, shimclient.DeleteRequest{Binary: b, Namespace: i.namespace, ID: i.id, Bundle: d.Path})
@@ -168,7 +174,26 @@ func (i *Instance) shimDelete(ctx context.Context) (*shimclient.DeleteResult, er
 	return r, nil
 }
 
-// deleteBinary finds the binary: the one that started the shim, else the one that its runtime's name resolves to today.
+// replaceBundle gives `shim delete` a bundle to run in where a tmp cleaner, or an operator, has removed the directory. The record goes
+// into it, so that a daemon that dies meanwhile does not take it for a create that was cut short.
+func (i *Instance) replaceBundle(ctx context.Context, d *bundle.Bundle) error {
+	made, err := d.Replace()
+	if err != nil || !made {
+		return err
+	}
+	log.G(ctx).WithField("path", d.Path).Warn("the bundle's directory is gone: the shim's delete runs in an empty one")
+	if err := i.persist(); err != nil {
+		log.G(ctx).WithError(err).Warn("cannot write the record of a bundle that was gone")
+	}
+	var o runcoptions.Options
+	if c := i.container(ctx); c.Runtime.Options == nil || typeurl.UnmarshalTo(c.Runtime.Options, &o) != nil {
+		return nil // the defaults, or another kind of runtime
+	}
+	return d.WriteRuncOptions(&o)
+}
+
+// deleteBinary finds the binary: the one that started the shim, else the one that its runtime's name resolves to today, else one of the same
+// file name, since runtimes that clients name by path resolve to nothing else.
 func (i *Instance) deleteBinary(ctx context.Context) (shimclient.Binary, error) {
 	i.mu.Lock()
 	b, name := i.binary, i.rec.Runtime
@@ -179,27 +204,33 @@ func (i *Instance) deleteBinary(ctx context.Context) (shimclient.Binary, error) 
 		}
 	}
 	if name == "" {
-		name = i.runtimeFromStore(ctx)
+		name = i.container(ctx).Runtime.Name // bundles of pods that stock containerd left do not name it
 	}
 	if name != "" {
 		if r, err := i.m.resolver.Resolve(name); err == nil {
 			return r, nil
 		}
 	}
+	for _, path := range []string{b.Path, name} {
+		if r, err := i.m.resolver.ResolveNamesake(path); err == nil {
+			log.G(ctx).WithField("binary", path).Warnf("the shim's binary is gone: its delete is run by %s", r.Path)
+			return shimclient.Binary{Runtime: b.Runtime, Path: r.Path, File: r.File}, nil
+		}
+	}
 	log.G(ctx).WithField("binary", b.Path).Warn("the shim's binary is gone: its delete cannot run, removing the bundle without it")
 	return shimclient.Binary{}, errNoBinary
 }
 
-// runtimeFromStore asks the container's metadata for the runtime: bundles of pods that stock containerd left do not name it.
-func (i *Instance) runtimeFromStore(ctx context.Context) string {
+// container is what the metadata store knows of the instance's container; empty where that is nothing.
+func (i *Instance) container(ctx context.Context) containers.Container {
 	if i.m.config.Containers == nil {
-		return ""
+		return containers.Container{}
 	}
 	c, err := i.m.config.Containers.Get(ctx, i.id)
 	if err != nil {
-		return ""
+		return containers.Container{}
 	}
-	return c.Runtime.Name
+	return c
 }
 
 // bury is what follows the proof of death: the exit is found out and told, then the deletion, and nothing is left behind.

@@ -6,6 +6,7 @@ package manager
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -188,6 +189,49 @@ func TestDeathWithoutABinary(t *testing.T) {
 	require.Equal(t, []string{"c1", ""}, idsOf(heard))
 	require.Equal(t, uint32(255), heard[0].Status)
 	y.shim.AwaitNoProcs()
+}
+
+// TestDeathByANamesake: a binary that clients name by path, and that is gone, is stood in for by one of the same name in PATH.
+func TestDeathByANamesake(t *testing.T) {
+	y := newYard(t, shimtest.Scenario{}, shimtest.WithScript())
+	y.run("c1", "sleep")
+	other := filepath.Join(y.shim.Home, "other")
+	require.NoError(t, os.Mkdir(other, 0o700))
+	t.Setenv("PATH", other)
+	proc := y.shim.Daemon("c1")
+	require.NoError(t, os.Rename(y.shim.Path, filepath.Join(other, filepath.Base(y.shim.Path))))
+	require.NoError(t, proc.Kill())
+	heard := y.exitsOf("c1")
+	require.Equal(t, []string{"c1", ""}, idsOf(heard))
+	require.Equal(t, uint32(137), heard[0].Status, "as `shim delete` said")
+}
+
+// TestDeathWithoutABundle: where the directory is gone `shim delete` runs in an empty one, so that nothing of the runtime's is left and the id
+// is free at once.
+func TestDeathWithoutABundle(t *testing.T) {
+	for name, gone := range map[string]func(y *yard) string{
+		"bundle":    func(y *yard) string { return y.bundle("c1") },
+		"namespace": func(y *yard) string { return filepath.Dir(y.bundle("c1")) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			y := newYard(t, shimtest.Scenario{})
+			task := y.run("c1", "exit", "7")
+			_, err := task.Wait(y.ctx)
+			require.NoError(t, err)
+			y.events.await("c1", exitTopic, 1)
+			require.NoError(t, os.RemoveAll(gone(y)))
+			y.killShim("c1")
+			heard := y.exitsOf("c1")
+			require.Equal(t, []string{"c1", ""}, idsOf(heard))
+			require.Equal(t, uint32(7), heard[1].Status)
+			e := y.shim.Find(shimtest.KindExec, "delete")
+			require.Len(t, e, 1, "the first try succeeds")
+			require.Equal(t, y.bundle("c1"), e[0].Cwd)
+			y.run("c1", "sleep")
+			y.remove("c1")
+			y.empty()
+		})
+	}
 }
 
 // TestDeathOfAGroup: each task of a shared process is buried on its own.

@@ -5,6 +5,7 @@ package manager
 
 import (
 	"context"
+	"path/filepath"
 	"time"
 
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
@@ -55,6 +56,9 @@ func (m *ShimManager) prepare(ctx context.Context, i *Instance, facts specFacts,
 	i.rec = bundle.Record{Version: bundle.RecordVersion, Runtime: b.Runtime, Begun: time.Now().UTC(), BootID: shimclient.BootID()}
 	i.mu.Unlock()
 	failpoint("create-bundle")
+	if b.Path == "" {
+		return nil // it joins a shim whose binary is not known, see binaryFor
+	}
 	return d.WriteShimBinary(b.Path)
 }
 
@@ -227,6 +231,37 @@ func (i *Instance) recordJoin(sandbox string, r *bootapi.BootstrapResult) error 
 	}
 	failpoint("join-recorded")
 	return d.WriteSandbox(sandbox)
+}
+
+// binaryFor finds the binary of a create's runtime. A container that joins the shim of a sandbox starts none, so that a binary that is gone
+// does not keep it from being created: then Path is where the binary was, as far as that is known.
+func (m *ShimManager) binaryFor(ctx context.Context, i *Instance, opts runtime.CreateOpts) (shimclient.Binary, error) {
+	b, err := m.resolver.Resolve(opts.Runtime)
+	if !errdefs.IsNotFound(err) {
+		return b, err
+	}
+	r, jerr := m.sandboxShim(ctx, i, opts)
+	if jerr != nil || r == nil || r.Version < sandboxVersion {
+		return b, err
+	}
+	log.G(ctx).WithError(err).WithField("sandbox", opts.SandboxID).Warn("the shim's binary is gone; joining the sandbox's shim without it")
+	path := filepath.Clean(opts.Runtime)
+	if !filepath.IsAbs(path) {
+		path = m.binaryPath(i.namespace, opts.SandboxID)
+	}
+	return shimclient.Binary{Runtime: opts.Runtime, Path: path}, nil
+}
+
+// binaryPath is where the binary was that started the shim of an id; "" when that is not known.
+func (m *ShimManager) binaryPath(namespace, id string) string {
+	i := m.find(namespace, id)
+	if i == nil {
+		return ""
+	}
+	i.read()
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.binary.Path
 }
 
 // sandboxShim returns how to reach the shim of the sandbox that opts names; nil when there is none to join: no sandbox named, or one

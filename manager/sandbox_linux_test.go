@@ -225,6 +225,41 @@ func TestJoinWhatIsNotThere(t *testing.T) {
 	y.empty()
 }
 
+// TestJoinWithoutTheBinary: a container that joins a sandbox's shim starts none, so it needs no binary, whatever way its runtime is named.
+func TestJoinWithoutTheBinary(t *testing.T) {
+	for _, name := range []string{"path", "name"} {
+		t.Run(name, func(t *testing.T) {
+			y := coldYard(t, shimtest.Scenario{Sandbox: true})
+			y.config.Runtimes["io.containerd.fake.v1"] = RuntimeConfig{Path: y.shim.Path}
+			y.boot()
+			box := y.box("s1")
+			require.NoError(t, os.Rename(y.shim.Path, y.shim.Path+".away"))
+			o := y.opts("sleep")
+			if name == "name" {
+				o.Runtime = "io.containerd.fake.v1"
+			}
+			_, err := y.tasks.Create(y.ctx, "alone", o)
+			require.True(t, errdefs.IsNotFound(err), "it would need a shim of its own: %v", err)
+			o.SandboxID, o.Address, o.Version = "s1", box.Address, 2
+			_, err = y.tasks.Create(y.ctx, "old", o)
+			require.True(t, errdefs.IsNotFound(err), "that version wants a start for each container: %v", err)
+
+			o.Version = box.Version
+			task, err := y.tasks.Create(y.ctx, "c1", o)
+			require.NoError(t, err)
+			require.NoError(t, task.Start(y.ctx))
+			b, err := y.instance("c1").bundle.ShimBinary()
+			require.NoError(t, err)
+			require.Equal(t, y.shim.Path, b, "where it was")
+			y.restart()
+			y.inState("c1", running)
+			y.remove("c1")
+			require.NoError(t, y.boxes.Shutdown(y.ctx, "s1"))
+			y.empty()
+		})
+	}
+}
+
 // TestForeignSandboxer: a sandboxer behind a proxy plugin hands over only an address. Its shim is not ours to shut down.
 func TestForeignSandboxer(t *testing.T) {
 	other := newYard(t, shimtest.Scenario{Sandbox: true})

@@ -89,7 +89,7 @@ func (t *TaskManager) build(ctx context.Context, i *Instance, opts runtime.Creat
 	if err != nil {
 		return err
 	}
-	b, err := t.shims.resolver.Resolve(opts.Runtime)
+	b, err := t.shims.binaryFor(ctx, i, opts)
 	if err != nil {
 		return err
 	}

@@ -89,6 +89,23 @@ func (r *Resolver) Resolve(runtime string) (Binary, error) {
 	return found, nil
 }
 
+// ResolveNamesake returns the binary of the same file name as path that PATH has, else the one beside the daemon's binary. It stands in for a
+// binary that is gone from path, to clean up after a shim. Errors: InvalidArgument; NotFound, naming the file looked for, and where.
+func (r *Resolver) ResolveNamesake(path string) (Binary, error) {
+	if !filepath.IsAbs(path) {
+		return Binary{}, errors.Wrapf(errdefs.ErrInvalidArgument, "cannot look for a namesake of %q, which is no absolute path", path)
+	}
+	found, err := r.search(path, filepath.Base(path))
+	if err != nil {
+		return Binary{}, err
+	}
+	id, err := IdentifyFile(found)
+	if err != nil {
+		return Binary{}, errors.Wrapf(errdefs.ErrNotFound, "cannot use %s in place of %s: %v", found, path, err)
+	}
+	return Binary{Runtime: path, Path: found, File: id}, nil
+}
+
 func (r *Resolver) cached(runtime string) (Binary, bool) {
 	r.mu.Lock()
 	cached, ok := r.cache[runtime]

@@ -149,3 +149,25 @@ func TestResolveSeesUpgradeAndRemoval(t *testing.T) {
 	require.NoError(t, os.Remove(elsewhere))
 	requireUnresolved(t, r, fooRuntime, errdefs.IsNotFound, fooBinary)
 }
+
+// TestResolveNamesake: to clean up after a shim whose binary is gone from where it was.
+func TestResolveNamesake(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("PATH", dir)
+	gone := filepath.Join(t.TempDir(), "my-shim")
+	r := NewResolver(map[string]string{fooRuntime: gone})
+	_, err := r.ResolveNamesake(gone)
+	require.True(t, errdefs.IsNotFound(err), "%v", err)
+	require.ErrorContains(t, err, "my-shim")
+	path := placeShim(t, dir, "my-shim")
+	b, err := r.ResolveNamesake(gone)
+	require.NoError(t, err)
+	id, err := IdentifyFile(path)
+	require.NoError(t, err)
+	require.Equal(t, Binary{Runtime: gone, Path: path, File: id}, b)
+	requireUnresolved(t, r, gone, errdefs.IsNotFound, gone) // not to start one
+	for _, name := range []string{"", "my-shim", "./my-shim"} {
+		_, err = r.ResolveNamesake(name)
+		require.True(t, errdefs.IsInvalidArgument(err), "%q: %v", name, err)
+	}
+}
