@@ -9,6 +9,7 @@ PKG      ?= ./...
 RUN      ?=
 CHAOS_TIME ?= 3m
 CHAOS_SEED ?=
+SIDE     ?=
 BENCH    ?=
 README   ?=
 
@@ -25,7 +26,7 @@ export GOFLAGS += -buildvcs=false
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help build test unit race lint cross fuzz integration scale chaos soak pools nightly bench microbench tools demo clean
+.PHONY: help build test unit race lint cross fuzz integration conformance scale chaos soak pools nightly bench microbench tools demo clean
 
 help: ## show this list
 	@echo "Shimyard: a containerd whose task runtime is ours."
@@ -33,13 +34,14 @@ help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  V=1            print every test by name"
-	@echo "  RUN=TestName   only the tests whose names match (unit, race, integration)"
+	@echo "  RUN=TestName   only the tests whose names match (unit, race, integration, conformance-SUITE)"
+	@echo "  SIDE=ours      conformance-SUITE against ours, or stock, alone"
 	@echo "  PKG=./bundle   only these packages (unit, race, fuzz)"
 	@echo "  CHAOS_TIME=3m  how long chaos runs; CHAOS_SEED=1 makes it plan what it planned with that seed"
 	@echo "  POOL=off       integration, chaos, scale and soak without warm shims; POOL=share8: with up to 8 tasks in one shim"
 	@echo "  FUZZTIME=60s   how long each fuzz target runs"
 	@echo "  BENCH='...'    flags for bench: -bench.only=latency,throughput -bench.rounds=20 -bench.profile=DIR -bench.out=DIR"
-	@echo "  README=1       bench puts its short table into README.md, too"
+	@echo "  README=1       bench puts its short table into README.md, too, and conformance its table into integration/README.md"
 
 build: ## build the daemon, bin/containerd (needs nothing but Go)
 	@mkdir -p bin
@@ -65,6 +67,13 @@ fuzz: ## run each fuzz target for FUZZTIME
 
 integration: ## tests against real shims, runc and stock containerd, as root (needs a C compiler for runc)
 	go -C integration test -count=1 -p 1 -timeout 40m -v $(if $(RUN),-run '$(RUN)') ./...
+
+# One suite: conformance-client, conformance-cri, …
+conformance-%:
+	go -C integration/conformance run ./cmd/conformance $(if $(RUN),-run '$(RUN)') $(if $(SIDE),-side $(SIDE)) $*
+
+conformance: ## other people's suites against stock containerd and this one, as root; hours; make conformance-client runs one of them
+	go -C integration/conformance run ./cmd/conformance $(if $(README),-readme $(CURDIR)/integration/README.md) all
 
 chaos: ## random operations and faults for CHAOS_TIME, everything checked after each round, as root; CHAOS_SEED replays
 	go -C integration test -count=1 -run '^TestChaos$$' -timeout 0 -v . -chaos.time=$(CHAOS_TIME) $(if $(CHAOS_SEED),-chaos.seed=$(CHAOS_SEED))

@@ -2,7 +2,7 @@
 # Copyright The Shimyard Authors.
 # SPDX-License-Identifier: Apache-2.0
 
-# gofmt, licence headers, go vet and staticcheck over both modules. staticcheck's version is that of hack/lint/go.mod.
+# gofmt, licence headers, go vet and staticcheck over all modules. staticcheck's version is that of hack/lint/go.mod.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -26,7 +26,7 @@ done < <(find . \( -name '*.go' -o -name '*.sh' -o -name Makefile -o -path './.c
 
 mkdir -p bin/tools
 go -C hack/lint build -o "$PWD/bin/tools/staticcheck" honnef.co/go/tools/cmd/staticcheck
-for module in . integration; do
+for module in . integration integration/conformance; do
   echo "go vet and staticcheck in $module"
   (cd "$module" && go vet ./... && "$OLDPWD/bin/tools/staticcheck" ./...)
 done
