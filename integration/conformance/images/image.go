@@ -119,13 +119,13 @@ func (b layers) image(i Image, p v1.Platform, more ...Layer) (v1.Image, error) {
 	return img, errors.Wrap(err, "cannot set an image's config")
 }
 
-// index builds the index of all platforms. A foreign one has a layer that says which it is.
+// index builds the index of all platforms. A foreign one has a layer of its own, which no other image has.
 func (b layers) index(i Image) (v1.ImageIndex, error) {
 	index := mutate.IndexMediaType(empty.Index, types.DockerManifestList)
 	for n, p := range i.Platforms {
 		var more []Layer
 		if n > 0 {
-			more = []Layer{{{Path: "platform", Mode: 0o644, Data: []byte(p.String() + "\n")}}}
+			more = []Layer{{{Path: "platform", Mode: 0o644, Data: []byte(i.Names[0] + " " + p.String() + "\n")}}}
 		}
 		img, err := b.image(i, p, more...)
 		if err != nil {

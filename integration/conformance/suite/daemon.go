@@ -15,29 +15,42 @@ import (
 	"github.com/pkg/errors"
 )
 
-// Daemon is the containerd under test, at the paths that it has on a node.
+// Daemon is the containerd under test, at the paths that it has on a node. Its methods may be called from several goroutines, one at a time.
 type Daemon struct {
-	site   *Site
-	config string
-	cmd    *exec.Cmd
-	done   chan struct{}
-}
+	// Address is that of its socket.
+	Address string
 
-// Address is that of its socket.
-const Address = "/run/containerd/containerd.sock"
+	site *Site
+	args []string
+	cmd  *exec.Cmd
+	done chan struct{} // closed when the process that was started last has ended
+}
 
 // patience is how long a daemon may take to serve, or to end.
 const patience = 60 * time.Second
 
-// Daemon starts containerd with the config and returns once it serves. Its log is containerd.log.
-func (s *Site) Daemon(ctx context.Context, config string) (*Daemon, error) {
-	d := &Daemon{site: s, config: "/etc/containerd/config.toml"}
-	if err := os.MkdirAll(filepath.Dir(d.config), 0o755); err != nil {
+// DaemonOptions are those of one daemon.
+type DaemonOptions struct {
+	// Config is the text of its config file.
+	Config string
+	// Suffix is that of the names of its directories, where they are not to be /run/containerd and /var/lib/containerd.
+	Suffix string
+	// Args are further arguments.
+	Args []string
+}
+
+// Daemon starts containerd and returns once it serves. Its log is containerd.log.
+func (s *Site) Daemon(ctx context.Context, o DaemonOptions) (*Daemon, error) {
+	config := "/etc/containerd/config" + o.Suffix + ".toml"
+	if err := os.MkdirAll(filepath.Dir(config), 0o755); err != nil {
 		return nil, errors.Wrap(err, "cannot make a directory for the daemon's config")
 	}
-	if err := os.WriteFile(d.config, []byte(config), 0o644); err != nil {
+	if err := os.WriteFile(config, []byte(o.Config), 0o644); err != nil {
 		return nil, errors.Wrap(err, "cannot write the daemon's config")
 	}
+	state := "/run/containerd" + o.Suffix
+	d := &Daemon{site: s, Address: state + "/containerd.sock"}
+	d.args = append([]string{"--config", config, "--address", d.Address, "--state", state, "--root", "/var/lib/containerd" + o.Suffix}, o.Args...)
 	return d, d.Start(ctx)
 }
 
@@ -48,7 +61,7 @@ func (d *Daemon) Start(ctx context.Context) error {
 		return err
 	}
 	defer log.Close()
-	d.cmd = d.site.Command(context.WithoutCancel(ctx), log, "containerd", "--config", d.config, "--address", Address)
+	d.cmd = d.site.Command(context.WithoutCancel(ctx), log, "containerd", d.args...)
 	if err := d.cmd.Start(); err != nil {
 		return errors.Wrap(err, "cannot start the daemon")
 	}
@@ -64,7 +77,7 @@ func (d *Daemon) ready(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for {
-		if c, err := client.New(Address, client.WithTimeout(time.Second)); err == nil {
+		if c, err := client.New(d.Address, client.WithTimeout(time.Second)); err == nil {
 			ok, err := c.IsServing(ctx)
 			c.Close()
 			if err == nil && ok {
@@ -107,4 +120,31 @@ func (d *Daemon) end(sig syscall.Signal) error {
 		<-d.done
 		return errors.Errorf("the daemon did not end on %v within %v", sig, patience)
 	}
+}
+
+// KeepAlive starts the daemon again, pause after each of its ends, until the returned function is called, which does not end the daemon. It is
+// for suites that kill the daemon themselves.
+func (d *Daemon) KeepAlive(ctx context.Context, pause time.Duration) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case <-d.done:
+			case <-ctx.Done():
+				return
+			}
+			select {
+			case <-time.After(pause):
+			case <-ctx.Done():
+				return
+			}
+			if err := d.Start(ctx); err != nil && ctx.Err() == nil {
+				d.site.Fail("the daemon was to start again: %v", err)
+				return
+			}
+		}
+	}()
+	return func() { cancel(); <-ended }
 }

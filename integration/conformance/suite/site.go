@@ -73,33 +73,44 @@ func (s *Site) Command(ctx context.Context, log io.Writer, name string, args ...
 type GoTest struct {
 	// Name is that of the log.
 	Name string
+	// Label goes before the names of its tests, where a suite runs them in several ways.
+	Label string
 	// Program is its path, Dir the directory that it runs in.
 	Program, Dir string
 	// Args are further arguments, Env further environment.
 	Args, Env []string
 	// Skip are tests that cannot pass here, with the reason, by their whole names.
 	Skip map[string]string
+	// Only narrows it to the tests that match. It runs none if the suite is narrowed to others.
+	Only string
 	// Timeout is passed on as -test.timeout.
 	Timeout time.Duration
 }
 
 // GoTest runs the program and reports its tests. A program that fails is no error if a test did.
 func (s *Site) GoTest(ctx context.Context, g GoTest) error {
+	focus := s.Focus
+	if g.Only != "" {
+		if focus != "" && focus != g.Only {
+			return nil
+		}
+		focus = g.Only
+	}
 	log, err := s.Log(g.Name + ".log")
 	if err != nil {
 		return err
 	}
 	defer log.Close()
 	args := append([]string{"-t", g.Program, "-test.v=test2json", "-test.timeout=" + g.Timeout.String()}, g.Args...)
-	if s.Focus != "" {
-		args = append(args, "-test.run="+s.Focus)
+	if focus != "" {
+		args = append(args, "-test.run="+focus)
 	}
 	if len(g.Skip) > 0 {
 		args = append(args, "-test.skip="+skipPattern(g.Skip))
 	}
 	for name, reason := range g.Skip {
 		if s.Focus == "" {
-			s.Report(results.Test{Name: name, Outcome: results.Skip, Output: reason})
+			s.Report(results.Test{Name: g.Label + name, Outcome: results.Skip, Output: reason})
 		}
 	}
 	self, err := s.env()
@@ -123,6 +134,9 @@ func (s *Site) GoTest(ctx context.Context, g GoTest) error {
 	err = cmd.Run()
 	pw.Close()
 	r := <-done
+	for i := range r.tests {
+		r.tests[i].Name = g.Label + r.tests[i].Name
+	}
 	s.Report(r.tests...)
 	if r.err != nil {
 		return r.err
