@@ -30,16 +30,28 @@ func (p *Process) suspect() {
 // probe asks with Connect until there is an answer, or the connection or the process is gone. The first one unanswered opens the
 // breaker, the first one answered closes it.
 func (p *Process) probe() {
-	defer func() {
-		p.mu.Lock()
-		p.probing = false
-		p.mu.Unlock()
-	}()
-	for round := 1; ; round++ {
+	for {
 		l, st, _ := p.snapshot()
-		if l == nil || st == ended || p.m.ctx.Err() != nil {
+		if l != nil && st != ended {
+			p.probeLink(l)
+		}
+		if p.endProbe(l) {
 			return
 		}
+	}
+}
+
+// endProbe ends the probing of a link. False when there is another one meanwhile, of a shim that has still not answered.
+func (p *Process) endProbe(l *link) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.probing = p.state == unresponsive && p.link != nil && p.link != l && p.m.ctx.Err() == nil
+	return !p.probing
+}
+
+// probeLink asks on one connection until there is an answer, or the connection is gone.
+func (p *Process) probeLink(l *link) {
+	for round := 1; p.m.ctx.Err() == nil; round++ {
 		if p.isGone() {
 			_ = l.conn.Close() // it is another process that accepts and is silent
 			return
@@ -60,7 +72,7 @@ func (p *Process) probe() {
 			return
 		}
 		// There is always a question under way, which a shim that wakes answers at once, so there is no pause but after one that took no time.
-		if !p.m.sleep(max(0, probePause-time.Since(asked))) || p.escalate() {
+		if !p.m.sleep(max(0, probePause-time.Since(asked))) {
 			return
 		}
 	}
@@ -104,38 +116,42 @@ func (p *Process) answersAnew() bool {
 	return err == nil || !errdefs.IsUnavailable(err) && !errdefs.IsDeadlineExceeded(err) && ctx.Err() == nil
 }
 
+// silent: a Connect on l was not answered.
 func (p *Process) silent(l *link) {
+	p.fallSilent("does not answer", func() bool { return p.link == l && p.state == connected })
+}
+
+// unreachable: there has been no connection for as long as a Connect may take. To callers that is the same as one that is not answered.
+func (p *Process) unreachable() {
+	p.fallSilent("cannot be reached", func() bool { return p.state == connecting })
+}
+
+// fallSilent opens the breaker if the process is in the state for it, which is asked with the lock held. From here on the process counts
+// as silent until it has answered, whatever becomes of its connection.
+func (p *Process) fallSilent(what string, due func() bool) {
 	p.m.pool.distrust(p)
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.link == l && p.state == connected {
-		log.G(p.m.ctx).WithField("address", p.endpoint).Warn("shim does not answer; its containers are left alone and it is probed until it does")
-		p.toLocked(unresponsive)
+	if !due() {
+		p.mu.Unlock()
+		return
+	}
+	p.toLocked(unresponsive)
+	escalates := p.m.config.EscalateAfter > 0 && !p.escalates
+	p.escalates = p.escalates || escalates
+	p.mu.Unlock()
+	log.G(p.m.ctx).WithField("address", p.endpoint).Warnf("shim %s; its containers are left alone and it is tried until it answers", what)
+	if escalates {
+		p.m.spawn(p.escalateWhenDue)
 	}
 }
 
-// escalate ends a shim that has been unresponsive for longer than config allows, which by default it does for ever. Its stacks are in
-// the log before that: runc's shim, and those made with containerd's package, dump them at SIGUSR1. True when it was ended.
-func (p *Process) escalate() bool {
-	limit := p.m.config.EscalateAfter
+// excuse: what keeps the process from being reached is this daemon's. It is not held against the shim.
+func (p *Process) excuse() {
 	p.mu.Lock()
-	due := limit > 0 && p.state == unresponsive && time.Since(p.since) >= limit
-	pid := p.pid
-	p.mu.Unlock()
-	if !due || pid == (shimclient.ProcessID{}) {
-		return false
+	defer p.mu.Unlock()
+	if p.link == nil {
+		p.since = time.Now()
 	}
-	log.G(p.m.ctx).WithField("address", p.endpoint).WithField("pid", pid.Pid).
-		Errorf("shim has not answered for %s, ending it and its containers, as configured", limit)
-	if err := dumpStacks(pid); err != nil {
-		log.G(p.m.ctx).WithError(err).Warn("cannot make the shim dump its stacks")
-	} else if !p.m.sleep(dumpTime) {
-		return false
-	}
-	if _, st, _ := p.snapshot(); st != unresponsive {
-		return false // woken by the signal, or by chance
-	}
-	return p.kill(p.m.ctx)
 }
 
 func (p *Process) answered(l *link) {

@@ -49,7 +49,7 @@ func (i *Instance) callLink(ctx context.Context, mode callMode, f func(context.C
 		case errdefs.IsNotImplemented(err) && l.task.Version() > 2 && p.downgradeFor(ctx, l):
 			continue
 		case errors.Is(err, shimclient.ErrConnectionLost):
-			verdict := i.afterLoss(ctx, p, err)
+			verdict := i.afterLoss(ctx, p, mode, err)
 			if verdict != nil {
 				return verdict
 			}
@@ -65,7 +65,7 @@ func (i *Instance) callLink(ctx context.Context, mode callMode, f func(context.C
 
 // afterLoss waits for what becomes of the process after its connection was lost during a call: NotFound when it is dead, nil when
 // it is connected again and the call may be repeated.
-func (i *Instance) afterLoss(ctx context.Context, p *Process, lost error) error {
+func (i *Instance) afterLoss(ctx context.Context, p *Process, mode callMode, lost error) error {
 	l, _, changed := p.snapshot()
 	if l != nil && !isDone(l.conn.Done()) {
 		return nil
@@ -78,7 +78,10 @@ func (i *Instance) afterLoss(ctx context.Context, p *Process, lost error) error 
 			return lost
 		}
 	}
-	if _, err := p.use(ctx, forced); err != nil {
+	if mode != repeatable {
+		mode = forced // it is not sent again, so that only the verdict is awaited
+	}
+	if _, err := p.use(ctx, mode); err != nil {
 		if ctx.Err() != nil {
 			return lost
 		}

@@ -69,8 +69,18 @@ func (p *Process) watchPid(ctx context.Context) <-chan struct{} {
 // connect dials until it succeeds; nil when the process is dead or released, or the manager closed.
 func (p *Process) connect() *shimclient.Conn {
 	from := time.Now()
+	var silence *time.Timer
+	defer func() {
+		if silence != nil {
+			silence.Stop()
+		}
+	}()
 	for pause := firstPause; ; pause = min(2*pause, lastPause) {
-		conn, err := p.dial()
+		conn, err := p.dial(func() {
+			if silence == nil {
+				silence = time.AfterFunc(p.m.config.Deadlines["Connect"], p.unreachable)
+			}
+		})
 		if err == nil {
 			return conn
 		}
@@ -80,6 +90,7 @@ func (p *Process) connect() *shimclient.Conn {
 		p.failed(err)
 		if isLocalShortage(err) {
 			from = time.Now() // says nothing of the shim
+			p.excuse()
 		}
 		if proof := p.proofOfDeath(from); proof != "" {
 			p.die(proof)
@@ -95,13 +106,15 @@ func (p *Process) connect() *shimclient.Conn {
 	}
 }
 
-func (p *Process) dial() (*shimclient.Conn, error) {
+// dial makes one attempt to connect. begun is called when its turn has come.
+func (p *Process) dial(begun func()) (*shimclient.Conn, error) {
 	if p.isGone() {
 		return nil, errShimDead
 	}
 	if err := p.m.dials.Acquire(p.m.ctx, 1); err != nil {
 		return nil, errors.Wrap(err, "waiting for a turn to connect")
 	}
+	begun()
 	ctx, cancel := timeout.WithContext(p.m.ctx, TimeoutLoad)
 	defer cancel()
 	conn, err := shimclient.Dial(ctx, p.endpoint, p.m.config.Deadlines)
@@ -127,23 +140,39 @@ func (p *Process) isGoneLocked() bool {
 	return p.pid != (shimclient.ProcessID{}) && !p.pid.Alive()
 }
 
+// onConnected: there is a connection. The kernel accepts it for a stopped process too, and one that was silent has to answer first.
 func (p *Process) onConnected(conn *shimclient.Conn) error {
+	probes, err := p.setLink(conn)
+	if probes {
+		p.m.spawn(p.probe)
+	}
+	return err
+}
+
+// setLink makes calls go out on a new connection. probes tells the caller to ask whether they are answered.
+func (p *Process) setLink(conn *shimclient.Conn) (probes bool, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.state == ended {
-		return errShimDead
+		return false, errShimDead
 	}
 	task, err := conn.Task(p.version)
 	if err != nil {
-		return err
+		return false, err
+	}
+	if p.isGoneLocked() {
+		return false, errShimDead // what accepts here now is another process
 	}
 	p.link = &link{conn: conn, task: task}
-	if p.isGoneLocked() {
-		return errShimDead // what accepts here now is another process
-	}
 	p.failure = nil
-	p.toLocked(connected)
-	return nil
+	if p.state != unresponsive {
+		p.toLocked(connected)
+		return false, nil
+	}
+	p.wakeLocked()
+	probes = !p.probing
+	p.probing = true
+	return probes, nil
 }
 
 // failed keeps what the last connect failed with, for a client that asks.
@@ -153,12 +182,16 @@ func (p *Process) failed(err error) {
 	p.failure, p.failedAt = err, time.Now().UTC()
 }
 
-// lost: the connection is gone. That alone is not death.
+// lost: the connection is gone. That alone is not death, and no answer either.
 func (p *Process) lost() {
 	p.m.pool.distrust(p)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.link = nil
+	if p.state == unresponsive {
+		p.wakeLocked()
+		return
+	}
 	p.toLocked(connecting)
 }
 

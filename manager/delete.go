@@ -125,7 +125,7 @@ func (i *Instance) deleteInShim(ctx context.Context) (*bundle.Exit, error) {
 	if errors.Is(err, shimclient.ErrConnectionLost) {
 		err = i.call(dctx, forced, send)
 	}
-	if errdefs.IsDeadlineExceeded(err) && i.endSilentShim(ctx) {
+	if i.unanswered(err) && i.endSilentShim(ctx) {
 		return nil, errShimDead
 	}
 	switch {
@@ -162,6 +162,11 @@ func (i *Instance) deleteContext(ctx context.Context) (context.Context, context.
 		return timeout.WithContext(ctx, TimeoutCleanup)
 	}
 	return context.WithCancel(ctx)
+}
+
+// unanswered tells errors that a silent shim is the reason for, whether it has left the call unanswered or could not be sent it.
+func (i *Instance) unanswered(err error) bool {
+	return errdefs.IsDeadlineExceeded(err) || errdefs.IsUnavailable(err) && i.isUnresponsive()
 }
 
 // endSilentShim ends a shim that leaves a Delete unanswered and that has nothing to lose: its container's init is gone, it serves
@@ -217,12 +222,14 @@ func (i *Instance) releaseProcess(ctx context.Context, p *Process, orderly bool)
 		return true, nil
 	}
 	gone, err := i.sendAway(ctx, p)
-	if err != nil {
-		if p.dead() {
-			return true, nil
-		}
+	if err != nil && !p.dead() {
 		p.stay(i)
-		return false, err
+		if !i.unanswered(err) || !i.endSilentShim(ctx) {
+			return false, err
+		}
+	}
+	if err != nil {
+		return true, nil
 	}
 	if gone {
 		p.end()

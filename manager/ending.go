@@ -64,9 +64,18 @@ func (p *Process) kill(ctx context.Context) bool {
 	ctx, cancel := timeout.WithContext(ctx, TimeoutCleanup)
 	defer cancel()
 	pid := p.verified()
+	if pid == (shimclient.ProcessID{}) {
+		return false
+	}
 	if err := pid.Signal(syscall.SIGKILL); err != nil && !errdefs.IsNotFound(err) {
 		log.G(ctx).WithError(err).WithField("pid", pid.Pid).Error("cannot end the shim")
 		return false
+	}
+	if pid.Wait(ctx) != nil {
+		return false
+	}
+	if l, _, _ := p.snapshot(); l == nil {
+		p.die("it was ended") // with a connection that is seen at its end, when all that came on it has been read
 	}
 	select {
 	case <-p.over:
@@ -98,6 +107,9 @@ func (p *Process) askToGo(ctx context.Context, id string) (*link, error) {
 		return nil, err
 	}
 	err = l.task.Shutdown(ctx, &taskapi.ShutdownRequest{ID: id})
+	if errdefs.IsDeadlineExceeded(err) {
+		p.suspect()
+	}
 	if err != nil && !errors.Is(err, shimclient.ErrConnectionLost) && !errdefs.IsNotFound(err) {
 		return nil, errors.Wrap(err, "cannot shut the shim down")
 	}

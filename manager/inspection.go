@@ -128,9 +128,9 @@ func (p *Process) describe(v *inspect.Instance) {
 		return
 	}
 	switch {
-	case p.state == unresponsive:
+	case p.state == unresponsive && p.link != nil:
 		v.State, v.Since = inspect.StateUnresponsive, p.since.UTC()
-	case p.state == connecting && v.State == inspect.StateRunning:
+	case (p.state == connecting || p.state == unresponsive) && v.State == inspect.StateRunning:
 		v.State, v.Since = inspect.StateReconnecting, p.since.UTC()
 	}
 }

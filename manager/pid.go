@@ -60,8 +60,11 @@ func (i *Instance) initProcess() shimclient.ProcessID {
 	return shimclient.ProcessID{}
 }
 
-// initGone tells whether the container's init is known and certainly gone.
+// initGone tells whether the container's init is certainly gone: its exit is on record, or it is known and not there any more.
 func (i *Instance) initGone() bool {
+	if i.exit("") != nil {
+		return true
+	}
 	pid := i.initProcess()
 	return pid != (shimclient.ProcessID{}) && !pid.Alive()
 }

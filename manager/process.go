@@ -25,7 +25,7 @@ type processState int
 const (
 	connecting   processState = iota // not yet connected, or the connection was lost
 	connected                        // calls go through
-	unresponsive                     // connected, but two calls in a row, the second a Connect, were not answered
+	unresponsive                     // two calls in a row, the second a Connect, were not answered, or there is no connection for as long
 	ended                            // proven dead, or released by its last instance
 )
 
@@ -68,6 +68,7 @@ type Process struct {
 	failure   error // of the last connect, while there is no connection
 	failedAt  time.Time
 	probing   bool
+	escalates bool // a goroutine waits for the time to end it
 	instances map[*Instance]struct{}
 	// tokens and dirs are the launches and bundles by which the process is found: of those who may have started it, for good, and of
 	// those who joined it, for as long as they are behind it.
@@ -278,11 +279,11 @@ func (p *Process) snapshot() (*link, processState, <-chan struct{}) {
 }
 
 // use returns the link for a call. While there is none it waits for one, up to the load timeout. Of an unresponsive process a forced
-// call gets the link, one that only asks an error at once, and one that changes something waits too: a shim that was merely slow must
-// not cost the start of a container.
+// call gets the link if there is one, one that only asks an error at once, and one that changes something waits too: a shim that was
+// merely slow must not cost the start of a container.
 func (p *Process) use(ctx context.Context, mode callMode) (*link, error) {
 	l, st, changed := p.snapshot()
-	if st == connected || st == unresponsive && mode == forced {
+	if st == connected || st == unresponsive && mode == forced && l != nil {
 		return l, nil
 	}
 	p.m.urge()
@@ -290,10 +291,10 @@ func (p *Process) use(ctx context.Context, mode callMode) (*link, error) {
 	defer cancel()
 	for {
 		switch {
-		case st == connected, st == unresponsive && mode == forced:
+		case st == connected, st == unresponsive && mode == forced && l != nil:
 			return l, nil
 		case st == unresponsive && mode == repeatable:
-			return nil, p.unavailable(st)
+			return nil, p.unavailable()
 		case st == ended:
 			return nil, errShimDead
 		}
@@ -303,20 +304,19 @@ func (p *Process) use(ctx context.Context, mode callMode) (*link, error) {
 			if err := ctx.Err(); err != nil {
 				return nil, errors.Wrap(err, "waiting for the connection to the shim")
 			}
-			return nil, p.unavailable(st)
+			return nil, p.unavailable()
 		}
 		l, st, changed = p.snapshot()
 	}
 }
 
-func (p *Process) unavailable(st processState) error {
+func (p *Process) unavailable() error {
 	p.mu.Lock()
-	since := p.since
-	p.mu.Unlock()
-	what := "cannot be reached"
-	if st == unresponsive {
+	since, what := p.since, "cannot be reached"
+	if p.link != nil {
 		what = "does not answer"
 	}
+	p.mu.Unlock()
 	return errUnavailable(p.endpoint.String(), since, what)
 }
 

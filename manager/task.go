@@ -92,12 +92,13 @@ func (i *Instance) sendStart(ctx context.Context, execID string) (pid uint32, er
 }
 
 // Kill sends a signal to the init process, or to all processes. It goes out even while the shim does not answer. A SIGKILL that the
-// shim leaves unanswered for the whole deadline goes to the container's init directly.
+// shim leaves unanswered for the whole deadline, or that cannot be sent within the load timeout, goes to the container's init directly.
 func (t *Task) Kill(ctx context.Context, signal uint32, all bool) error {
 	err := t.call(ctx, forced, func(ctx context.Context, c *shimclient.Task) error {
 		return c.Kill(ctx, &taskapi.KillRequest{ID: t.i.id, Signal: signal, All: all})
 	})
-	if signal == uint32(syscall.SIGKILL) && errors.Is(err, shimclient.ErrNoAnswer) && t.i.killInit(ctx) {
+	ignored := errors.Is(err, shimclient.ErrNoAnswer) || errdefs.IsUnavailable(err) && t.i.silent()
+	if signal == uint32(syscall.SIGKILL) && ignored && t.i.killInit(ctx) {
 		return nil
 	}
 	return err

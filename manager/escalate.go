@@ -1,0 +1,67 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package manager
+
+import (
+	"time"
+
+	"github.com/containerd/log"
+
+	"github.com/shimyard/shimyard/shimclient"
+)
+
+// escalateWhenDue ends a process that has been silent for longer than config allows, connected or not, and returns when it is ended or has
+// answered.
+func (p *Process) escalateWhenDue() {
+	for {
+		left, changed, over := p.untilEscalation()
+		if over {
+			return
+		}
+		if left <= 0 {
+			if p.escalate() {
+				return
+			}
+			left = lastPause
+		}
+		t := time.NewTimer(left)
+		select {
+		case <-t.C:
+		case <-changed:
+		case <-p.m.ctx.Done():
+		}
+		t.Stop()
+	}
+}
+
+// untilEscalation is how long the process may stay silent yet; over when it is not silent any more.
+func (p *Process) untilEscalation() (left time.Duration, changed <-chan struct{}, over bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.state != unresponsive || p.m.ctx.Err() != nil {
+		p.escalates = false
+		return 0, nil, true
+	}
+	return p.m.config.EscalateAfter - time.Since(p.since), p.changed, false
+}
+
+// escalate ends a shim that has been silent for longer than config allows, which by default it may be for ever. Its stacks are in the log
+// before that: runc's shim, and those made with containerd's package, dump them at SIGUSR1. True when it was ended.
+func (p *Process) escalate() bool {
+	pid := p.verified()
+	if pid == (shimclient.ProcessID{}) {
+		return false
+	}
+	log.G(p.m.ctx).WithField("address", p.endpoint).WithField("pid", pid.Pid).
+		Errorf("shim has not answered for %s, ending it and its containers, as configured", p.m.config.EscalateAfter)
+	if err := dumpStacks(pid); err != nil {
+		log.G(p.m.ctx).WithError(err).Warn("cannot make the shim dump its stacks")
+	} else if !p.m.sleep(dumpTime) {
+		return false
+	}
+	if _, _, over := p.untilEscalation(); over {
+		return false // woken by the signal, or by chance
+	}
+	return p.kill(p.m.ctx)
+}

@@ -1,0 +1,169 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package manager
+
+import (
+	"os/exec"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/runtime"
+	"github.com/containerd/containerd/v2/pkg/timeout"
+	"github.com/containerd/errdefs"
+	"github.com/stretchr/testify/require"
+
+	"github.com/shimyard/shimyard/shimclient"
+)
+
+// connectDeadline is how long a shim may be without a connection, or leave a Connect unanswered, before it counts as silent.
+var connectDeadline = shimclient.DefaultDeadlines()["Connect"]
+
+// otherProcess is a living process that stands for a shim's.
+func otherProcess(t *testing.T) shimclient.ProcessID {
+	cmd := exec.Command("sleep", "1000000")
+	require.NoError(t, cmd.Start())
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	id, err := shimclient.LookupProcess(cmd.Process.Pid)
+	require.NoError(t, err)
+	return id
+}
+
+// TestSilentWithoutAConnection: a living shim that cannot be connected to is answered for as one that is connected and does not answer.
+func TestSilentWithoutAConnection(t *testing.T) {
+	shim := otherProcess(t)
+	synctest.Test(t, func(t *testing.T) {
+		m := memManager(t)
+		i, p := memTask(t, m, "c1", ownPid())
+		created := joining(t, m, p, "c2")
+		created.onCreated(ownPid(), runtime.IO{})
+		p.setPid(shim)
+		task := &Task{i: i}
+		m.spawn(p.run)
+
+		before := time.Now()
+		_, err := task.Pids(t.Context())
+		require.True(t, errdefs.IsUnavailable(err), "%v", err)
+		require.ErrorContains(t, err, "cannot be reached since")
+		require.Equal(t, connectDeadline, time.Since(before), "it waits for the verdict, not for the load timeout")
+
+		before = time.Now()
+		for range 100 {
+			_, err = task.Pids(t.Context())
+			require.True(t, errdefs.IsUnavailable(err), "%v", err)
+			_, err = task.Stats(t.Context())
+			require.True(t, errdefs.IsUnavailable(err), "%v", err)
+		}
+		st, err := task.State(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, runtime.RunningStatus, st.Status)
+		_, err = created.listedState(t.Context())
+		require.True(t, errdefs.IsUnavailable(err), "%v", err)
+		require.Zero(t, time.Since(before), "nobody waits for a shim that is known to be silent")
+
+		require.True(t, errdefs.IsUnavailable(task.Pause(t.Context())))
+		require.Equal(t, timeout.Get(TimeoutLoad), time.Since(before), "what changes something waits")
+		require.Equal(t, running, stateOf(i))
+		require.False(t, p.dead())
+	})
+}
+
+// TestSilenceOutlastsTheConnection: that a connection is made again is no answer. The kernel accepts for a stopped process too.
+func TestSilenceOutlastsTheConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, m := newMemShim(t), memManager(t)
+		i, p := memTask(t, m, "c1", ownPid())
+		task := &Task{i: i}
+		first := s.connect()
+		require.NoError(t, p.onConnected(first))
+		s.stall("Pids", "Connect")
+		_, err := task.Pids(t.Context())
+		require.ErrorIs(t, err, shimclient.ErrNoAnswer)
+		time.Sleep(connectDeadline)
+		synctest.Wait()
+		require.Equal(t, unresponsive, processStateOf(p))
+		since := p.since
+
+		for range 5 {
+			time.Sleep(time.Minute)
+			require.NoError(t, first.Close())
+			p.lost()
+			require.Equal(t, unresponsive, processStateOf(p))
+			first = s.connect()
+			require.NoError(t, p.onConnected(first))
+			before := time.Now()
+			_, err = task.Pids(t.Context())
+			require.True(t, errdefs.IsUnavailable(err), "%v", err)
+			require.Zero(t, time.Since(before))
+			require.Equal(t, since, p.since, "it has been silent all the time")
+		}
+		s.resume("Pids", "Connect")
+		synctest.Wait()
+		require.Equal(t, connected, processStateOf(p))
+		_, err = task.Pids(t.Context())
+		require.NoError(t, err)
+	})
+}
+
+// TestEscalateHasOneClock: a shim is ended when it has been silent for as long as config allows, whether it was connected meanwhile or not.
+func TestEscalateHasOneClock(t *testing.T) {
+	for _, c := range []struct {
+		name      string
+		reconnect bool
+	}{{"connected again and again", true}, {"never connected", false}} {
+		t.Run(c.name, func(t *testing.T) {
+			shim := otherProcess(t)
+			synctest.Test(t, func(t *testing.T) {
+				s, m := newMemShim(t), memManager(t)
+				m.config.EscalateAfter = 10 * time.Minute
+				_, p := memTask(t, m, "c1", ownPid())
+				p.setPid(shim)
+				s.stall("Connect")
+				p.unreachable()
+				for range 9 {
+					time.Sleep(time.Minute)
+					if !c.reconnect {
+						continue
+					}
+					conn := s.connect()
+					require.NoError(t, p.onConnected(conn))
+					time.Sleep(time.Second)
+					require.NoError(t, conn.Close())
+					p.lost()
+				}
+				require.True(t, shim.Alive(), "not before")
+				time.Sleep(time.Minute + dumpTime)
+				require.NoError(t, shim.Wait(t.Context()))
+				<-p.over
+				require.True(t, p.dead())
+			})
+		})
+	}
+}
+
+// TestEscalateSparesWhatAnswers in time.
+func TestEscalateSparesWhatAnswers(t *testing.T) {
+	shim := otherProcess(t)
+	synctest.Test(t, func(t *testing.T) {
+		s, m := newMemShim(t), memManager(t)
+		m.config.EscalateAfter = time.Minute
+		_, p := memTask(t, m, "c1", ownPid())
+		p.setPid(shim)
+		for range 3 {
+			p.unreachable()
+			time.Sleep(59 * time.Second)
+			conn := s.connect()
+			require.NoError(t, p.onConnected(conn))
+			synctest.Wait()
+			require.Equal(t, connected, processStateOf(p))
+			require.NoError(t, conn.Close())
+			p.lost()
+		}
+		time.Sleep(time.Hour)
+		require.True(t, shim.Alive(), "a lost connection alone is not silence")
+	})
+}
