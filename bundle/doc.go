@@ -34,7 +34,8 @@
 //   - A record is replaced as a whole or not at all: a reader never sees half of one.
 //   - A Create that fails leaves neither bundle nor work directory. The namespace's directory stays: another instance may be on its way in.
 //   - A removal cut at any point leaves something that the next Remove, the next Create of that id or the Sweep at boot deals with.
-//   - A removal never crosses a mount and never follows a link. Only what is mounted at or below rootfs is unmounted.
+//   - A removal never crosses a mount and never follows a link. Only what is mounted at or below rootfs is unmounted,
+//     there alone (not at the peers of a shared mount), and only when no process uses it.
 //   - rootfs is removed by rmdir alone. What is in it may be somebody's data; then the bundle stays as it is, with all its records.
 //   - A file in the bundle goes only after the bundle has left its place, so that a bundle that can be listed is whole.
 //   - One Bundle removes one bundle, once: after its Remove it leaves a successor of the same id alone.

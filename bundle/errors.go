@@ -17,6 +17,10 @@ var (
 	// there when the removal began. Class FailedPrecondition.
 	ErrMounted = errors.Wrap(errdefs.ErrFailedPrecondition, "something is mounted inside")
 
+	// ErrInUse is in the chain when a process still uses a file system that is mounted at or below rootfs, which is named with the process. The
+	// mount and the bundle stay; a later Remove succeeds once no process uses it. Class FailedPrecondition.
+	ErrInUse = errors.Wrap(errdefs.ErrFailedPrecondition, "a mounted file system is in use")
+
 	// ErrForeign is in the chain when a record is there and cannot be understood: damaged, of a newer version, or not a file at all. What it
 	// belongs to is not ours to judge. Class FailedPrecondition.
 	ErrForeign = errors.Wrap(errdefs.ErrFailedPrecondition, "not a record that can be used")

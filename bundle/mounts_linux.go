@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/pkg/errors"
 	"golang.org/x/sys/unix"
 )
@@ -67,25 +66,6 @@ func mountInDir(dir *os.File, path, except string) (string, error) {
 		}
 	}
 	return "", nil
-}
-
-// unmountAndRmdir removes an empty directory, after unmounting what is at or below it. rmdir comes first: it fails at a mount, and its success,
-// the rule after a delete that the shim took part in, spares the reading of the mount table. What is busy is detached in the end.
-func unmountAndRmdir(path string) error {
-	err := rmdir(path)
-	var uerr error
-	for _, flags := range []int{unix.UMOUNT_NOFOLLOW, unix.UMOUNT_NOFOLLOW | unix.MNT_DETACH} {
-		if err != unix.EBUSY && err != unix.ENOTEMPTY && err != unix.EEXIST {
-			break
-		}
-		// Its error tells of one mount only, and may be nil although others are left; rmdir knows.
-		uerr = mount.UnmountRecursive(path, flags)
-		err = rmdir(path)
-	}
-	if err == unix.EBUSY && uerr != nil {
-		return errors.Wrapf(uerr, "cannot unmount %s", path)
-	}
-	return pathError("rmdir", path, err)
 }
 
 // rmdir is the system call alone: os.Remove would also remove a file that took the directory's place.

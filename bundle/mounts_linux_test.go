@@ -6,7 +6,10 @@ package bundle
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -166,24 +169,184 @@ func TestRemoveUnmountsBelowPlainRootfs(t *testing.T) {
 	requireNothing(t, l)
 }
 
-func TestRemoveDetachesBusyMount(t *testing.T) {
+// TestRemoveKeepsAMountInUse: detached, it would live on unseen, and the next mount of the same layers would write beside whoever uses it.
+func TestRemoveKeepsAMountInUse(t *testing.T) {
+	needRoot(t)
+	for name, use := range map[string]func(t *testing.T, rootfs string) (pid int, how string, leave func()){
+		"working directory": func(t *testing.T, rootfs string) (int, string, func()) {
+			c := sleepIn(t, filepath.Join(rootfs, "etc"), 0)
+			return c.pid, "cwd " + filepath.Join(rootfs, "etc"), c.end
+		},
+		"working directory in a mount namespace of its own": func(t *testing.T, rootfs string) (int, string, func()) {
+			c := sleepIn(t, filepath.Join(rootfs, "etc"), unix.CLONE_NEWNS)
+			return c.pid, "cwd " + filepath.Join(rootfs, "etc"), c.end
+		},
+		"working directory in a mount below": func(t *testing.T, rootfs string) (int, string, func()) {
+			c := sleepIn(t, filepath.Join(rootfs, "tmp"), 0)
+			return c.pid, "cwd " + filepath.Join(rootfs, "tmp"), c.end
+		},
+		"open file": func(t *testing.T, rootfs string) (int, string, func()) {
+			f, err := os.Open(filepath.Join(rootfs, "etc", "precious"))
+			require.NoError(t, err)
+			return os.Getpid(), fmt.Sprintf("fd %d %s", f.Fd(), f.Name()), func() { f.Close() }
+		},
+		"deleted file": func(t *testing.T, rootfs string) (int, string, func()) {
+			put(t, filepath.Join(rootfs, "gone"), "x")
+			f, err := os.Open(filepath.Join(rootfs, "gone"))
+			require.NoError(t, err)
+			require.NoError(t, os.Remove(f.Name()))
+			return os.Getpid(), fmt.Sprintf("fd %d %s", f.Fd(), f.Name()), func() { f.Close() }
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLayout(t)
+			b := create(t, l, testID)
+			fill(t, b)
+			upper := overlay(t, b.Rootfs())
+			put(t, filepath.Join(b.Rootfs(), "etc", "precious"), "x")
+			tmpfs(t, filepath.Join(b.Rootfs(), "tmp"), "")
+			pid, how, leave := use(t, b.Rootfs())
+			defer leave()
+			before := names(t, b.Path)
+			for range 2 {
+				err := b.Remove()
+				require.ErrorIs(t, err, ErrInUse)
+				require.True(t, errdefs.IsFailedPrecondition(err), "%v", err)
+				require.ErrorContains(t, err, b.Rootfs())
+				require.ErrorContains(t, err, fmt.Sprintf("process %d (%s)", pid, how))
+				require.Equal(t, before, names(t, b.Path))
+				require.Equal(t, "x", content(t, filepath.Join(b.Rootfs(), "etc", "precious")), "it is still mounted")
+			}
+			leave()
+			require.NoError(t, b.Remove())
+			requireNothing(t, l)
+			requireNoMounts(t, l)
+			require.Equal(t, "x", content(t, filepath.Join(upper, "etc", "precious")))
+		})
+	}
+}
+
+// TestRemoveOfWhatIsMountedElsewhereToo: a directory of the host that was bound is used by everybody, which keeps no bundle.
+func TestRemoveOfWhatIsMountedElsewhereToo(t *testing.T) {
 	needRoot(t)
 	l := newLayout(t)
 	b := create(t, l, testID)
 	data := t.TempDir()
 	put(t, filepath.Join(data, "precious"), "x")
 	bind(t, data, b.Rootfs())
-	busy, err := os.Open(filepath.Join(b.Rootfs(), "precious"))
-	require.NoError(t, err)
-	defer busy.Close()
+	sleepIn(t, data, unix.CLONE_NEWNS)
+	require.NoError(t, b.Remove())
+	requireNothing(t, l)
+	require.Equal(t, "x", content(t, filepath.Join(data, "precious")))
+}
+
+// overlay mounts one, and returns its upper directory.
+func overlay(t testing.TB, target string) (upper string) {
+	t.Helper()
+	layers := t.TempDir()
+	for _, dir := range []string{"lower", "upper", "work"} {
+		require.NoError(t, os.Mkdir(filepath.Join(layers, dir), 0o755))
+	}
+	mountOn(t, "overlay", target, "overlay", 0, fmt.Sprintf("lowerdir=%[1]s/lower,upperdir=%[1]s/upper,workdir=%[1]s/work", layers))
+	return filepath.Join(layers, "upper")
+}
+
+type child struct {
+	pid int
+	end func() // once or more
+}
+
+// sleepIn starts a process in a directory, in new namespaces as the flags say.
+func sleepIn(t testing.TB, dir string, unshare uintptr) child {
+	t.Helper()
+	cmd := exec.Command("sleep", "1000")
+	cmd.Dir, cmd.SysProcAttr = dir, &syscall.SysProcAttr{Unshareflags: unshare, Pdeathsig: unix.SIGKILL}
+	require.NoError(t, cmd.Start())
+	end := sync.OnceFunc(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	t.Cleanup(end)
+	return child{cmd.Process.Pid, end}
+}
+
+// volume is a directory of the host with something mounted in it, as a storage driver shares it with its peers.
+func volume(t testing.TB) (path, sub string) {
+	t.Helper()
+	path = t.TempDir()
+	tmpfs(t, path, "")
+	require.NoError(t, unix.Mount("", path, "", unix.MS_SHARED, ""))
+	sub = filepath.Join(path, "sub")
+	tmpfs(t, sub, "")
+	put(t, filepath.Join(sub, "precious"), "x")
+	return path, sub
+}
+
+// TestRemoveLeavesPeersMounted: what the host has mounted in a volume that it shares stays, when the volume was mounted below the rootfs.
+func TestRemoveLeavesPeersMounted(t *testing.T) {
+	needRoot(t)
+	for _, shared := range []bool{false, true} {
+		t.Run(fmt.Sprintf("rootfs shared: %t", shared), func(t *testing.T) {
+			l := newLayout(t)
+			b := create(t, l, testID)
+			path, sub := volume(t)
+			overlay(t, b.Rootfs())
+			if shared {
+				require.NoError(t, unix.Mount("", b.Rootfs(), "", unix.MS_SHARED, ""))
+			}
+			mountOn(t, path, filepath.Join(b.Rootfs(), "data"), "", unix.MS_BIND|unix.MS_REC, "")
+			require.Equal(t, "x", content(t, filepath.Join(b.Rootfs(), "data", "sub", "precious")))
+			require.NoError(t, b.Remove())
+			requireNothing(t, l)
+			requireNoMounts(t, l)
+			require.Equal(t, "x", content(t, filepath.Join(sub, "precious")), "the host's mount is gone")
+		})
+	}
+}
+
+// TestIsolate: then other programs that unmount a rootfs, as `shim delete` does, unmount nothing of the host's either.
+func TestIsolate(t *testing.T) {
+	needRoot(t)
+	for name, mounted := range map[string]bool{"mounted": true, "plain": false} {
+		t.Run(name, func(t *testing.T) {
+			l := newLayout(t)
+			b := create(t, l, testID)
+			require.NoError(t, b.Isolate(), "nothing is mounted")
+			path, sub := volume(t)
+			if mounted {
+				overlay(t, b.Rootfs())
+			}
+			data := filepath.Join(b.Rootfs(), "data")
+			mountOn(t, path, data, "", unix.MS_BIND|unix.MS_REC, "")
+			require.NoError(t, b.Isolate())
+			require.NoError(t, unix.Unmount(filepath.Join(data, "sub"), 0))
+			require.NoError(t, unix.Unmount(data, 0))
+			require.Equal(t, "x", content(t, filepath.Join(sub, "precious")), "the host's mount is gone")
+		})
+	}
+	l := newLayout(t)
+	b := create(t, l, testID)
+	require.NoError(t, os.RemoveAll(b.Path))
+	require.NoError(t, b.Isolate(), "a bundle that is gone")
+}
+
+// TestRemoveUnmountsNothingThroughALink: a mount on top of another hides it, and its own files may be links in the way to what is hidden.
+func TestRemoveUnmountsNothingThroughALink(t *testing.T) {
+	needRoot(t)
+	l := newLayout(t)
+	b := create(t, l, testID)
+	host := t.TempDir()
+	tmpfs(t, filepath.Join(host, "m"), "")
+	put(t, filepath.Join(host, "m", "precious"), "x")
+	tmpfs(t, b.Rootfs(), "")
+	tmpfs(t, filepath.Join(b.Rootfs(), "tmp", "m"), "")
+	tmpfs(t, b.Rootfs(), "")
+	require.NoError(t, os.Symlink(host, filepath.Join(b.Rootfs(), "tmp")))
 
 	require.NoError(t, b.Remove())
 	requireNothing(t, l)
 	requireNoMounts(t, l)
-	require.Equal(t, "x", content(t, filepath.Join(data, "precious")))
-	buf := make([]byte, 1)
-	_, err = busy.ReadAt(buf, 0)
-	require.NoError(t, err, "who had it open goes on reading")
+	require.Equal(t, "x", content(t, filepath.Join(host, "m", "precious")), "the host's mount is gone")
 }
 
 // TestRemoveRefusesMountsElsewhere: nothing outside rootfs is ours to unmount, or to empty.

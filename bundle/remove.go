@@ -14,12 +14,13 @@ import (
 )
 
 // Remove unmounts what is at or below rootfs, removes rootfs by rmdir, takes the bundle out of its place by a rename and removes the rest;
-// then, likewise, the work directory. A mount that is busy is detached lazily in the end. The caller has made sure that nothing uses the
-// bundle any more.
+// then, likewise, the work directory. Mounts are made private before anything is unmounted, so that nothing of the host's is unmounted with
+// them, and one that a process still uses stays. The caller has made sure that nothing of the instance uses the bundle any more.
 //
 // It may be called again after an error, and after success, when it does nothing. A bundle or work directory that is gone already is no error.
 //
-// Errors: ErrNotEmpty when rootfs holds something (the bundle stays, whole); ErrMounted when something is mounted elsewhere in the bundle or in
+// Errors: ErrNotEmpty when rootfs holds something (the bundle stays, whole); ErrInUse when a process uses what is mounted there (likewise);
+// ErrMounted when something is mounted elsewhere in the bundle or in
 // the work directory, which is named (nothing was done then); FailedPrecondition when a link or a file stands in the place of the bundle
 // or of the namespace. When another error comes after the bundle has left its place, the id can be used again nevertheless, and
 // what is left is removed by the next Remove of this handle, or by Sweep.
@@ -37,6 +38,12 @@ func (b *Bundle) Remove() error {
 	err := errors.Wrapf(b.dir.clear(), "cannot remove what was bundle %s", b.Path)
 	werr := errors.Wrapf(b.work.run(), "cannot remove work directory %s", b.work.path)
 	return stderrors.Join(err, werr)
+}
+
+// Isolate makes private what is mounted at or below rootfs, so that a program that unmounts it, as `shim delete` does, unmounts nothing of the
+// host's with it: what is mounted in a volume that the host shares. A bundle that is gone is no error.
+func (b *Bundle) Isolate() error {
+	return errors.Wrapf(isolate(b.Rootfs()), "cannot keep the mounts of bundle %s to itself", b.Path)
 }
 
 // leave takes the bundle out of its place; until its last step everything but rootfs is as it was.
@@ -87,6 +94,9 @@ func removeRootfs(path string) error {
 	err = unmountAndRmdir(path)
 	if err == nil || errors.Is(err, fs.ErrNotExist) {
 		return nil
+	}
+	if errors.Is(err, ErrInUse) {
+		return err
 	}
 	if first := firstName(path); first != "" {
 		return errors.Wrapf(ErrNotEmpty, "%s holds %q, which is not ours to remove; move it away", path, first)

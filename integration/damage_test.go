@@ -4,12 +4,17 @@
 package integration
 
 import (
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
+	"sync"
 	"testing"
 
 	tasktypes "github.com/containerd/containerd/api/types/task"
 	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/pkg/cio"
 	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -110,6 +115,44 @@ func TestBundleRemoved(t *testing.T) {
 	n.boxOf("bare").awaitGone()
 	require.False(t, runs(pid), "the container ends with its shim")
 	again := n.boxOf("bare").newTask() // which runc refuses while it has state of that id
+	again.start()
+	again.finish()
+}
+
+// A process of the host that works in the rootfs of a container whose shim is killed: the mount stays, and so does the id, since the next task
+// would mount the same layers once more, beneath two writers.
+func TestRootfsInUse(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	j := n.run("used", forever())
+	e, rootfs := j.waiting(), filepath.Join(n.Bundle(testNS, "used"), "rootfs")
+	user := exec.Command("sleep", "1000")
+	user.Dir = rootfs
+	require.NoError(t, user.Start())
+	leave := sync.OnceFunc(func() {
+		_ = user.Process.Kill()
+		_ = user.Wait()
+	})
+	t.Cleanup(leave)
+	require.NoError(t, unix.Kill(n.shimPid(testNS, "used"), unix.SIGKILL))
+	require.EqualValues(t, 137, e.code(), "the exit is told all the same")
+
+	refused := func(when string) {
+		t.Helper()
+		require.Eventually(t, func() bool { // a daemon that has just started has to find the shim dead first
+			_, err := n.boxOf("used").NewTask(n.ctx, cio.NullIO)
+			require.ErrorIs(t, err, errdefs.ErrAlreadyExists, when)
+			return strings.Contains(err.Error(), fmt.Sprintf("process %d (cwd %s)", user.Process.Pid, rootfs))
+		}, patience, tick, "the error does not name who uses the rootfs %s", when)
+		require.FileExists(t, filepath.Join(rootfs, "bin", "sh"), when)
+	}
+	refused("at once")
+	n.Stop()
+	n.Run()
+	refused("after a restart")
+	leave()
+	n.boxOf("used").awaitGone()
+	again := n.boxOf("used").newTask()
 	again.start()
 	again.finish()
 }

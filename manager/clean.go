@@ -156,6 +156,10 @@ func (i *Instance) shimDelete(ctx context.Context) (*shimclient.DeleteResult, er
 	if err := i.replaceBundle(ctx, d); err != nil {
 		return nil, err
 	}
+	if err := d.Isolate(); err != nil {
+		// The delete is what ends the container, so it cannot wait for this.
+		log.G(ctx).WithError(err).Warn("what is mounted in volumes of the container may be unmounted on the host as well")
+	}
 	ctx, cancel := timeout.WithContext(context.WithoutCancel(ctx), TimeoutCleanup)
 	defer cancel()
 	r, err := i.m.launcher.Delete(ctx, shimclient.DeleteRequest{Binary: b, Namespace: i.namespace, ID: i.id, Bundle: d.Path})
