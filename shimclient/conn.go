@@ -7,6 +7,7 @@ import (
 	"context"
 	"maps"
 	"net"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/pkg/errors"
@@ -27,6 +28,7 @@ type Conn struct {
 	deadlines Deadlines
 	wire      *wire
 	caller    caller
+	observe   func(method string, err error, took time.Duration)
 	raw       any
 	closeRaw  func()
 }
@@ -93,8 +95,21 @@ func (c *Conn) Task(version int) (*Task, error) {
 	return &Task{conn: c, version: version, service: taskServices[version]}, nil
 }
 
+// Observe has f told of every call that has ended, with its classified error. It is for counting, must return at once, and is to be set before
+// the first call.
+func (c *Conn) Observe(f func(method string, err error, took time.Duration)) { c.observe = f }
+
 // call makes a call within the method's deadline and classifies its error.
 func (c *Conn) call(ctx context.Context, service, method string, req, resp proto.Message) error {
+	begin := time.Now()
+	err := c.send(ctx, service, method, req, resp)
+	if c.observe != nil {
+		c.observe(method, err, time.Since(begin))
+	}
+	return err
+}
+
+func (c *Conn) send(ctx context.Context, service, method string, req, resp proto.Message) error {
 	b, cancel := c.deadlines.bound(ctx, method)
 	defer cancel()
 

@@ -43,6 +43,10 @@ type LauncherConfig struct {
 	// LaunchTimeout is how long a shim may take to answer `start`, not counting
 	// the wait for its turn; 0: DefaultLaunchTimeout.
 	LaunchTimeout time.Duration
+	// OnQueued is told how long a start has waited for its turn, OnExec each execution of a shim's binary: "start", "delete" or "info". Both are
+	// for counting, must return at once, and may be nil.
+	OnQueued func(time.Duration)
+	OnExec   func(command string)
 }
 
 // Launcher runs the commands of shim binaries: start, delete and -info. It is
@@ -57,6 +61,12 @@ type Launcher struct {
 func NewLauncher(config LauncherConfig) *Launcher {
 	if config.LaunchTimeout <= 0 {
 		config.LaunchTimeout = DefaultLaunchTimeout
+	}
+	if config.OnQueued == nil {
+		config.OnQueued = func(time.Duration) {}
+	}
+	if config.OnExec == nil {
+		config.OnExec = func(string) {}
 	}
 	return &Launcher{config: config, limiter: newLimiter(config.MaxStarts, slotTime)}
 }
@@ -97,16 +107,21 @@ func (l *Launcher) Start(ctx context.Context, r StartRequest) (*bootapi.Bootstra
 	if err := r.validate(); err != nil {
 		return nil, err
 	}
+	begin := time.Now()
 	release, err := l.limiter.acquire(ctx)
 	if err != nil {
 		return nil, errors.Wrapf(err, "cannot start a shim for %s/%s: waiting for other starts to end", r.Namespace, r.ID)
 	}
 	defer release()
+	l.config.OnQueued(time.Since(begin))
 	ctx, cancel := context.WithTimeoutCause(ctx, l.config.LaunchTimeout, ErrLaunchTimeout)
 	defer cancel()
 	result, err := l.launch(ctx, r)
 	return result, errors.Wrapf(err, "cannot start shim %s for %s/%s", r.Binary.Path, r.Namespace, r.ID)
 }
+
+// Waiting is how many starts wait for their turn.
+func (l *Launcher) Waiting() int { return int(l.limiter.waiting.Load()) }
 
 func (r *StartRequest) validate() error {
 	if err := checkTarget("start", r.Binary, r.Namespace, r.ID, r.Bundle); err != nil {
@@ -170,6 +185,7 @@ func (l *Launcher) attempt(ctx context.Context, r StartRequest, p StartProtocol)
 	if err != nil {
 		return nil, "", err
 	}
+	l.config.OnExec("start")
 	out, err := runHelper(ctx, cmd)
 	said = out.stderr
 	if err != nil {
@@ -231,6 +247,7 @@ func (l *Launcher) delete(ctx context.Context, r DeleteRequest) (*DeleteResult, 
 	if err != nil {
 		return nil, err
 	}
+	l.config.OnExec("delete")
 	out, err := runHelper(ctx, cmd)
 	if err != nil {
 		return nil, err
@@ -267,6 +284,7 @@ func (l *Launcher) info(ctx context.Context, b Binary, options *anypb.Any) (*typ
 	if err != nil {
 		return nil, err
 	}
+	l.config.OnExec("info")
 	out, err := runHelper(ctx, cmd)
 	if err != nil {
 		return nil, err

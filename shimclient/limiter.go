@@ -7,6 +7,7 @@ import (
 	"context"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/semaphore"
@@ -14,8 +15,9 @@ import (
 
 // limiter bounds how many starts run at once, first come first served.
 type limiter struct {
-	slots  *semaphore.Weighted
-	exempt time.Duration
+	slots   *semaphore.Weighted
+	exempt  time.Duration
+	waiting atomic.Int64
 }
 
 // newLimiter makes a limiter of n slots (0: two per CPU). A holder gives its
@@ -31,7 +33,10 @@ func newLimiter(n int, exempt time.Duration) *limiter {
 // acquire waits for a slot; ctx ends the wait with its error. release must be
 // called once the start is over.
 func (l *limiter) acquire(ctx context.Context) (release func(), err error) {
-	if err := l.slots.Acquire(ctx, 1); err != nil {
+	l.waiting.Add(1)
+	err = l.slots.Acquire(ctx, 1)
+	l.waiting.Add(-1)
+	if err != nil {
 		return nil, err
 	}
 	giveBack := sync.OnceFunc(func() { l.slots.Release(1) })
