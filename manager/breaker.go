@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/log"
 	"github.com/pkg/errors"
 
+	"github.com/shimyard/shimyard/manager/internal/metrics"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -139,6 +140,7 @@ func (p *Process) fallSilent(what string, due func() bool) {
 	escalates := p.m.config.EscalateAfter > 0 && !p.escalates
 	p.escalates = p.escalates || escalates
 	p.mu.Unlock()
+	metrics.BreakerTo(p.runtimeName(), unresponsive.String())
 	log.G(p.m.ctx).WithField("address", p.endpoint).Warnf("shim %s; its containers are left alone and it is tried until it answers", what)
 	if escalates {
 		p.m.spawn(p.escalateWhenDue)
@@ -156,10 +158,14 @@ func (p *Process) excuse() {
 
 func (p *Process) answered(l *link) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.link == l && p.state == unresponsive {
-		log.G(p.m.ctx).WithField("address", p.endpoint).Info("shim answers again")
+	closes := p.link == l && p.state == unresponsive
+	if closes {
 		p.toLocked(connected)
+	}
+	p.mu.Unlock()
+	if closes {
+		metrics.BreakerTo(p.runtimeName(), connected.String())
+		log.G(p.m.ctx).WithField("address", p.endpoint).Info("shim answers again")
 	}
 }
 

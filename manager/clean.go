@@ -16,6 +16,7 @@ import (
 	"github.com/pkg/errors"
 
 	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/manager/internal/metrics"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -57,6 +58,12 @@ func (i *Instance) clean(c cleaning) {
 // cleanOnce is one attempt: processes of a launch that got no task, `shim delete` where it is due, sockets nobody listens on, the
 // bundle, and the mounts that were activated for it.
 func (i *Instance) cleanOnce(ctx context.Context, c *cleaning) error {
+	err := i.tryClean(ctx, c)
+	metrics.Cleanup(err == nil)
+	return err
+}
+
+func (i *Instance) tryClean(ctx context.Context, c *cleaning) error {
 	if err := i.endLaunches(ctx); err != nil {
 		return err
 	}

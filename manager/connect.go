@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/log"
 	"github.com/pkg/errors"
 
+	"github.com/shimyard/shimyard/manager/internal/metrics"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -21,6 +22,13 @@ import (
 func (p *Process) run() {
 	for again := false; ; again = true {
 		conn := p.connect()
+		switch {
+		case !again:
+		case conn != nil:
+			metrics.Reconnected("connected")
+		case p.dead():
+			metrics.Reconnected("dead")
+		}
 		if conn == nil {
 			return
 		}
@@ -122,6 +130,7 @@ func (p *Process) dial(begun func()) (*shimclient.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	conn.Observe(observeCall)
 	if err := p.onConnected(conn); err != nil {
 		_ = conn.Close()
 		return nil, err

@@ -15,6 +15,7 @@ import (
 	"github.com/pkg/errors"
 
 	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/manager/internal/metrics"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -31,7 +32,13 @@ func (i *Instance) delete(ctx context.Context) (*runtime.Exit, error) {
 		}
 		return nil, errNoInstance(i.kind, i.id)
 	}
+	begin := time.Now()
 	exit, err := detach(ctx, i.m, func(dctx context.Context) (*runtime.Exit, error) { return i.runDelete(dctx, ctx) })
+	if err == nil {
+		i.mu.Lock()
+		metrics.Deleted(i.rec.Runtime, time.Since(begin))
+		i.mu.Unlock()
+	}
 	return exit, errors.Wrapf(err, "cannot delete task %s", i.id)
 }
 

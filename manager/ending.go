@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/log"
 	"github.com/pkg/errors"
 
+	"github.com/shimyard/shimyard/manager/internal/metrics"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -20,10 +21,16 @@ import (
 func (p *Process) die(proof string) {
 	p.mu.Lock()
 	p.died = true
-	if !p.closing {
+	closing, verified := p.closing, p.pid != (shimclient.ProcessID{})
+	p.mu.Unlock()
+	if !closing {
+		by := "address"
+		if verified {
+			by = "pid"
+		}
+		metrics.Died(p.runtimeName(), by)
 		log.G(p.m.ctx).WithField("address", p.endpoint).Infof("shim is dead: %s", proof)
 	}
-	p.mu.Unlock()
 	p.end()
 	for _, i := range p.members() {
 		i.buryIfDead()

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/manager/internal/metrics"
 )
 
 const (
@@ -112,7 +113,7 @@ const maxTries = 3
 
 // tell says for a dead shim what it can no longer say: exits of execs, the exit of init, the deletion, each only if nobody said it.
 func (i *Instance) tell() {
-	i.tellExits()
+	i.tellExits("dead_shim")
 	e := i.exit("")
 	if e == nil || e.DeleteTold {
 		return
@@ -126,7 +127,7 @@ func (i *Instance) tell() {
 
 // tellExits tells what is known and untold of exits, those of execs first. What is told is in the bundle before it is told, and that it
 // was told is marked there before the next thing is said: a crash in between repeats the same words.
-func (i *Instance) tellExits() {
+func (i *Instance) tellExits(by string) {
 	for _, execID := range i.untold() {
 		e := i.exit(execID)
 		if e.Tries >= maxTries {
@@ -135,6 +136,7 @@ func (i *Instance) tellExits() {
 		i.note(execID, func(e *bundle.Exit) { e.Tries++ })
 		failpoint("tell-counted")
 		i.publishExit(execID, *e)
+		metrics.ExitTold(by)
 		failpoint("tell-exit")
 		i.note(execID, func(e *bundle.Exit) { e.Told = true })
 	}

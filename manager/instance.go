@@ -57,6 +57,7 @@ type Instance struct {
 	mounted   bool       // mounts are to be deactivated when it goes
 	replaying bool       // exits that are known are told if nobody else does
 	unsaved   bool       // the record is not as it should be on disk
+	found     bool       // at the start of the daemon, and it is not decided yet what becomes of it
 	left      error      // what cleaning could not remove yet
 	leftAt    time.Time  // when that was found
 
@@ -124,6 +125,7 @@ func (i *Instance) toLocked(st state) {
 	if i.state == st || i.state == gone {
 		return
 	}
+	i.observeRestoredLocked(st)
 	i.state, i.since = st, time.Now()
 	i.announceLocked()
 }

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/manager/internal/metrics"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -178,10 +179,12 @@ func (m *ShimManager) adopt(ctx context.Context, i *Instance, r *bootapi.Bootstr
 	if err != nil {
 		return p, created, err
 	}
+	dialled := time.Now()
 	l, err := p.use(ctx, once)
 	if err != nil {
 		return p, created, errors.Wrapf(err, "cannot connect to the shim at %s", ep)
 	}
+	metrics.Phase(metrics.PhaseDial, dialled)
 	launched := p.isLaunched()
 	i.mu.Lock()
 	i.rec.Joined, i.version = i.rec.Joined || !created, ep.Version

@@ -7,6 +7,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/containerd/v2/pkg/timeout"
@@ -15,6 +16,7 @@ import (
 	"github.com/pkg/errors"
 	"golang.org/x/sync/semaphore"
 
+	"github.com/shimyard/shimyard/manager/internal/metrics"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -45,7 +47,9 @@ type ShimManager struct {
 	closed bool // guarded by mu
 
 	started time.Time
-	dials   *semaphore.Weighted
+	// undecided counts the instances found at the start of which it is not known yet what becomes of them.
+	undecided atomic.Int64
+	dials     *semaphore.Weighted
 
 	// mu guards the maps. Never held while anything else is done.
 	mu        sync.Mutex
@@ -86,6 +90,8 @@ func New(ctx context.Context, config Config) (*ShimManager, error) {
 			TTRPCAddress: config.TTRPCAddress,
 			SocketDir:    config.SocketDir,
 			Env:          config.Env,
+			OnQueued:     func(d time.Duration) { metrics.Phase(metrics.PhaseQueue, time.Now().Add(-d)) },
+			OnExec:       metrics.Exec,
 		}),
 		ctx:       ctx,
 		cancel:    cancel,
@@ -105,6 +111,7 @@ func New(ctx context.Context, config Config) (*ShimManager, error) {
 			return nil, errors.Wrapf(err, "cannot list existing %ss", of.kind)
 		}
 	}
+	metrics.RestoreStage("listed", time.Since(m.started))
 	// Not before: what is heard of an instance that is not listed is lost. No shim can tell anything before the daemon serves.
 	m.follow()
 	return m, nil
@@ -126,6 +133,7 @@ func (m *ShimManager) begin() {
 	m.begun = true
 	m.mu.Unlock()
 	close(m.ready)
+	metrics.RestoreStage("read", time.Since(m.started))
 	for _, f := range found {
 		m.spawn(f)
 	}
@@ -176,6 +184,7 @@ func (m *ShimManager) Close() error {
 		close(done)
 	}()
 	defer m.cancel()
+	defer metrics.Unfollow(m)
 	select {
 	case <-done:
 		return nil

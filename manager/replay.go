@@ -45,7 +45,7 @@ func (i *Instance) replay() {
 		wait := max(time.Until(due), subscribersBack-time.Since(i.m.started))
 		if wait <= 0 {
 			i.askExecs(i.context())
-			i.tellExits()
+			i.tellExits("replay")
 			continue
 		}
 		t := time.NewTimer(wait)

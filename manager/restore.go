@@ -44,6 +44,8 @@ func (m *ShimManager) enlist(ctx context.Context, layout bundle.Layout, kind Kin
 			log.G(i.scope(ctx)).Errorf("found a bundle for a %s whose id is a %s's, leaving it alone", kind, other.kind)
 			continue
 		}
+		i.found = true
+		m.undecided.Add(1)
 		m.instances[i.key()] = i
 		m.restored = append(m.restored, i)
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/pkg/errors"
 
 	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/manager/internal/metrics"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -41,6 +42,7 @@ func NewTaskManager(mounts mount.Manager, shims *ShimManager) (*TaskManager, err
 		return nil, err
 	}
 	shims.mounts = &mountController{manager: mounts, shims: shims}
+	metrics.Follow(shims)
 	shims.spawn(shims.restore)
 	return t, nil
 }
@@ -65,7 +67,9 @@ func (t *TaskManager) Create(ctx context.Context, id string, opts runtime.Create
 		if err := t.shims.reserve(ctx, i); err != nil {
 			return nil, err
 		}
-		err := t.build(ctx, i, opts)
+		w := watchCreate()
+		err := t.build(ctx, i, opts, w)
+		w.done(i, opts.Runtime, err)
 		if err == nil {
 			return &Task{i: i}, nil
 		}
@@ -84,7 +88,7 @@ func (i *Instance) lostWarm(err error) bool {
 	return i.takenWarm() && p != nil && (errors.Is(err, shimclient.ErrConnectionLost) || errors.Is(err, errShimDead)) && !p.verified().Alive()
 }
 
-func (t *TaskManager) build(ctx context.Context, i *Instance, opts runtime.CreateOpts) error {
+func (t *TaskManager) build(ctx context.Context, i *Instance, opts runtime.CreateOpts, w *watched) error {
 	facts, err := readSpec(opts.Spec)
 	if err != nil {
 		return err
@@ -98,15 +102,19 @@ func (t *TaskManager) build(ctx context.Context, i *Instance, opts runtime.Creat
 			return err
 		}
 	}
+	w.enter(metrics.PhaseBundle)
 	if err := t.shims.prepare(ctx, i, facts, b); err != nil {
 		return err
 	}
 	// The shim starts before the mounts are activated: it says which of them it does itself.
+	w.enter(metrics.PhaseLaunch)
 	boot, err := t.shims.shimFor(ctx, i, facts, opts)
 	if err != nil {
 		return err
 	}
+	w.launchedBy(i)
 	failpoint("create-shim")
+	w.enter(metrics.PhaseMounts)
 	rootfs, owned, err := t.shims.mounts.activate(ctx, i, boot, opts.Rootfs)
 	if owned {
 		i.activated()
@@ -115,6 +123,7 @@ func (t *TaskManager) build(ctx context.Context, i *Instance, opts runtime.Creat
 		return err
 	}
 	failpoint("create-mounts")
+	w.enter(metrics.PhaseCreate)
 	pid, err := i.createTask(ctx, opts, rootfs)
 	if err != nil {
 		return err

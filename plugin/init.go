@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"runtime"
+	"runtime/debug"
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/events/exchange"
@@ -14,8 +15,10 @@ import (
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/plugins"
 	"github.com/containerd/containerd/v2/plugins/services/warning"
+	"github.com/containerd/containerd/v2/version"
 	"github.com/containerd/plugin"
 	"github.com/pkg/errors"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/shimyard/shimyard/manager"
 )
@@ -57,7 +60,28 @@ func initShimManager(ic *plugin.InitContext) (any, error) {
 	if err := section.apply(&config); err != nil {
 		return nil, badConfig(err, shimURI)
 	}
+	// containerd serves the default registry at its metrics address.
+	if err := manager.RegisterMetrics(prometheus.DefaultRegisterer, moduleVersion(), version.Version); err != nil {
+		return nil, err
+	}
 	return manager.New(ic.Context, config)
+}
+
+// modulePath is the module that holds this package.
+const modulePath = "github.com/shimyard/shimyard"
+
+// moduleVersion is the version of this module that the daemon was built with.
+func moduleVersion() string {
+	build, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	for _, m := range append(build.Deps, &build.Main) {
+		if m.Path == modulePath {
+			return m.Version
+		}
+	}
+	return "unknown"
 }
 
 func initTaskManager(ic *plugin.InitContext) (any, error) {

@@ -1,0 +1,213 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package manager
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/pkg/errors"
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc/status"
+
+	"github.com/shimyard/shimyard/manager/internal/metrics"
+	"github.com/shimyard/shimyard/shimclient"
+)
+
+// RegisterMetrics registers the metrics of this package with Prometheus. Those that are registered already stay.
+func RegisterMetrics(r prometheus.Registerer, version, containerdVersion string) error {
+	return metrics.Register(r, version, containerdVersion)
+}
+
+// watched is a create that is being measured. For one goroutine.
+type watched struct {
+	begin, entered time.Time
+	phase          string
+}
+
+func watchCreate() *watched {
+	now := time.Now()
+	return &watched{begin: now, entered: now, phase: metrics.PhaseResolve}
+}
+
+// enter ends the present phase of the create and begins another.
+func (w *watched) enter(phase string) {
+	if w.phase != "" {
+		metrics.Phase(w.phase, w.entered)
+	}
+	w.phase, w.entered = phase, time.Now()
+}
+
+// launchedBy tells the phase that is about to end by its right name: only now it is known whether a shim was started.
+func (w *watched) launchedBy(i *Instance) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if sourceOf(&i.rec) != metrics.Start {
+		w.phase = metrics.PhaseAdopt
+	}
+}
+
+// done counts the create of an instance. runtime is the name that its client gave: it counts as a name only once it has resolved.
+func (w *watched) done(i *Instance, runtime string, err error) {
+	i.mu.Lock()
+	source, resolved := sourceOf(&i.rec), i.binary.Path != ""
+	i.mu.Unlock()
+	if !resolved {
+		runtime = ""
+	}
+	if err != nil {
+		metrics.CreateFailed(runtime, source, w.reason(err))
+		return
+	}
+	w.enter("")
+	metrics.Created(runtime, source, time.Since(w.begin))
+}
+
+// reason puts a failed create into one of the closed list of reasons, by its error and by the phase in which it came.
+func (w *watched) reason(err error) string {
+	switch {
+	case errdefs.IsCanceled(err), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return metrics.ReasonCanceled
+	case errdefs.IsAlreadyExists(err):
+		return metrics.ReasonExists
+	case errors.Is(err, shimclient.ErrConnectionLost), errors.Is(err, errShimDead):
+		return metrics.ReasonShimDied
+	case w.phase == metrics.PhaseLaunch && errdefs.IsUnavailable(err):
+		return metrics.ReasonConnect // it has started, or was there
+	case w.phase == metrics.PhaseResolve && errdefs.IsInvalidArgument(err):
+		return metrics.ReasonSpec
+	}
+	return reasonOfPhase[w.phase]
+}
+
+var reasonOfPhase = map[string]string{
+	metrics.PhaseResolve: metrics.ReasonRuntime, metrics.PhaseBundle: metrics.ReasonBundle, metrics.PhaseLaunch: metrics.ReasonLaunch,
+	metrics.PhaseMounts: metrics.ReasonMounts, metrics.PhaseCreate: metrics.ReasonShim,
+}
+
+// restoredAs is what became of an instance that was found at the start, by the state that it leaves restoring for.
+var restoredAs = map[state]string{running: "running", reaping: "undone", dead: "dead", gone: "left_alone"}
+
+// observeRestoredLocked counts an instance that was found at the start, once it is decided what becomes of it, and notes when that is so of
+// all.
+func (i *Instance) observeRestoredLocked(st state) {
+	outcome, decided := restoredAs[st]
+	if !i.found || !decided {
+		return
+	}
+	i.found = false
+	metrics.Restored(outcome)
+	if i.m.undecided.Add(-1) == 0 {
+		metrics.RestoreStage("settled", time.Since(i.m.started))
+	}
+}
+
+// runtimeName is the runtime of one of the instances behind the process; they have the same.
+func (p *Process) runtimeName() string {
+	for _, i := range p.members() {
+		i.mu.Lock()
+		name := i.rec.Runtime
+		i.mu.Unlock()
+		return name
+	}
+	return ""
+}
+
+// observeCall counts a call to a shim.
+func observeCall(method string, err error, took time.Duration) {
+	if strings.HasPrefix(method, "Wait") {
+		return
+	}
+	if errors.Is(err, shimclient.ErrNoAnswer) {
+		metrics.DeadlinePassed(method)
+	}
+	metrics.RPC(method, codeOf(err), took)
+}
+
+func codeOf(err error) string {
+	if err == nil {
+		return "OK"
+	}
+	return status.Code(errgrpc.ToGRPC(err)).String()
+}
+
+// Now counts what there is, for the metrics. It asks nobody and reads no file.
+func (m *ShimManager) Now() metrics.Now {
+	now := metrics.Now{
+		Instances: make(map[metrics.Instances]int), Processes: make(map[metrics.Processes]int),
+		WarmShims: m.pool.count(), LaunchQueue: m.launcher.Waiting(),
+	}
+	m.mu.Lock()
+	processes := make([]*Process, 0, len(m.processes))
+	for _, p := range m.processes {
+		processes = append(processes, p)
+	}
+	m.mu.Unlock()
+	runtimes := make(map[*Process]string)
+	for _, i := range m.everyInstance("") {
+		v := i.brief()
+		if v.State == "" {
+			continue
+		}
+		runtimes[v.process] = v.Runtime
+		now.Instances[v.Instances]++
+		if v.failing {
+			now.CleanupsPending++
+			now.CleanupSince = earlier(now.CleanupSince, v.since)
+		}
+	}
+	for _, p := range processes {
+		p.mu.Lock()
+		st, since := p.state, p.since
+		p.mu.Unlock()
+		now.Processes[metrics.Processes{State: st.String(), Runtime: runtimes[p]}]++
+		if st == unresponsive {
+			now.UnresponsiveSince = earlier(now.UnresponsiveSince, since)
+		}
+	}
+	return now
+}
+
+// earlier of two times, of which the zero one is none.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// brief is what is counted of an instance.
+type brief struct {
+	metrics.Instances
+	process *Process
+	failing bool      // it is being cleaned up, and that has failed
+	since   time.Time // when its state began
+}
+
+func (i *Instance) brief() brief {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return brief{
+		Instances: metrics.Instances{Kind: string(i.kind), State: stateNames[i.state], Runtime: i.rec.Runtime, Namespace: i.namespace},
+		process:   i.proc, failing: i.left != nil && i.state.ending(), since: i.since,
+	}
+}
+
+// count is how many warm shims there are, by what they do.
+func (o *pool) count() map[metrics.WarmShims]int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	n := make(map[metrics.WarmShims]int)
+	for _, s := range o.shelves {
+		for _, w := range s.open {
+			if w.idle {
+				n[metrics.WarmShims{Runtime: w.spec.binary.Runtime, State: "idle"}]++
+			}
+		}
+	}
+	return n
+}
