@@ -62,6 +62,8 @@ type RuntimeConfig struct {
 	StartProtocol shimclient.StartProtocol
 	// Cleanup is when `delete` runs; "" is auto.
 	Cleanup CleanupPolicy
+	// Env is added to the environment of its shims, after the one for all.
+	Env []string
 	// Pool is how its shims are kept warm; nil is DefaultPool of the runtime.
 	Pool *PoolConfig
 }
@@ -120,6 +122,10 @@ type Config struct {
 	// kept that nobody wants.
 	WarmLimit int
 	WarmIdle  time.Duration
+	// AllowedRuntimes are patterns, of which one must match the name of a runtime that is started, or the path of its binary; none allows all.
+	// BinaryCheck is what is done about a shim binary that others could replace; "" is to warn. See shimclient.Policy.
+	AllowedRuntimes []string
+	BinaryCheck     shimclient.BinaryCheck
 	// Runtimes by name or by absolute path of the binary.
 	Runtimes map[string]RuntimeConfig
 }
@@ -142,6 +148,14 @@ func (c *Config) pool(b shimclient.Binary) PoolConfig {
 		return *p
 	}
 	return DefaultPool(b.Runtime)
+}
+
+func newPolicy(c *Config) (*shimclient.Policy, error) {
+	check, err := shimclient.ParseBinaryCheck(string(c.BinaryCheck))
+	if err != nil {
+		return nil, err
+	}
+	return shimclient.NewPolicy(c.AllowedRuntimes, check)
 }
 
 // paths are the configured binaries by runtime name.

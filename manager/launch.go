@@ -239,7 +239,7 @@ func (i *Instance) recordJoin(sandbox string, r *bootapi.BootstrapResult) error 
 // binaryFor finds the binary of a create's runtime. A container that joins the shim of a sandbox starts none, so that a binary that is gone
 // does not keep it from being created: then Path is where the binary was, as far as that is known.
 func (m *ShimManager) binaryFor(ctx context.Context, i *Instance, opts runtime.CreateOpts) (shimclient.Binary, error) {
-	b, err := m.resolver.Resolve(opts.Runtime)
+	b, err := m.resolve(ctx, opts.Runtime)
 	if !errdefs.IsNotFound(err) {
 		return b, err
 	}
@@ -253,6 +253,15 @@ func (m *ShimManager) binaryFor(ctx context.Context, i *Instance, opts runtime.C
 		path = m.binaryPath(i.namespace, opts.SandboxID)
 	}
 	return shimclient.Binary{Runtime: opts.Runtime, Path: path}, nil
+}
+
+// resolve finds the binary of a runtime that is to be started or asked for a client, if it may be.
+func (m *ShimManager) resolve(ctx context.Context, runtime string) (shimclient.Binary, error) {
+	b, err := m.resolver.Resolve(runtime)
+	if err != nil {
+		return b, err
+	}
+	return b, m.policy.Admit(ctx, b)
 }
 
 // binaryPath is where the binary was that started the shim of an id; "" when that is not known.

@@ -35,6 +35,7 @@ type ShimManager struct {
 	config   Config
 	resolver *shimclient.Resolver
 	launcher *shimclient.Launcher
+	policy   *shimclient.Policy
 	infos    infoCache
 	pool     *pool
 
@@ -81,15 +82,21 @@ func New(ctx context.Context, config Config) (*ShimManager, error) {
 		config.Deadlines = shimclient.DefaultDeadlines()
 	}
 	config.Env = slices.Clone(config.Env)
+	policy, err := newPolicy(&config)
+	if err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	m := &ShimManager{
 		config:   config,
+		policy:   policy,
 		resolver: shimclient.NewResolver(config.paths()),
 		launcher: shimclient.NewLauncher(shimclient.LauncherConfig{
 			GRPCAddress:  config.GRPCAddress,
 			TTRPCAddress: config.TTRPCAddress,
 			SocketDir:    config.SocketDir,
 			Env:          config.Env,
+			EnvOf:        func(b shimclient.Binary) []string { return config.runtime(b).Env },
 			OnQueued:     func(d time.Duration) { metrics.Phase(metrics.PhaseQueue, time.Now().Add(-d)) },
 			OnExec:       metrics.Exec,
 		}),

@@ -55,6 +55,7 @@ func (m *ShimManager) poolKey(namespace string, b shimclient.Binary, opts *anypb
 	add(namespace, b.Runtime, b.Path, fmt.Sprint(b.File), opts.GetTypeUrl(), string(opts.GetValue()), log.GetLevel().String())
 	add(m.config.SocketDir, m.config.GRPCAddress, m.config.TTRPCAddress)
 	add(m.config.Env...)
+	add(m.config.runtime(b).Env...)
 	add(os.Environ()...)
 	add(m.pool.surroundings())
 	return hex.EncodeToString(h.Sum(nil))

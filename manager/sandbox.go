@@ -71,7 +71,7 @@ func (c *SandboxController) build(ctx context.Context, i *Instance, info sandbox
 	if err != nil {
 		return err
 	}
-	b, err := c.shims.resolver.Resolve(info.Runtime.Name)
+	b, err := c.shims.resolve(ctx, info.Runtime.Name)
 	if err != nil {
 		return err
 	}

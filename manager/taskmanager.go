@@ -234,7 +234,7 @@ func (t *TaskManager) PluginInfo(ctx context.Context, request any) (any, error) 
 	if !ok {
 		return nil, errors.Wrapf(errdefs.ErrNotImplemented, "request of type %T", request)
 	}
-	b, err := t.shims.resolver.Resolve(req.RuntimePath)
+	b, err := t.shims.resolve(ctx, req.RuntimePath)
 	if err != nil {
 		return nil, err
 	}

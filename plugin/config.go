@@ -40,6 +40,12 @@ type ShimConfig struct {
 	WarmLimit int `toml:"warm_limit"`
 	// WarmIdle is for how long one waits that nobody wants, as a duration string.
 	WarmIdle string `toml:"warm_idle"`
+	// AllowedRuntimes are patterns as in shells, of which one must match the name of a runtime, or the path of its shim binary, for a client to
+	// have it started or asked for its info. A star stands for no slash. The default, none, allows all.
+	AllowedRuntimes []string `toml:"allowed_runtimes"`
+	// BinaryCheck is what is done about a shim binary that others than root and the daemon's user could replace, since they may write to it or to
+	// a directory on the way to it: "off", "warn", the default, or "refuse".
+	BinaryCheck string `toml:"binary_check"`
 	// Runtimes by name ("io.containerd.runc.v2") or, where clients name a binary instead (CRI's runtime_path), by its absolute path.
 	Runtimes map[string]RuntimeConfig `toml:"runtimes"`
 }
@@ -54,6 +60,8 @@ type RuntimeConfig struct {
 	// Cleanup is when the shim's binary is run once more after a task was deleted: "always", "on-failure", or "auto", the default,
 	// which is "on-failure" for the runc shims that are known to clean up by themselves and "always" for all others.
 	Cleanup string `toml:"cleanup"`
+	// Env is added to the environment of this runtime's shims, after the one for all, each entry as NAME=value.
+	Env []string `toml:"env"`
 	// Warm is how many shims are started ahead of the containers they are for, at most. The default is 4 for io.containerd.runc.v2 and 0,
 	// none, for others.
 	Warm *int `toml:"warm"`
@@ -75,7 +83,7 @@ func defaultShimConfig() ShimConfig {
 	for method, d := range shimclient.DefaultDeadlines() {
 		deadlines[method] = d.String()
 	}
-	return ShimConfig{Env: []string{}, Deadlines: deadlines, EscalateAfter: "0s", WarmLimit: 32, WarmIdle: "1m", Runtimes: map[string]RuntimeConfig{}}
+	return ShimConfig{Env: []string{}, Deadlines: deadlines, EscalateAfter: "0s", WarmLimit: 32, WarmIdle: "1m", AllowedRuntimes: []string{}, BinaryCheck: string(shimclient.CheckWarn), Runtimes: map[string]RuntimeConfig{}}
 }
 
 func defaultTaskConfig() TaskConfig {
@@ -100,10 +108,24 @@ func (c *ShimConfig) apply(to *manager.Config) (err error) {
 	if to.WarmLimit, to.WarmIdle, err = c.warm(); err != nil {
 		return err
 	}
+	if to.BinaryCheck, err = shimclient.ParseBinaryCheck(c.BinaryCheck); err != nil {
+		return errors.Wrap(err, "key binary_check")
+	}
+	if to.AllowedRuntimes, err = c.allowedRuntimes(); err != nil {
+		return err
+	}
 	if to.Runtimes, err = c.runtimes(); err != nil {
 		return err
 	}
 	return checkSharing(to)
+}
+
+func (c *ShimConfig) allowedRuntimes() ([]string, error) {
+	if len(c.AllowedRuntimes) == 0 {
+		return nil, nil
+	}
+	_, err := shimclient.NewPolicy(c.AllowedRuntimes, shimclient.CheckOff)
+	return c.AllowedRuntimes, errors.Wrap(err, "key allowed_runtimes")
 }
 
 func (c *ShimConfig) warm() (limit int, idle time.Duration, err error) {
@@ -257,6 +279,10 @@ func (r RuntimeConfig) parse(name string) (out manager.RuntimeConfig, err error)
 	if out.Cleanup, err = manager.ParseCleanupPolicy(r.Cleanup); err != nil {
 		return out, err
 	}
+	if err := checkEnv(r.Env); err != nil {
+		return out, err
+	}
+	out.Env = r.Env
 	out.Pool, err = r.pool(name)
 	return out, err
 }

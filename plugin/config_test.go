@@ -104,6 +104,8 @@ func TestEveryKeyIsRead(t *testing.T) {
   socket_dir = '/tmp/sockets/'
   warm_limit = 7
   warm_idle = '90s'
+  allowed_runtimes = ['io.containerd.*', '/opt/*/shim']
+  binary_check = 'refuse'
   [plugins.'io.containerd.shim.v1.manager'.deadlines]
     State = '500ms'
     Create = '1m'
@@ -115,6 +117,7 @@ func TestEveryKeyIsRead(t *testing.T) {
     warm = 2
     reuse = 0
     share = 8
+    env = ['B=2']
   [plugins.'io.containerd.shim.v1.manager'.runtimes.'/usr/local/bin/containerd-shim-kata-v2']
     cleanup = 'on-failure'
   [plugins.'io.containerd.shim.v1.manager'.runtimes.'io.containerd.wasmtime.v1']
@@ -135,10 +138,13 @@ func TestEveryKeyIsRead(t *testing.T) {
 				Deadlines: deadlines,
 				WarmLimit: 7,
 				WarmIdle:  90 * time.Second,
+
+				AllowedRuntimes: []string{"io.containerd.*", "/opt/*/shim"},
+				BinaryCheck:     shimclient.CheckRefuse,
 				Runtimes: map[string]manager.RuntimeConfig{
 					"io.containerd.runc.v2": {
 						Path: "/opt/bin/shim", StartProtocol: shimclient.ProtocolLegacy, Cleanup: manager.CleanupAlways,
-						Pool: &manager.PoolConfig{Warm: 2, Reuse: 0, Share: 8},
+						Env: []string{"B=2"}, Pool: &manager.PoolConfig{Warm: 2, Reuse: 0, Share: 8},
 					},
 					"/usr/local/bin/containerd-shim-kata-v2": {
 						StartProtocol: shimclient.ProtocolAuto, Cleanup: manager.CleanupOnFailure, Pool: &manager.PoolConfig{Reuse: 100, Share: 1},
@@ -233,6 +239,9 @@ func TestBadValues(t *testing.T) {
 		"path of a path":          {`runtimes = {'/bin/shim' = {path = '/bin/other'}}`, `the section is for one binary already`},
 		"runtimes not a table":    {`runtimes = 1`, `key runtimes: `},
 		"a runtime not a table":   {`runtimes = {'io.containerd.runc.v2' = true}`, `key runtimes.io.containerd.runc.v2: `},
+		"env of a runtime":        {`runtimes = {'io.containerd.runc.v2' = {env = ['B']}}`, `key runtimes."io.containerd.runc.v2": key env: entry 0, "B", is not of the form NAME=value`},
+		"a pattern":               {`allowed_runtimes = ['io.[containerd']`, `key allowed_runtimes: pattern "io.[containerd": syntax error in pattern`},
+		"binary check":            {`binary_check = 'maybe'`, `key binary_check: binary check "maybe": use "off", "warn" or "refuse"`},
 		"cleanup of wrong type":   {`runtimes = {'io.containerd.runc.v2' = {cleanup = true}}`, `key runtimes.io.containerd.runc.v2.cleanup: `},
 		"socket_dir not a string": {`socket_dir = 1`, `key socket_dir: `},
 	} {
@@ -262,7 +271,7 @@ func TestUnknownKeysAreReportedWithTheNearest(t *testing.T) {
 		"a table": {shimURI, `runtime = {a = 1}`,
 			shim + "runtime|ignoring an unknown key in the config: did you mean runtimes?"},
 		"nothing like it": {shimURI, `frobnicate = 1`,
-			shim + "frobnicate|ignoring an unknown key in the config: known here are env, socket_dir, deadlines, escalate_after, warm_limit, warm_idle, runtimes"},
+			shim + "frobnicate|ignoring an unknown key in the config: known here are env, socket_dir, deadlines, escalate_after, warm_limit, warm_idle, allowed_runtimes, binary_check, runtimes"},
 		"of a runtime": {shimURI, `runtimes = {'io.containerd.runc.v2' = {start_protcol = 'legacy'}}`,
 			shim + "runtimes.io.containerd.runc.v2.start_protcol|ignoring an unknown key in the config: did you mean start_protocol?"},
 		"in the wrong section": {taskURI, `socket_dir = '/s'`,

@@ -38,6 +38,8 @@ type LauncherConfig struct {
 	SocketDir string
 	// Env is added to the environment of each command, KEY=VALUE.
 	Env []string
+	// EnvOf is what a binary gets besides, after Env; nil: nothing.
+	EnvOf func(Binary) []string
 	// MaxStarts is how many starts may run at once; 0: two per CPU.
 	MaxStarts int
 	// LaunchTimeout is how long a shim may take to answer `start`, not counting
@@ -61,6 +63,9 @@ type Launcher struct {
 func NewLauncher(config LauncherConfig) *Launcher {
 	if config.LaunchTimeout <= 0 {
 		config.LaunchTimeout = DefaultLaunchTimeout
+	}
+	if config.EnvOf == nil {
+		config.EnvOf = func(Binary) []string { return nil }
 	}
 	if config.OnQueued == nil {
 		config.OnQueued = func(time.Duration) {}

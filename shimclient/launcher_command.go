@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
@@ -56,7 +57,7 @@ func (l *Launcher) deleteCommand(r *DeleteRequest) (*exec.Cmd, error) {
 // environment counts, as it may say where the OCI runtime is.
 func (l *Launcher) infoCommand(b Binary, options *anypb.Any) (*exec.Cmd, error) {
 	cmd := exec.Command(b.Path, "-info")
-	cmd.Env = append(daemonEnv(), l.config.Env...)
+	cmd.Env = slices.Concat(daemonEnv(), l.config.Env, l.config.EnvOf(b))
 	cmd.SysProcAttr = ownGroup()
 	if options == nil {
 		return cmd, nil
@@ -86,7 +87,7 @@ func (l *Launcher) command(b Binary, namespace, id, bundle, action string) (*exe
 		"GRPC_ADDRESS="+l.config.GRPCAddress,
 		"NAMESPACE="+namespace,
 	)
-	cmd.Env = append(cmd.Env, l.config.Env...)
+	cmd.Env = slices.Concat(cmd.Env, l.config.Env, l.config.EnvOf(b))
 	cmd.SysProcAttr = ownGroup()
 	return cmd, nil
 }

@@ -1,0 +1,57 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package manager
+
+import (
+	"testing"
+
+	apitypes "github.com/containerd/containerd/api/types"
+	"github.com/containerd/errdefs"
+	"github.com/stretchr/testify/require"
+
+	"github.com/shimyard/shimyard/shimclient"
+	"github.com/shimyard/shimyard/shimclient/shimtest"
+)
+
+// TestPolicy: what is not allowed is neither started nor asked, and what runs from before is cleaned up all the same.
+func TestPolicy(t *testing.T) {
+	y := newYard(t, shimtest.Scenario{})
+	y.run("c1", "sleep")
+	y.config.AllowedRuntimes = []string{"io.containerd.runc.v2"}
+	y.restart()
+	y.inState("c1", running)
+	before := y.shim.Count(shimtest.KindExec, "start") + y.shim.Count(shimtest.KindExec, "info")
+	_, err := y.tasks.Create(y.ctx, "c2", y.opts("sleep"))
+	require.True(t, errdefs.IsPermissionDenied(err), "%v", err)
+	require.ErrorContains(t, err, y.shim.Path)
+	_, err = y.tasks.PluginInfo(y.ctx, &apitypes.RuntimeRequest{RuntimePath: y.shim.Path})
+	require.True(t, errdefs.IsPermissionDenied(err), "%v", err)
+	err = y.boxes.Create(y.ctx, sandboxOf(y, "b1"))
+	require.True(t, errdefs.IsPermissionDenied(err), "%v", err)
+	require.Equal(t, before, y.shim.Count(shimtest.KindExec, "start")+y.shim.Count(shimtest.KindExec, "info"))
+	y.remove("c1")
+	y.empty()
+
+	// The fake shim is in a directory below /tmp, which everybody may write to.
+	y.config.AllowedRuntimes, y.config.BinaryCheck = nil, shimclient.CheckRefuse
+	y.restart()
+	_, err = y.tasks.Create(y.ctx, "c2", y.opts("sleep"))
+	require.True(t, errdefs.IsPermissionDenied(err), "%v", err)
+	y.empty()
+}
+
+// TestRuntimeEnv: the environment of a runtime's section is there for start and for delete.
+func TestRuntimeEnv(t *testing.T) {
+	y := coldYard(t, shimtest.Scenario{})
+	y.config.Runtimes[y.shim.Path] = RuntimeConfig{Env: []string{"GOMAXPROCS=7"}, Cleanup: CleanupAlways}
+	y.boot()
+	y.run("c1", "sleep")
+	y.remove("c1")
+	for _, action := range []string{"start", "delete"} {
+		found := y.shim.Find(shimtest.KindExec, action)
+		require.NotEmpty(t, found)
+		require.Contains(t, found[0].Env, "GOMAXPROCS=7", action)
+	}
+	y.empty()
+}

@@ -1,0 +1,65 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build !windows
+
+package shimclient
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/pkg/errors"
+)
+
+// othersMayWrite are the bits that let others than the owner change a file, or the entries of a directory.
+const othersMayWrite fs.FileMode = 0o022
+
+// checkOwners returns what lets others than root and the daemon's user replace the file at path: the owner or mode of the file, or of any
+// directory on the way to it, that of links included.
+func checkOwners(path string) error {
+	real, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return errors.WithStack(err)
+	}
+	if err := checkOwner(real); err != nil {
+		return err
+	}
+	for _, of := range []string{path, real} {
+		for dir := filepath.Dir(of); ; dir = filepath.Dir(dir) {
+			if err := checkOwner(dir); err != nil {
+				return err
+			}
+			if dir == filepath.Dir(dir) {
+				break
+			}
+		}
+	}
+	return nil
+}
+
+// checkOwner looks at one file or directory. A link in the path itself is judged by the directory that it is in; where it leads, by its own.
+func checkOwner(path string) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return errors.WithStack(err)
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return errors.Errorf("cannot tell the owner of %s", path)
+	}
+	if st.Uid != 0 && int(st.Uid) != os.Geteuid() {
+		return errors.Errorf("%s belongs to the user %d", path, st.Uid)
+	}
+	// The group of root counts as root: Debian's /usr/local is root:staff, and only the group's number tells the two apart.
+	open := othersMayWrite
+	if st.Gid == 0 {
+		open &^= 0o020
+	}
+	if mode := info.Mode().Perm(); mode&open != 0 {
+		return errors.Errorf("%s can be written to by others (mode %04o)", path, mode)
+	}
+	return nil
+}

@@ -1,0 +1,129 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build !windows
+
+package shimclient
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/containerd/errdefs"
+	"github.com/stretchr/testify/require"
+)
+
+func TestPolicyAllows(t *testing.T) {
+	for _, c := range []struct {
+		allowed       []string
+		runtime, path string
+		want          bool
+	}{
+		{nil, "io.containerd.runc.v2", "/usr/bin/containerd-shim-runc-v2", true},
+		{[]string{"io.containerd.runc.v2"}, "io.containerd.runc.v2", "/usr/bin/containerd-shim-runc-v2", true},
+		{[]string{"io.containerd.runc.v2"}, "io.containerd.kata.v2", "/usr/bin/containerd-shim-kata-v2", false},
+		{[]string{"io.containerd.*"}, "io.containerd.kata.v2", "/usr/bin/containerd-shim-kata-v2", true},
+		{[]string{"/opt/*/bin/containerd-shim-*"}, "/opt/kata/bin/containerd-shim-kata-v2", "/opt/kata/bin/containerd-shim-kata-v2", true},
+		{[]string{"/opt/*"}, "/opt/kata/bin/evil", "/opt/kata/bin/evil", false}, // a star stands for no slash
+		{[]string{"/usr/bin/*"}, "io.containerd.runc.v2", "/usr/bin/containerd-shim-runc-v2", true},
+	} {
+		p, err := NewPolicy(c.allowed, CheckOff)
+		require.NoError(t, err)
+		err = p.Admit(t.Context(), Binary{Runtime: c.runtime, Path: c.path})
+		require.Equal(t, c.want, err == nil, "%v of %s: %v", c.allowed, c.runtime, err)
+		if err != nil {
+			require.True(t, errdefs.IsPermissionDenied(err), "%v", err)
+			require.Contains(t, err.Error(), c.runtime)
+			require.Contains(t, err.Error(), "allowed_runtimes")
+		}
+	}
+	_, err := NewPolicy([]string{"io.[containerd"}, CheckOff)
+	require.True(t, errdefs.IsInvalidArgument(err), "%v", err)
+}
+
+// TestPolicyOwners: whoever can change the file, or a directory on the way to it or to where a link leads, could start what they like.
+func TestPolicyOwners(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root to make files of others")
+	}
+	// Not below /tmp, which everybody may write to.
+	base, err := os.MkdirTemp("/var", "sy-policy-")
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = os.RemoveAll(base) })
+	dir := filepath.Join(base, "a", "b")
+	require.NoError(t, os.MkdirAll(dir, 0o755))
+	shim := filepath.Join(dir, "shim")
+	require.NoError(t, os.WriteFile(shim, nil, 0o755))
+	require.NoError(t, os.Chmod(base, 0o755))
+	require.NoError(t, checkOwners(shim))
+
+	for _, c := range []struct {
+		name   string
+		path   string
+		spoil  func(path string) error
+		repair func(path string) error
+	}{
+		{"the file is writable", shim, chmod(0o777), chmod(0o755)},
+		{"its directory is writable", dir, chmod(0o757), chmod(0o755)},
+		{"a directory further up is writable", filepath.Dir(dir), chmod(0o777), chmod(0o755)},
+		{"a group may write", dir, func(p string) error { return firstOf(os.Chown(p, 0, 50), os.Chmod(p, 0o775)) },
+			func(p string) error { return firstOf(os.Chown(p, 0, 0), os.Chmod(p, 0o755)) }},
+		{"the file is another's", shim, func(p string) error { return os.Chown(p, 65534, 0) }, func(p string) error { return os.Chown(p, 0, 0) }},
+		{"its directory is another's", dir, func(p string) error { return os.Chown(p, 65534, 0) }, func(p string) error { return os.Chown(p, 0, 0) }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			require.NoError(t, c.spoil(c.path))
+			err := checkOwners(shim)
+			require.Error(t, err)
+			require.Contains(t, err.Error(), c.path)
+			refuse, perr := NewPolicy(nil, CheckRefuse)
+			require.NoError(t, perr)
+			err = refuse.Admit(t.Context(), Binary{Runtime: "r.v1", Path: shim})
+			require.True(t, errdefs.IsPermissionDenied(err), "%v", err)
+			require.Contains(t, err.Error(), "binary_check")
+			warn, perr := NewPolicy(nil, CheckWarn)
+			require.NoError(t, perr)
+			require.NoError(t, warn.Admit(t.Context(), Binary{Runtime: "r.v1", Path: shim}))
+			require.Len(t, warn.warned, 1)
+			require.NoError(t, c.repair(c.path))
+			require.NoError(t, checkOwners(shim))
+			require.NoError(t, refuse.Admit(t.Context(), Binary{Runtime: "r.v1", Path: shim}), "nothing is remembered")
+		})
+	}
+
+	// A link is as good as the directories on both sides of it.
+	links := filepath.Join(base, "links")
+	require.NoError(t, os.Mkdir(links, 0o755))
+	link := filepath.Join(links, "shim")
+	require.NoError(t, os.Symlink(shim, link))
+	require.NoError(t, checkOwners(link))
+	require.NoError(t, os.Chmod(links, 0o777))
+	require.Error(t, checkOwners(link))
+	require.NoError(t, os.Chmod(links, 0o755))
+	require.NoError(t, os.Chmod(dir, 0o777))
+	require.Error(t, checkOwners(link))
+}
+
+func chmod(mode os.FileMode) func(string) error {
+	return func(path string) error { return os.Chmod(path, mode) }
+}
+
+func firstOf(errs ...error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func TestParseBinaryCheck(t *testing.T) {
+	for in, want := range map[string]BinaryCheck{"": CheckWarn, "off": CheckOff, "warn": CheckWarn, "refuse": CheckRefuse} {
+		got, err := ParseBinaryCheck(in)
+		require.NoError(t, err)
+		require.Equal(t, want, got)
+	}
+	_, err := ParseBinaryCheck("maybe")
+	require.True(t, errdefs.IsInvalidArgument(err), "%v", err)
+}
