@@ -26,7 +26,7 @@ export GOFLAGS += -buildvcs=false
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help build test unit race lint cross fuzz integration conformance scale chaos soak pools nightly bench microbench tools demo clean
+.PHONY: help build test unit race lint cross fuzz integration conformance conformance-cri scale chaos soak pools nightly bench microbench tools demo clean
 
 help: ## show this list
 	@echo "Shimyard: a containerd whose task runtime is ours."
@@ -71,6 +71,10 @@ integration: ## tests against real shims, runc and stock containerd, as root (ne
 # One suite: conformance-client, conformance-cri, …
 conformance-%:
 	go -C integration/conformance run ./cmd/conformance $(if $(RUN),-run '$(RUN)') $(if $(SIDE),-side $(SIDE)) $*
+
+# Both suites that CRI has, and the benchmark.
+conformance-cri:
+	go -C integration/conformance run ./cmd/conformance $(if $(RUN),-run '$(RUN)') $(if $(SIDE),-side $(SIDE)) cri critest cribench
 
 conformance: ## other people's suites against stock containerd and this one, as root; hours; make conformance-client runs one of them
 	go -C integration/conformance run ./cmd/conformance $(if $(README),-readme $(CURDIR)/integration/README.md) all

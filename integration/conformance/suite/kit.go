@@ -76,7 +76,7 @@ func (k *Kit) Build(b Build) (string, error) {
 	}
 	args := []string{"build"}
 	if b.Test {
-		args = []string{"test", "-c"}
+		args = []string{"test", "-c", "-vet=off"}
 	}
 	args = append(append(args, b.Flags...), "-o", dst, b.Package)
 	cmd := exec.Command("go", args...)

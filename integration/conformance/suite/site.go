@@ -42,6 +42,15 @@ func (s *Site) Program(name string) string { return filepath.Join(box.Programs, 
 // Report adds tests to the result.
 func (s *Site) Report(tests ...results.Test) { s.run.Tests = append(s.run.Tests, tests...) }
 
+// ReportError reports one test that is not a program of tests: it passes if err is nil.
+func (s *Site) ReportError(name string, err error) {
+	t := results.Test{Name: name, Outcome: results.Pass}
+	if err != nil {
+		t.Outcome, t.Output = results.Fail, err.Error()
+	}
+	s.Report(t)
+}
+
 // Fail says that the run as a whole is not what it should be.
 func (s *Site) Fail(format string, args ...any) {
 	s.run.Errors = append(s.run.Errors, fmt.Sprintf(format, args...))

@@ -58,7 +58,7 @@ const criConfig = `version = 2
   slow_chown = true
 [plugins."io.containerd.nri.v1.nri"]
   disable = false
-  socket_path = "/var/run/nri-test.sock"
+  socket_path = "` + nriSocket + `"
   plugin_path = "/no/pre-launched/nri/plugins"
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc-fp]
   cni_conf_dir = "` + failpointCNI + `"

@@ -12,7 +12,7 @@ import (
 
 // All are the suites, in the order in which they are run.
 var All = []*suite.Suite{
-	client, cri,
+	client, cri, critest, criBench,
 }
 
 // Find is the suite of that name.
