@@ -4,8 +4,10 @@
 package box
 
 import (
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/pkg/errors"
@@ -26,12 +28,46 @@ func (s *Spec) mountRoot() (string, error) {
 			return "", errors.Wrap(err, "cannot make the root of the box")
 		}
 	}
-	var lower []string
-	for _, dir := range append(append([]string(nil), s.Layers...), "/") {
-		lower = append(lower, escape.Replace(dir))
+	// Layers are copied: a lower directory below another one, as theirs are below /, is refused.
+	for _, layer := range slices.Backward(s.Layers) {
+		if err := copyTree(layer, upper); err != nil {
+			return "", errors.Wrapf(err, "cannot add the layer %s", layer)
+		}
 	}
-	data := "lowerdir=" + strings.Join(lower, ":") + ",upperdir=" + escape.Replace(upper) + ",workdir=" + escape.Replace(work)
+	data := "lowerdir=/,upperdir=" + escape.Replace(upper) + ",workdir=" + escape.Replace(work)
 	return root, mount("overlay", root, "overlay", 0, data)
+}
+
+// copyTree copies directories, regular files and links, over what is there.
+func copyTree(src, dst string) error {
+	return filepath.WalkDir(src, func(path string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		to := filepath.Join(dst, strings.TrimPrefix(path, src))
+		info, err := e.Info()
+		if err != nil {
+			return err
+		}
+		if e.IsDir() {
+			return os.MkdirAll(to, info.Mode().Perm())
+		}
+		if err := os.Remove(to); err != nil && !os.IsNotExist(err) {
+			return err
+		}
+		if e.Type()&fs.ModeSymlink != 0 {
+			link, err := os.Readlink(path)
+			if err != nil {
+				return err
+			}
+			return os.Symlink(link, to)
+		}
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(to, data, info.Mode().Perm())
+	})
 }
 
 // memory are the directories that are empty at first and whose file system can carry overlay mounts, which an overlay cannot.
