@@ -29,7 +29,7 @@ var shared struct {
 func node(t *testing.T) *crinode.Node {
 	t.Helper()
 	site := suite.Attach(t)
-	shared.Do(func() { shared.node, shared.err = crinode.Start(context.Background(), site, Config) })
+	shared.Do(func() { shared.node, shared.err = crinode.Start(context.Background(), site, Config()) })
 	require.NoError(t, shared.err)
 	return shared.node
 }
@@ -237,7 +237,9 @@ func TestSynchronizeAfterRestart(t *testing.T) {
 			created, err := pod.Create("created", "sleep", "1000000")
 			require.NoError(t, err)
 			exited := pod.Start("exited", "true")
-			before.await("StopContainer exited")
+			before.await("StopContainer exited") // which is told before CRI takes the container for exited
+			require.Eventually(t, func() bool { return n.Status(t, exited).State == cri.ContainerState_CONTAINER_EXITED },
+				crinode.Patience, crinode.Tick)
 			_, was := connect(t, "20")
 
 			restart(t, n, end)

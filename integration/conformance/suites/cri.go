@@ -5,6 +5,7 @@ package suites
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -51,9 +52,14 @@ var cri = &suite.Suite{
 }
 
 // criConfig is that of containerd's own scripts.
-const criConfig = `version = 2
+func criConfig() string {
+	return fmt.Sprintf(criTemplate, suite.RestrictOOM())
+}
+
+const criTemplate = `version = 2
 [plugins."io.containerd.grpc.v1.cri"]
   drain_exec_sync_io_timeout = "10s"
+  restrict_oom_score_adj = %t
 [plugins."io.containerd.snapshotter.v1.overlayfs"]
   slow_chown = true
 [plugins."io.containerd.nri.v1.nri"]
@@ -87,12 +93,12 @@ func runCRI(ctx context.Context, s *suite.Site) error {
 			return errors.Wrap(err, "cannot put a CNI plugin in place")
 		}
 	}
-	err := underCRI(ctx, s, criConfig, func(d *suite.Daemon) error { return criTests(ctx, s, d, "", "") })
+	err := underCRI(ctx, s, criConfig(), func(d *suite.Daemon) error { return criTests(ctx, s, d, "", "") })
 	if err != nil {
 		return err
 	}
 	// What it wants, a shim that ends with its pod, is what the daemon does when it is told not to keep shims.
-	return underCRI(ctx, s, criConfig+noReuse, func(d *suite.Daemon) error { return criTests(ctx, s, d, "reuse=0: ", "^TestIssue7496$") })
+	return underCRI(ctx, s, criConfig()+noReuse, func(d *suite.Daemon) error { return criTests(ctx, s, d, "reuse=0: ", "^TestIssue7496$") })
 }
 
 func criTests(ctx context.Context, s *suite.Site, d *suite.Daemon, label, only string) error {
