@@ -269,8 +269,7 @@ func (i *Instance) bury() {
 
 // waitInFlight waits until what the shim itself has told must have arrived and, at a start of the daemon, until somebody can listen.
 func (i *Instance) waitInFlight() bool {
-	wait := max(inFlight, subscribersBack-time.Since(i.m.started))
-	return i.m.sleep(wait)
+	return i.m.awaitTold(max(inFlight, subscribersBack-time.Since(i.m.started)))
 }
 
 func (i *Instance) wasShimDeleted() bool {

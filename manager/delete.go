@@ -5,7 +5,6 @@ package manager
 
 import (
 	"context"
-	"time"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/v2/core/runtime"
@@ -154,11 +153,9 @@ func (i *Instance) deleteInShim(ctx context.Context) (*bundle.Exit, error) {
 // exitInFlight is the exit on record. The shim tells it on another connection than it answers on, so one that is not there yet may
 // still be coming: an earlier Delete may have been done after nobody waited for its answer any more.
 func (i *Instance) exitInFlight() *bundle.Exit {
-	t := time.NewTimer(inFlight)
-	defer t.Stop()
 	select {
 	case <-i.exited:
-	case <-t.C:
+	case <-i.m.spawn(func() { i.m.awaitTold(inFlight) }):
 	}
 	return i.exit("")
 }
@@ -303,7 +300,7 @@ func (i *Instance) unspoken() bool {
 // tellLate tells what a shim took with it when it ended after an orderly delete: shims queue their events and end without waiting
 // for them. The id may have a new instance by now, so events still in flight are matched by pid.
 func (i *Instance) tellLate() {
-	time.Sleep(inFlight)
+	i.m.awaitTold(inFlight) // told twice is better than never, so the end of the daemon does not keep it from telling
 	if i.unspoken() {
 		i.tell()
 	}

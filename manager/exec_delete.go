@@ -104,7 +104,7 @@ func (i *Instance) onExecDeleted(id string, x *bundle.ExecState, e *bundle.Exit)
 // execExitInFlight is the exit of an exec that the shim no longer knows. Like init's it may still be on its way.
 func (i *Instance) execExitInFlight(id string, x *bundle.ExecState) *bundle.Exit {
 	if started := i.pidOf(id) != 0; started && i.exit(id) == nil {
-		i.m.sleep(inFlight)
+		i.m.awaitTold(inFlight)
 	}
 	if e := i.exit(id); e != nil {
 		return i.onExecDeleted(id, x, e)

@@ -11,7 +11,6 @@ import (
 
 	tasktypes "github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/containerd/v2/core/runtime"
-	"github.com/containerd/log"
 
 	"github.com/shimyard/shimyard/bundle"
 )
@@ -21,9 +20,6 @@ type process struct {
 	exec string
 	pid  uint32
 }
-
-// savePause is between two attempts to write a record that could not be written.
-const savePause = time.Second
 
 // exitUnknown is the status of a process whose exit nobody saw, as in stock containerd and in CRI.
 const exitUnknown = 255
@@ -264,83 +260,6 @@ func (i *Instance) onWake(execID string, cancel context.CancelFunc) (forget func
 		delete(i.waiters, w)
 		i.mu.Unlock()
 	}
-}
-
-// save writes the record. One that cannot be written does not fail the call that caused it; it is tried again until it is written,
-// since an exit that is not on record when the daemon dies may be told a second time, and differently.
-func (i *Instance) save() {
-	err := i.persist()
-	if err == nil {
-		return
-	}
-	i.mu.Lock()
-	again := !i.unsaved
-	i.unsaved = true
-	i.mu.Unlock()
-	if again {
-		log.G(i.context()).WithError(err).Warn("cannot write the instance's record; it is tried again until it succeeds")
-		i.m.spawn(i.saveLater)
-	}
-}
-
-// saveLater tries to write the record until that succeeds, the bundle goes, or the manager is closed.
-func (i *Instance) saveLater() {
-	for i.m.sleep(savePause) {
-		if i.persist() == nil {
-			i.mu.Lock()
-			i.unsaved = false
-			i.mu.Unlock()
-			log.G(i.context()).Info("the instance's record is written")
-			return
-		}
-	}
-}
-
-// persist writes the record, unless the bundle is being removed: what is written then could land in the bundle of a successor.
-func (i *Instance) persist() error {
-	i.saving.Lock()
-	defer i.saving.Unlock()
-	if i.sealed {
-		return nil
-	}
-	i.mu.Lock()
-	b, rec := i.bundle, cloneRecord(&i.rec)
-	i.mu.Unlock()
-	if b == nil {
-		return nil
-	}
-	return b.WriteRecord(rec)
-}
-
-// seal ends the writing of the record.
-func (i *Instance) seal() {
-	i.saving.Lock()
-	i.sealed = true
-	i.saving.Unlock()
-}
-
-func cloneRecord(r *bundle.Record) *bundle.Record {
-	c := *r
-	if r.Task != nil {
-		t := *r.Task
-		if t.Exit != nil {
-			e := *t.Exit
-			t.Exit = &e
-		}
-		c.Task = &t
-	}
-	if r.Execs != nil {
-		c.Execs = make(map[string]*bundle.ExecState, len(r.Execs))
-		for id, x := range r.Execs {
-			y := *x
-			if x.Exit != nil {
-				e := *x.Exit
-				y.Exit = &e
-			}
-			c.Execs[id] = &y
-		}
-	}
-	return &c
 }
 
 func toExit(e *bundle.Exit) *runtime.Exit {

@@ -17,7 +17,7 @@ func (i *Instance) onExitEvent(execID string, e bundle.Exit) {
 	ours := i.hearLocked(execID, e)
 	i.mu.Unlock()
 	if ours {
-		i.save()
+		i.saveSoon()
 	}
 }
 
@@ -101,7 +101,7 @@ func (i *Instance) onDeleteEvent(pid uint32) {
 	}
 	i.mu.Unlock()
 	if ours {
-		i.save()
+		i.saveSoon()
 	}
 }
 

@@ -56,6 +56,7 @@ type Instance struct {
 	cut       bool       // a Create may still be under way in what the shim has run for it
 	mounted   bool       // mounts are to be deactivated when it goes
 	replaying bool       // exits that are known are told if nobody else does
+	saveDue   bool       // a write of the record behind the follower has not begun yet
 	unsaved   bool       // the record is not as it should be on disk
 	found     bool       // at the start of the daemon, and it is not decided yet what becomes of it
 	left      error      // what cleaning could not remove yet

@@ -25,6 +25,8 @@ const (
 	closeTimeout = 5 * time.Second
 	// dialsAtOnce bounds the connects and first State calls of a restore. They wait for other processes, not for a CPU.
 	dialsAtOnce = 64
+	// savesAtOnce bounds the writes of records that the events of shims cause.
+	savesAtOnce = 4
 )
 
 // key is what an instance is known by.
@@ -46,6 +48,10 @@ type ShimManager struct {
 	// wg counts what Close waits for; nothing is added once closed is set.
 	wg     sync.WaitGroup
 	closed bool // guarded by mu
+
+	follower follower
+	// saves bounds how many records are written at a time behind the follower.
+	saves *semaphore.Weighted
 
 	started time.Time
 	// undecided counts the instances found at the start of which it is not known yet what becomes of them.
@@ -127,6 +133,7 @@ func New(ctx context.Context, config Config) (*ShimManager, error) {
 // init makes what is the same for every manager.
 func (m *ShimManager) init() {
 	m.pool = newPool(m)
+	m.saves = semaphore.NewWeighted(savesAtOnce)
 	m.ready, m.urgent = make(chan struct{}), make(chan struct{})
 	m.urge = sync.OnceFunc(func() { close(m.urgent) })
 }

@@ -45,6 +45,9 @@ func (i *Instance) replay() {
 		wait := max(time.Until(due), subscribersBack-time.Since(i.m.started))
 		if wait <= 0 {
 			i.askExecs(i.context())
+			if !i.m.awaitFollower() {
+				return
+			}
 			i.tellExits("replay")
 			continue
 		}
