@@ -105,6 +105,9 @@ type Exit struct {
 	DeleteTold bool `json:"delete_told,omitempty"`
 	// Tries counts how often the exit event was about to be published.
 	Tries int `json:"tries,omitempty"`
+	// Owed is how often the exit event is to be published again, unless the task is deleted before; Spoken is when it was the last time.
+	Owed   int       `json:"owed,omitempty"`
+	Spoken time.Time `json:"spoken,omitzero"`
 }
 
 // WriteRecord replaces the record, with the Version that this code writes. r itself is not changed.

@@ -280,8 +280,8 @@ func (c *chaos) checkExits(s *slot) []complaint {
 }
 
 // maxTold is how often an event may tell the same exit: the shim may repeat what it does not know to have arrived, and so may the
-// daemon after a crash.
-const maxTold = 4
+// daemon after a crash. A young daemon tells it three times more, as long as the task is there.
+const maxTold = 4 + 3
 
 // checkOrder looks for exits of execs that were told after that of their container, with nothing that could have delayed them.
 func (c *chaos) checkOrder(s *slot, all []told) []complaint {

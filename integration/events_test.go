@@ -5,6 +5,7 @@ package integration
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/typeurl/v2"
 	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
 )
 
 // nativeError gives an error of the raw API its class.
@@ -20,14 +22,23 @@ func nativeError(err error) error { return errgrpc.ToNative(err) }
 
 // eventLog collects the task events of a daemon.
 type eventLog struct {
-	n      *node
-	mu     sync.Mutex
-	events []taskEvent
+	n       *node
+	mu      sync.Mutex
+	events  []taskEvent
+	repeats []taskEvent
 }
+
+// A young daemon tells an exit again, in the same words, until its task is deleted: not before repeatPause, and so many
+// times at most.
+const (
+	repeatPause = 4 * time.Second
+	maxRepeats  = 3
+)
 
 // taskEvent is what an event says of a task.
 type taskEvent struct {
 	topic, id string
+	at        time.Time             // when it was sent
 	exit      *apievents.TaskExit   // of an exit
 	deleted   *apievents.TaskDelete // of a delete
 }
@@ -56,7 +67,7 @@ func (n *node) watch() *eventLog {
 					n.t.Errorf("an event that cannot be read: %v", err)
 					return
 				}
-				l.add(e.Topic, v)
+				l.add(e.Topic, e.Timestamp, v)
 			case <-errs:
 				return
 			}
@@ -77,8 +88,8 @@ func (n *node) untilSubscribed(ctx context.Context, l *eventLog) {
 	}, patience, tick)
 }
 
-func (l *eventLog) add(topic string, v any) {
-	e := taskEvent{topic: topic}
+func (l *eventLog) add(topic string, at time.Time, v any) {
+	e := taskEvent{topic: topic, at: at}
 	if named, ok := v.(interface{ GetContainerID() string }); ok {
 		e.id = named.GetContainerID()
 	}
@@ -90,7 +101,24 @@ func (l *eventLog) add(topic string, v any) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.repeated(e) {
+		l.repeats = append(l.repeats, e)
+		return
+	}
 	l.events = append(l.events, e)
+}
+
+// repeated tells whether an exit is one of the repeats that a young daemon owes.
+func (l *eventLog) repeated(e taskEvent) bool {
+	same := func(o taskEvent) bool { return e.exit != nil && o.exit != nil && proto.Equal(o.exit, e.exit) }
+	told, before := 0, time.Time{}
+	for _, o := range slices.Concat(l.events, l.repeats) {
+		if same(o) {
+			told++
+			before = o.at
+		}
+	}
+	return told > 0 && told <= maxRepeats && e.at.Sub(before) >= repeatPause
 }
 
 // of lists the events of one task.

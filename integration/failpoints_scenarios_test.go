@@ -124,6 +124,12 @@ var crashScenarios = map[string]*crashScenario{
 		},
 		check: func(c *crash) { c.settle("c", 7); c.again("c") },
 	},
+	"exit told again": {
+		points:  []string{"repeat-counted"},
+		kinds:   []string{"fake"},
+		prepare: prepareStopped, // the daemon is young
+		check:   func(c *crash) { require.NotNil(c.t, c.settle("c", 7)); c.again("c") },
+	},
 	"exec deleted": {
 		points: []string{"exec-deleted"},
 		kinds:  []string{"runc", "fake"},

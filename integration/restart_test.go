@@ -7,12 +7,15 @@ import (
 	"fmt"
 	"path/filepath"
 	"testing"
+	"time"
 
+	apievents "github.com/containerd/containerd/api/events"
 	"github.com/containerd/containerd/api/services/tasks/v1"
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/shimyard/shimyard/integration/internal/daemon"
 )
@@ -105,6 +108,40 @@ func TestExitWhileDown(t *testing.T) {
 			deleted := j.remove()
 			require.EqualValues(t, 137, deleted.ExitCode())
 			require.Equal(t, e.ExitTime(), deleted.ExitTime())
+		})
+	}
+}
+
+// An exit that came while there was no daemon is told by the shim as soon as there is one. Clients come back later than
+// that, each in its own time, and hear it all the same, in the same words, as long as the task is there.
+func TestExitWhileDownIsHeardByLateClients(t *testing.T) {
+	t.Parallel()
+	for name, end := range ends {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			n := newNode(t)
+			pid := n.run("ends", obedient(7)).Pid()
+			end(n)
+			n.letExit("ends")
+			require.Eventually(t, func() bool { return !runs(pid) }, patience, tick)
+			n.Run()
+			up := time.Now()
+			var heard *apievents.TaskExit
+			for _, late := range []time.Duration{2 * time.Second, 5 * time.Second, 15 * time.Second} {
+				time.Sleep(time.Until(up.Add(late)))
+				log := n.watch()
+				log.waitFor("/tasks/exit", "ends")
+				exit := log.of("ends")[0].exit
+				if heard == nil {
+					heard = exit
+				}
+				require.True(t, proto.Equal(heard, exit), "%v, and %v", heard, exit)
+			}
+			require.EqualValues(t, 7, heard.ExitStatus)
+			require.Equal(t, pid, heard.Pid)
+			log := n.watch()
+			require.EqualValues(t, 7, n.taskOf("ends").remove().ExitCode())
+			log.waitFor("/tasks/delete", "ends")
 		})
 	}
 }

@@ -219,6 +219,7 @@ func TestDeathWithoutABundle(t *testing.T) {
 			_, err := task.Wait(y.ctx)
 			require.NoError(t, err)
 			y.events.await("c1", exitTopic, 1)
+			y.written("c1")
 			require.NoError(t, os.RemoveAll(gone(y)))
 			y.killShim("c1")
 			heard := y.exitsOf("c1")

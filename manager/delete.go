@@ -78,6 +78,7 @@ func (i *Instance) claimDelete(ctx context.Context) (mine bool, err error) {
 // runDelete is the orderly way: Delete in the shim, record the exit, release the process, remove what is left. ctx has no
 // cancellation; caller tells whether somebody still waits.
 func (i *Instance) runDelete(ctx, caller context.Context) (*runtime.Exit, error) {
+	i.awaitSilence()
 	exit, derr := i.deleteInShim(ctx)
 	if derr != nil && (!errdefs.IsNotFound(derr) || i.processDead()) {
 		return i.deleteFailed(ctx, derr)

@@ -50,7 +50,7 @@ func (i *Instance) tellExits(by string) {
 		i.publishExit(execID, *e)
 		metrics.ExitTold(by)
 		failpoint("tell-exit")
-		i.note(execID, func(e *bundle.Exit) { e.Told = true })
+		i.note(execID, i.toldLocked)
 	}
 }
 

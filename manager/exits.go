@@ -72,7 +72,9 @@ func (i *Instance) exitLocked(e bundle.Exit) {
 		if e.Told && e.Pid != 0 {
 			old.Pid = e.Pid // a Wait was answered while Start had not said yet that its pid is not Create's
 		}
-		old.Told = old.Told || e.Told
+		if e.Told {
+			i.toldLocked(old)
+		}
 		i.announceLocked()
 		return
 	}
@@ -84,7 +86,12 @@ func (i *Instance) exitLocked(e bundle.Exit) {
 	}
 	e.At = orFirst(e.At, i.rec.Task.Stopped)
 	e.DeleteTold = e.DeleteTold || i.deleteHeard
+	told := e.Told
+	e.Told = false
 	i.rec.Task.Exit = &e
+	if told {
+		i.toldLocked(&e)
+	}
 	i.rec.Task.Status = tasktypes.Status_STOPPED.String()
 	close(i.exited)
 	i.wakeLocked("")

@@ -78,9 +78,10 @@ func (i *Instance) heardLocked(e bundle.Exit) (bundle.Exit, bool) {
 // execExitLocked records the exit of an exec as it was told; one that an answer told before stays, and was told now.
 func (i *Instance) execExitLocked(id string, x *bundle.ExecState, e bundle.Exit) {
 	if x.Exit == nil {
+		e.Told = false
 		i.setExecExitLocked(id, x, e)
 	}
-	x.Exit.Told = true
+	i.toldLocked(x.Exit)
 	i.announceLocked()
 }
 

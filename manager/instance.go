@@ -52,15 +52,18 @@ type Instance struct {
 	rec       bundle.Record
 	heard     map[process]bundle.Exit // exits heard on the exchange before it was known whose pid it is
 	waiters   map[*waiting]struct{}
-	creates   chan error // the answer of a Create whose caller has left; nil when there is none
-	cut       bool       // a Create may still be under way in what the shim has run for it
-	mounted   bool       // mounts are to be deactivated when it goes
-	replaying bool       // exits that are known are told if nobody else does
-	saveDue   bool       // a write of the record behind the follower has not begun yet
-	unsaved   bool       // the record is not as it should be on disk
-	found     bool       // at the start of the daemon, and it is not decided yet what becomes of it
-	left      error      // what cleaning could not remove yet
-	leftAt    time.Time  // when that was found
+	creates   chan error    // the answer of a Create whose caller has left; nil when there is none
+	cut       bool          // a Create may still be under way in what the shim has run for it
+	mounted   bool          // mounts are to be deactivated when it goes
+	repeating bool          // exits that were told to a young daemon's subscribers are told again
+	speakers  int           // what is being told at this moment
+	silence   chan struct{} // closed when there are no speakers any more
+	replaying bool          // exits that are known are told if nobody else does
+	saveDue   bool          // a write of the record behind the follower has not begun yet
+	unsaved   bool          // the record is not as it should be on disk
+	found     bool          // at the start of the daemon, and it is not decided yet what becomes of it
+	left      error         // what cleaning could not remove yet
+	leftAt    time.Time     // when that was found
 
 	changes int    // of the status, that are under way
 	change  uint64 // counts them, begun and done: an answer to State from before one says nothing

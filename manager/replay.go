@@ -48,7 +48,10 @@ func (i *Instance) replay() {
 			if !i.m.awaitFollower() {
 				return
 			}
-			i.tellExits("replay")
+			if i.beginSpeaking() {
+				i.tellExits("replay")
+				i.endSpeaking()
+			}
 			continue
 		}
 		t := time.NewTimer(wait)
@@ -87,6 +90,7 @@ func (i *Instance) replayFound() {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.replayLater()
+	i.repeatLater()
 }
 
 // stoppedUntimed tells whether init is stopped and its exit not known: the shim gives no time with the state.

@@ -179,6 +179,23 @@ func (y *yard) left() []string {
 	return found
 }
 
+// written waits until it is on disk that the exit of a task was told.
+func (y *yard) written(id string) {
+	y.Helper()
+	i := y.instance(id)
+	y.until("the record is written", func() bool {
+		i.mu.Lock()
+		e := i.exitOfLocked("")
+		heard := e != nil && e.Told && !i.saveDue
+		i.mu.Unlock()
+		if !heard || !y.m.saves.TryAcquire(savesAtOnce) {
+			return false
+		}
+		y.m.saves.Release(savesAtOnce)
+		return true
+	})
+}
+
 func (y *yard) checkTidy() {
 	if y.untidy || y.Failed() {
 		return
