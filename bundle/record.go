@@ -81,6 +81,12 @@ type TaskState struct {
 	Terminal bool   `json:"terminal,omitempty"`
 	// Exit is nil until the exit is known.
 	Exit *Exit `json:"exit,omitempty"`
+	// Cgroup is the directory of the process's memory cgroup, "" when it has none of its own that can be seen; OOMKills
+	// is how many processes had been killed in it for lack of memory when that was recorded.
+	Cgroup   string `json:"cgroup,omitempty"`
+	OOMKills uint64 `json:"oom_kills,omitempty"`
+	// OOM: the process was ended for lack of memory.
+	OOM bool `json:"oom,omitempty"`
 	// Stopped is when the process was first seen stopped, where its shim did not say since when it is.
 	Stopped time.Time `json:"stopped,omitzero"`
 }
@@ -105,7 +111,8 @@ type Exit struct {
 	DeleteTold bool `json:"delete_told,omitempty"`
 	// Tries counts how often the exit event was about to be published.
 	Tries int `json:"tries,omitempty"`
-	// Owed is how often the exit event is to be published again, unless the task is deleted before; Spoken is when it was the last time.
+	// Owed is how often the exit event is to be published again, unless the task is deleted before; Spoken is when it
+	// was the last time.
 	Owed   int       `json:"owed,omitempty"`
 	Spoken time.Time `json:"spoken,omitzero"`
 }

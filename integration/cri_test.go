@@ -93,6 +93,12 @@ func (n *node) runPod(name string) *pod {
 // start creates and starts a container in the pod.
 func (p *pod) start(name string, command ...string) string {
 	p.n.t.Helper()
+	return p.startLimited(name, nil, command...)
+}
+
+// startLimited is start of a container with limits.
+func (p *pod) startLimited(name string, limits *cri.LinuxContainerResources, command ...string) string {
+	p.n.t.Helper()
 	created, err := p.rt.CreateContainer(p.n.ctx, &cri.CreateContainerRequest{
 		PodSandboxId: p.id, SandboxConfig: p.config,
 		Config: &cri.ContainerConfig{
@@ -100,7 +106,7 @@ func (p *pod) start(name string, command ...string) string {
 			Image:    &cri.ImageSpec{Image: imageName},
 			Command:  command,
 			LogPath:  name + ".log",
-			Linux:    &cri.LinuxContainerConfig{},
+			Linux:    &cri.LinuxContainerConfig{Resources: limits},
 		},
 	})
 	require.NoError(p.n.t, err)

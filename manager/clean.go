@@ -253,6 +253,9 @@ func (i *Instance) bury() {
 		return
 	}
 	if i.wasCreated() {
+		if i.exit("") != nil || i.initGone() {
+			i.noteOOM() // while the cgroup is there; what `shim delete` ends now is not ended for lack of memory
+		}
 		exit := i.findExit(ctx)
 		if !i.wasShimDeleted() && i.initProcess().Alive() {
 			i.killInit(ctx) // what the shim's delete would have done

@@ -5,6 +5,7 @@ package manager
 
 import (
 	"context"
+	"time"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/v2/core/runtime"
@@ -79,6 +80,7 @@ func (i *Instance) claimDelete(ctx context.Context) (mine bool, err error) {
 // cancellation; caller tells whether somebody still waits.
 func (i *Instance) runDelete(ctx, caller context.Context) (*runtime.Exit, error) {
 	i.awaitSilence()
+	i.tellOOMBeforeDelete()
 	exit, derr := i.deleteInShim(ctx)
 	if derr != nil && (!errdefs.IsNotFound(derr) || i.processDead()) {
 		return i.deleteFailed(ctx, derr)

@@ -47,6 +47,9 @@ func (i *Instance) tellExits(by string) {
 		}
 		i.note(execID, func(e *bundle.Exit) { e.Tries++ })
 		failpoint("tell-counted")
+		if execID == "" {
+			i.tellOOMOnce()
+		}
 		i.publishExit(execID, *e)
 		metrics.ExitTold(by)
 		failpoint("tell-exit")

@@ -58,6 +58,7 @@ type Instance struct {
 	repeating bool          // exits that were told to a young daemon's subscribers are told again
 	speakers  int           // what is being told at this moment
 	silence   chan struct{} // closed when there are no speakers any more
+	oomTold   bool          // this daemon has told that init was ended for lack of memory
 	replaying bool          // exits that are known are told if nobody else does
 	saveDue   bool          // a write of the record behind the follower has not begun yet
 	unsaved   bool          // the record is not as it should be on disk

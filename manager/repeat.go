@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/manager/internal/metrics"
 )
 
 // What acknowledges an exit is its task's Delete. Clients come back to a daemon that was started again in their own
@@ -139,6 +140,7 @@ func (i *Instance) repeatNow() {
 		}
 		if e := i.exit(id); e != nil {
 			i.publishExit(id, *e)
+			metrics.ExitTold("repeat")
 		}
 	}
 }

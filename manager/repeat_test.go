@@ -31,11 +31,12 @@ func youngTask(t *testing.T) *Instance {
 	return i
 }
 
-// TestExitToldByAYoungDaemon is told again at growing pauses, three times, while its task is there. Later ones are told once.
+// TestExitToldByAYoungDaemon is told again at growing pauses, three times, while its task is there. Later ones are told
+// once.
 func TestExitToldByAYoungDaemon(t *testing.T) {
 	for name, tell := range map[string]func(*Instance){
 		"by the shim":    func(i *Instance) { i.onExitEvent("", exitOf(200, 7)) },
-		"by the manager": func(i *Instance) { i.learnExit(exitOf(200, 7)); i.tellExits() },
+		"by the manager": func(i *Instance) { i.learnExit(exitOf(200, 7)); i.tellExits("replay") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -62,7 +63,8 @@ func TestExitToldByAYoungDaemon(t *testing.T) {
 	}
 }
 
-// TestRepeatsEndWithTheTask: none is told after Delete. A Delete that is under way holds them up, and one that fails does not end them.
+// TestRepeatsEndWithTheTask: none is told after Delete. A Delete that is under way holds them up, and one that fails
+// does not end them.
 func TestRepeatsEndWithTheTask(t *testing.T) {
 	for name, end := range map[string]func(*Instance){
 		"deleted here":        func(i *Instance) { i.onDelete(false); i.to(gone) },

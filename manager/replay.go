@@ -48,6 +48,7 @@ func (i *Instance) replay() {
 			if !i.m.awaitFollower() {
 				return
 			}
+			i.noteOOM()
 			if i.beginSpeaking() {
 				i.tellExits("replay")
 				i.endSpeaking()

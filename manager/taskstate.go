@@ -28,12 +28,14 @@ func (i *Instance) learnPid(pid uint32) {
 	}
 	if t := i.rec.Task; t.Exit == nil && (t.Pid != pid || !t.PidOwned && start != 0) {
 		t.Pid, t.PidStart, t.PidOwned = pid, start, owned
+		t.Cgroup, t.OOMKills = "", 0
 	}
 	e, heard := i.heard[process{"", pid}]
 	if heard {
 		i.exitLocked(e)
 	}
 	i.mu.Unlock()
+	i.placeMemory()
 	if heard {
 		i.save()
 	}

@@ -190,7 +190,8 @@ func Reconnected(result string) { reconnects.WithLabelValues(result).Inc() }
 // Died counts a shim process that is proven dead by "pid", or by its "address".
 func Died(runtime, proof string) { deaths.WithLabelValues(Runtime(runtime), proof).Inc() }
 
-// ExitTold counts an exit event that was published for a "dead_shim", or as a "replay" for one that lives.
+// ExitTold counts an exit event that was published for a "dead_shim", as a "replay" for one that lives, or as a
+// "repeat" for clients that come back late to a new daemon.
 func ExitTold(by string) { exitsTold.WithLabelValues(by).Inc() }
 
 // RestoreStage notes when a stage of the restore was reached: "listed", "read" or "settled".

@@ -1,0 +1,142 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package manager
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/runtime"
+	"github.com/stretchr/testify/require"
+
+	"github.com/shimyard/shimyard/shimclient/shimtest"
+)
+
+// deaf is a shim whose events are lost, as when the daemon is away for longer than it tries.
+func deaf() shimtest.Scenario {
+	return shimtest.Scenario{Events: []shimtest.EventRule{{Topic: runtime.TaskExitEventTopic, Drop: true}}}
+}
+
+// inCgroup lets a task have a memory cgroup in which so many processes were killed, before it began and by now.
+func (y *yard) inCgroup(id string, before, now int) {
+	y.Helper()
+	dir := y.path("cgroup-" + id)
+	require.NoError(y, os.MkdirAll(dir, 0o700))
+	events := fmt.Sprintf("oom 1\noom_kill %d\n", now)
+	require.NoError(y, os.WriteFile(filepath.Join(dir, "memory.events"), []byte(events), 0o600))
+	i := y.instance(id)
+	i.mu.Lock()
+	i.rec.Task.Cgroup, i.rec.Task.OOMKills = dir, uint64(before)
+	i.mu.Unlock()
+	i.save()
+}
+
+// topicsOf are the exits and what precedes them, of a container.
+func (y *yard) topicsOf(id string) []string {
+	y.Helper()
+	y.events.settle()
+	var topics []string
+	for _, e := range y.events.of(id, oom, exited, deleted) {
+		topics = append(topics, e.Topic)
+	}
+	return topics
+}
+
+const oom, exited, deleted = runtime.TaskOOMEventTopic, runtime.TaskExitEventTopic, runtime.TaskDeleteEventTopic
+
+// TestOOMBeforeAReplayedExit is told if the cgroup knows that init was ended for it.
+func TestOOMBeforeAReplayedExit(t *testing.T) {
+	for _, c := range []struct {
+		name        string
+		args        []string
+		before, now int
+		want        []string
+	}{
+		{"killed for lack of memory", []string{"die", "KILL"}, 0, 1, []string{oom, exited}},
+		{"killed by somebody", []string{"die", "KILL"}, 0, 0, []string{exited}},
+		{"another was killed before it began", []string{"die", "KILL"}, 2, 2, []string{exited}},
+		{"ended by itself", []string{"exit", "1"}, 0, 1, []string{exited}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			y := newYard(t, deaf())
+			task := y.create("c1", c.args...)
+			y.inCgroup("c1", c.before, c.now)
+			require.NoError(t, task.Start(y.ctx))
+			_, err := task.Wait(y.ctx)
+			require.NoError(t, err)
+			i := y.instance("c1")
+			i.mu.Lock()
+			i.rec.Task.Exit.At = time.Now().Add(-ownRetries)
+			i.mu.Unlock()
+			i.replay()
+			require.Equal(t, c.want, y.topicsOf("c1"))
+			y.remove("c1")
+			y.empty()
+		})
+	}
+}
+
+// TestOOMBeforeARepeatedExit: whoever has missed the one has missed the other.
+func TestOOMBeforeARepeatedExit(t *testing.T) {
+	y := newYard(t, shimtest.Scenario{})
+	y.m.started = time.Now()
+	task := y.create("c1", "die", "KILL")
+	y.inCgroup("c1", 0, 1)
+	require.NoError(t, task.Start(y.ctx))
+	i := y.instance("c1")
+	y.until("the exit is told", func() bool { e := i.exit(""); return e != nil && e.Told })
+	y.m.started = time.Now().Add(-time.Hour)
+	i.mu.Lock()
+	i.rec.Task.Exit.Spoken = time.Now().Add(-time.Hour)
+	i.mu.Unlock()
+	i.repeatNow()
+	require.Equal(t, []string{exited, oom, exited}, y.topicsOf("c1"))
+	y.remove("c1")
+	y.empty()
+}
+
+// TestOOMOfATaskThatIsDeletedAtOnce after the daemon's start, as CRI does with what it finds stopped: the reason is
+// told before the cgroup goes, once.
+func TestOOMOfATaskThatIsDeletedAtOnce(t *testing.T) {
+	y := newYard(t, deaf())
+	task := y.create("c1", "die", "KILL")
+	y.inCgroup("c1", 0, 1)
+	y.restart(func() {})
+	task, err := y.tasks.Get(y.ctx, "c1")
+	require.NoError(t, err)
+	require.NoError(t, task.Start(y.ctx))
+	y.kill(task)
+	exit := y.remove("c1")
+	require.EqualValues(t, exitKilled, exit.Status)
+	y.empty()
+	topics := y.topicsOf("c1")
+	require.Equal(t, oom, topics[0], "%v", topics)
+	require.NotContains(t, topics[1:], oom)
+}
+
+// TestOOMOfATaskWhoseShimIsDead is told before its exit if init had ended before anybody ended it.
+func TestOOMOfATaskWhoseShimIsDead(t *testing.T) {
+	for _, before := range []bool{true, false} {
+		t.Run(fmt.Sprintf("init ended before: %t", before), func(t *testing.T) {
+			y := newYard(t, deaf())
+			task := y.create("c1", "sleep")
+			y.inCgroup("c1", 0, 1)
+			require.NoError(t, task.Start(y.ctx))
+			if before {
+				y.kill(task)
+			}
+			require.NoError(t, y.shim.Daemon("c1").Kill())
+			y.events.await("c1", deleted, 1)
+			y.empty()
+			want := []string{exited, deleted}
+			if before {
+				want = []string{oom, exited, deleted}
+			}
+			require.Equal(t, want, y.topicsOf("c1"))
+		})
+	}
+}
