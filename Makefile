@@ -31,7 +31,7 @@ endif
 help: ## show this list
 	@echo "Shimyard: a containerd whose task runtime is ours."
 	@echo
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  V=1            print every test by name"
 	@echo "  RUN=TestName   only the tests whose names match (unit, race, integration, conformance-SUITE)"
@@ -92,13 +92,14 @@ pools: ## the integration tests without warm shims, and with up to 8 tasks in on
 	$(MAKE) integration POOL=off
 	$(MAKE) integration POOL=share8
 
-nightly: ## the longer suites: ten minutes of chaos in each mode of the pool, pools, scale, soak
+nightly: ## the longer suites: ten minutes of chaos in each mode of the pool, pools, scale, soak, two releases compared
 	$(MAKE) chaos CHAOS_TIME=10m
 	$(MAKE) chaos CHAOS_TIME=10m POOL=off
 	$(MAKE) chaos CHAOS_TIME=10m POOL=share8
 	$(MAKE) pools
 	$(MAKE) scale
 	$(MAKE) soak
+	go -C hack/package test -count=1 -timeout 60m -v ./...
 
 bench: ## measure beside stock containerd and bare runc, as root, on an idle machine; writes integration/bench/; 10 minutes, 4 GB
 	SHIMYARD_BENCH=1 go -C integration test -count=1 -run '^TestBench$$' -timeout 60m -v . $(if $(README),-bench.readme=$(CURDIR)/README.md) $(BENCH)
@@ -108,6 +109,13 @@ microbench: ## the hot paths inside the daemon, with allocations
 
 tools: ## build or unpack into bin/tools what the integration tests run against; nothing is installed
 	go -C integration run ./cmd/tools
+
+.PHONY: package release
+package: ## build the Debian package into bin/package
+	@bash hack/package.sh deb
+
+release: ## build .deb, .rpm, archive, bill of materials and checksums into bin/package; the same commit gives the same bytes
+	@bash hack/package.sh release
 
 demo: ## run a container, restart the daemon under it, see it go on (as root)
 	@bash hack/demo.sh

@@ -22,6 +22,7 @@ func main() {
 	version.Version = buildVersion()
 	app := command.App()
 	app.Commands = append(app.Commands, shims.Command())
+	app.EnableShellCompletion = true // `containerd completion bash`, as ctr has it
 	if err := app.Run(context.Background(), os.Args); err != nil {
 		fmt.Fprintln(os.Stderr, "containerd:", err)
 		os.Exit(1)
