@@ -66,7 +66,7 @@ func (b *Bundle) create(o CreateOptions, undo *undoStack) error {
 	if err := makeDir(b.Rootfs(), rootfsPerm); err != nil {
 		return err
 	}
-	if err := b.createWork(undo); err != nil {
+	if err := b.createWork(b.Path, undo); err != nil {
 		return err
 	}
 	if o.Spec == nil {
@@ -99,7 +99,8 @@ func (b *Bundle) Replace() (made bool, err error) {
 	return made, errors.Wrapf(err, "cannot replace bundle %s", b.Path)
 }
 
-func (b *Bundle) createWork(undo *undoStack) error {
+// createWork makes the work directory, and the link to it in dir.
+func (b *Bundle) createWork(dir string, undo *undoStack) error {
 	path := b.work.path
 	if err := makeParent(path); err != nil {
 		return err
@@ -115,7 +116,7 @@ func (b *Bundle) createWork(undo *undoStack) error {
 		return err
 	}
 	undo.push((&parting{path: path}).run)
-	return errors.WithStack(os.Symlink(path, b.file(workLink)))
+	return errors.WithStack(os.Symlink(path, filepath.Join(dir, workLink)))
 }
 
 // discardWork clears the place of a new work directory.

@@ -22,8 +22,11 @@
 //	ROOT/NAMESPACE/ID/             the work directory, 0711
 //	STATE/NAMESPACE/.-rm.ID.RANDOM what is being removed (below ROOT too); swept at boot
 //	STATE/NAMESPACE/.ID            the same, as containerd's own runtime leaves it; swept at boot
-//	STATE/._RANDOM/                the directory of a warm shim, 0700: its config.json, log, s, bootstrap.json, and
+//	STATE/._RANDOM/                where the directory of a warm shim waits, 0700: its config.json ("{}"), log, s, bootstrap.json, and
 //	    warm.json                  0600, our own record of it
+//
+// The directory of a warm shim becomes the bundle of the task that the shim serves, warm.json with it: it is assembled where it waits and renamed
+// to the bundle's place, and goes the other way when the task is deleted (see Warm).
 //
 // The layout, the names and the modes are a contract with containerd's own runtime, which must be able to take over every bundle at any
 // time, and with whoever else reads them. A hidden name is skipped by it; a name of ours can never be ".ID" of any valid id, which it would
@@ -37,7 +40,8 @@
 //   - A removal never crosses a mount and never follows a link. Only what is mounted at or below rootfs is unmounted,
 //     there alone (not at the peers of a shared mount), and only when no process uses it.
 //   - rootfs is removed by rmdir alone. What is in it may be somebody's data; then the bundle stays as it is, with all its records.
-//   - A file in the bundle goes only after the bundle has left its place, so that a bundle that can be listed is whole.
+//   - A file in the bundle goes only after the bundle has left its place, so that a bundle that can be listed is whole. One that was a warm shim's
+//     directory also appears whole.
 //   - One Bundle removes one bundle, once: after its Remove it leaves a successor of the same id alone.
 //
 // # Concurrency

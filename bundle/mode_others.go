@@ -22,3 +22,11 @@ func setBundleMode(path string, gid uint32) error {
 	}
 	return errors.WithStack(os.Chmod(path, perm))
 }
+
+// resetBundleMode makes a directory that a bundle's mode was given to what a new one is.
+func resetBundleMode(path string) error {
+	if err := os.Chmod(path, bundlePerm); err != nil {
+		return errors.WithStack(err)
+	}
+	return errors.WithStack(os.Chown(path, -1, os.Getegid()))
+}

@@ -7,3 +7,5 @@ package bundle
 func setBundleMode(string, uint32) error {
 	return nil
 }
+
+func resetBundleMode(string) error { return nil }

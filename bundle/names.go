@@ -19,6 +19,7 @@ const (
 	bootstrapFile  = "bootstrap.json"
 	sandboxFile    = "sandbox"
 	recordFile     = "shimyard.json"
+	warmFile       = "warm.json"
 
 	addressFile   = "address"
 	socketDirLink = "s"
@@ -31,7 +32,7 @@ const (
 
 // known are the names by which a directory is told to be a bundle, whoever made it.
 var known = map[string]bool{
-	configFile: true, rootfsDir: true, workLink: true, logFile: true, shimBinaryFile: true, bootstrapFile: true, sandboxFile: true, recordFile: true,
+	configFile: true, rootfsDir: true, workLink: true, logFile: true, shimBinaryFile: true, bootstrapFile: true, sandboxFile: true, recordFile: true, warmFile: true,
 	addressFile: true, socketDirLink: true, initPidFile: true, shimPidFile: true, runtimeFile: true, optionsFile: true, exitFile: true,
 }
 

@@ -119,9 +119,7 @@ type Exit struct {
 
 // WriteRecord replaces the record, with the Version that this code writes. r itself is not changed.
 func (b *Bundle) WriteRecord(r *Record) error {
-	stamped := *r
-	stamped.Version = RecordVersion
-	data, err := json.Marshal(&stamped)
+	data, err := r.marshal()
 	if err != nil {
 		return errors.Wrapf(err, "cannot write the record of %s", b.Path)
 	}

@@ -46,11 +46,16 @@ func (b *Bundle) Isolate() error {
 	return errors.Wrapf(isolate(b.Rootfs()), "cannot keep the mounts of bundle %s to itself", b.Path)
 }
 
-// leave takes the bundle out of its place; until its last step everything but rootfs is as it was.
+// leave takes the bundle out of its place.
 func (b *Bundle) leave() error {
 	if b.dir.moved {
 		return nil
 	}
+	return b.part(b.dir.moveAway)
+}
+
+// part removes rootfs and then moves the bundle out of its place; until that last step everything but rootfs is as it was.
+func (b *Bundle) part(move func() error) error {
 	if err := b.checkPlaces(); err != nil {
 		return err
 	}
@@ -63,7 +68,7 @@ func (b *Bundle) leave() error {
 	if err := removeRootfs(b.Rootfs()); err != nil {
 		return err
 	}
-	return b.dir.moveAway()
+	return move()
 }
 
 // checkPlaces fails when the paths of the bundle do not lead to where they seem to.

@@ -8,7 +8,9 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
 	"github.com/pkg/errors"
@@ -18,8 +20,6 @@ const (
 	// warmPrefix starts the id of a warm shim. No container's id begins so: a container with the id that a shim was started under would
 	// join it without anybody's knowledge.
 	warmPrefix = "_"
-	// warmFile is our record in a warm shim's directory.
-	warmFile = "warm.json"
 	// warmSpec is all that a shim without a container reads of its spec.
 	warmSpec = "{}"
 )
@@ -41,22 +41,56 @@ type WarmRecord struct {
 	Launch Launch `json:"launch"`
 	// Shim is the process, once verified.
 	Shim *Proc `json:"shim,omitempty"`
+	// Files are the names in the directory when the shim had started: all else is the task's that it serves.
+	Files []string `json:"files,omitempty"`
 }
 
-// Warm is a handle on the directory of one warm shim. The directory lives as long as the process, whose log fifo and link to its sockets
-// are in it, whomever it serves. Safe for concurrent use; its records want one caller at a time.
+// Warm is a handle on the directory of one warm shim, which is the process's working directory. It waits at Path, and becomes the bundle of the
+// task that the shim serves: Assemble and Lend, Bundle.Return and Empty. Safe for concurrent use; the records, and the steps from one place to
+// the other, want one caller at a time.
 type Warm struct {
 	// ID is what the shim is started under: fresh, random, and no id that an instance can have.
 	ID string
-	// Path is the directory, absolute. containerd's own runtime takes it for a hidden namespace and passes it over.
+	// Path is where the directory waits, absolute. containerd's own runtime takes it for a hidden namespace and passes it over.
 	Path string
 
-	files Bundle // for the files that it has in common with a bundle
+	layout Layout
+
+	mu    sync.Mutex // guards what follows
+	place string     // where the directory is: Path, or the path of the bundle that it has become
+	start []string   // the Files of the record
 }
 
 func (l Layout) warm(id string) *Warm {
 	path := filepath.Join(l.State, "."+id)
-	return &Warm{ID: id, Path: path, files: Bundle{ID: id, Path: path}}
+	return &Warm{ID: id, Path: path, layout: l, place: path}
+}
+
+// files is the directory where it is now, for the files that it has in common with a bundle.
+func (w *Warm) files() *Bundle {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return &Bundle{ID: w.ID, Path: w.place}
+}
+
+func (w *Warm) moveTo(path string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.place = path
+}
+
+func (w *Warm) recorded(r *WarmRecord) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.start = r.Files
+}
+
+// startFiles are the names that stay in the directory when it is emptied. The configuration is no task's, but is written anew.
+func (w *Warm) startFiles() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	keep := slices.Concat(ownFiles, w.start)
+	return slices.DeleteFunc(keep, func(name string) bool { return name == configFile || name == rootfsDir })
 }
 
 // CreateWarm makes the directory of a new warm shim. On failure nothing of it is left behind.
@@ -68,7 +102,7 @@ func (l Layout) CreateWarm() (*Warm, error) {
 	if err := os.Mkdir(w.Path, bundlePerm); err != nil {
 		return nil, errors.Wrap(err, "cannot create the directory of a warm shim")
 	}
-	if err := os.WriteFile(w.files.file(configFile), []byte(warmSpec), configPerm); err != nil {
+	if err := os.WriteFile(w.files().file(configFile), []byte(warmSpec), configPerm); err != nil {
 		_ = removeTree(w.Path)
 		return nil, errors.Wrap(err, "cannot create the directory of a warm shim")
 	}
@@ -94,19 +128,19 @@ func (l Layout) ListWarm() ([]*Warm, error) {
 }
 
 // LogPath is where the shim writes its log: a fifo.
-func (w *Warm) LogPath() string { return w.files.LogPath() }
+func (w *Warm) LogPath() string { return w.files().LogPath() }
 
 // WriteBootstrap records how to reach the shim. Errors: those of Bundle.WriteBootstrap.
-func (w *Warm) WriteBootstrap(r *bootapi.BootstrapResult) error { return w.files.WriteBootstrap(r) }
+func (w *Warm) WriteBootstrap(r *bootapi.BootstrapResult) error { return w.files().WriteBootstrap(r) }
 
 // ReadBootstrap returns how to reach the shim. Errors: those of Bundle.ReadBootstrap; an address that the shim has left there by itself is none
 // of a launch that was answered, so that is NotFound too.
 func (w *Warm) ReadBootstrap() (*bootapi.BootstrapResult, error) {
-	path := w.files.file(bootstrapFile)
+	path := w.files().file(bootstrapFile)
 	if _, err := os.Lstat(path); err != nil {
 		return nil, readError(path, err)
 	}
-	return w.files.ReadBootstrap()
+	return w.files().ReadBootstrap()
 }
 
 // WriteRecord replaces the record, with the Version that this code writes. r itself is not changed.
@@ -117,13 +151,17 @@ func (w *Warm) WriteRecord(r *WarmRecord) error {
 	if err != nil {
 		return errors.Wrapf(err, "cannot write the record of warm shim %s", w.ID)
 	}
-	return writeFile(w.files.file(warmFile), data, 0o600)
+	if err := writeFile(w.files().file(warmFile), data, 0o600); err != nil {
+		return err
+	}
+	w.recorded(r)
+	return nil
 }
 
 // ReadRecord returns the record. Errors: NotFound when there is none: nothing was started yet, or nothing is left but the directory;
 // ErrForeign when it is damaged or from a version of this code that is too new.
 func (w *Warm) ReadRecord() (*WarmRecord, error) {
-	path := w.files.file(warmFile)
+	path := w.files().file(warmFile)
 	data, err := readFile(path)
 	if err != nil {
 		return nil, err
@@ -132,6 +170,7 @@ func (w *Warm) ReadRecord() (*WarmRecord, error) {
 	if err != nil {
 		return nil, errors.Wrapf(ErrForeign, "cannot use %s: %v", path, err)
 	}
+	w.recorded(r)
 	return r, nil
 }
 
@@ -151,32 +190,26 @@ func parseWarmRecord(data []byte) (*WarmRecord, error) {
 	return r, nil
 }
 
-// LendLog gives the shim's log fifo a second name in the bundle that it is to serve, where containerd's own runtime looks for it after a
-// rollback and drains it. The name goes with the bundle. One that is there already is replaced: it was another shim's.
-func (w *Warm) LendLog(to *Bundle) error {
-	link := to.file(logFile)
-	err := os.Link(w.LogPath(), link)
-	if errors.Is(err, os.ErrExist) {
-		if err := os.Remove(link); err != nil {
-			return errors.WithStack(err)
-		}
-		err = os.Link(w.LogPath(), link)
-	}
-	return errors.Wrapf(err, "cannot link the log of warm shim %s into bundle %s", w.ID, to.Path)
-}
-
-// Remove removes the directory; the caller has made sure that the shim is gone. One that is gone already is no error. A removal that is cut
-// short leaves a directory without a record. Errors: ErrMounted.
+// Remove removes the directory, where it waits; one that is a bundle now goes with that. The caller has made sure that the shim is gone. One that
+// is gone already is no error. A removal that is cut short leaves a directory without a record. Errors: those of Bundle.Remove.
 func (w *Warm) Remove() error {
 	if _, err := os.Lstat(w.Path); errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
-	if err := refuseMounts(w.Path, ""); err != nil {
-		return errors.Wrapf(err, "cannot remove the directory of warm shim %s", w.ID)
+	return errors.Wrapf(w.remove(), "cannot remove the directory of warm shim %s", w.ID)
+}
+
+func (w *Warm) remove() error {
+	files := &Bundle{Path: w.Path}
+	if err := refuseMounts(w.Path, files.Rootfs()); err != nil {
+		return err
+	}
+	if err := removeRootfs(files.Rootfs()); err != nil {
+		return err
 	}
 	// The record first: without it whoever finds the rest after a crash knows that there is nothing behind it.
-	if err := os.Remove(w.files.file(warmFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return errors.Wrapf(err, "cannot remove the directory of warm shim %s", w.ID)
+	if err := os.Remove(files.file(warmFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return errors.WithStack(err)
 	}
-	return errors.Wrapf(removeTree(w.Path), "cannot remove the directory of warm shim %s", w.ID)
+	return removeTree(w.Path)
 }

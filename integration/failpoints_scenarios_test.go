@@ -58,11 +58,16 @@ type crash struct {
 type crashKind struct {
 	shim                         *shimtest.Shim // nil: runc's
 	opts                         []setupOpt
+	changes                      []change
 	forever, seven, exec, execed []string
 }
 
 func newCrashKind(t *testing.T, name string) *crashKind {
 	switch name {
+	case "shared": // two tasks in one shim
+		k := newCrashKind(t, "runc")
+		k.changes = []change{withShare(2)}
+		return k
 	case "runc":
 		return &crashKind{forever: []string{"sleep", "1000000"}, seven: []string{"sh", "-c", "exit 7"},
 			exec: []string{"sh", "-c", "exit 5"}, execed: []string{"sleep", "1000000"}}
@@ -85,20 +90,20 @@ var createPoints = []string{
 	"create-bundle", "launch-recorded", "launch-started", "launch-bootstrap", "create-shim", "create-mounts", "create-task", "create-recorded",
 }
 
-// Failpoints on the way of a create that starts a warm shim, instead of the launch- ones.
-var warmPoints = []string{"warm-recorded", "warm-started", "warm-taken"}
+// Failpoints on the way of a create that starts a warm shim, instead of create-bundle and the launch- ones.
+var warmPoints = []string{"warm-recorded", "warm-started", "warm-assembled", "warm-lent", "warm-taken"}
 
 var crashScenarios = map[string]*crashScenario{
 	"create": {
 		points:  slices.Concat(createPoints, warmPoints),
 		kinds:   []string{"runc", "fake"},
-		skip:    map[string][]string{"runc": {"launch-recorded", "launch-started", "launch-bootstrap"}, "fake": warmPoints},
+		skip:    map[string][]string{"runc": {"create-bundle", "launch-recorded", "launch-started", "launch-bootstrap"}, "fake": warmPoints},
 		prepare: func(c *crash) { c.container("c", c.kind.forever) },
 		act:     tryTask,
 		check:   func(c *crash) { c.settle("c", 137); c.again("c") },
 	},
 	"create on a shim that was idle": {
-		points: []string{"warm-taken", "create-shim", "create-mounts", "create-task", "create-recorded"},
+		points: []string{"warm-assembled", "warm-lent", "warm-taken", "create-shim", "create-mounts", "create-task", "create-recorded"},
 		kinds:  []string{"runc"},
 		prepare: func(c *crash) {
 			c.container("c", c.kind.forever)
@@ -109,6 +114,24 @@ var crashScenarios = map[string]*crashScenario{
 		crashed: true,
 		act:     tryTask,
 		check:   func(c *crash) { c.settle("c", 137); c.again("c") },
+	},
+	"create beside another task in its shim": {
+		points: []string{"warm-beside"},
+		kinds:  []string{"shared"},
+		prepare: func(c *crash) {
+			c.container("first", c.kind.forever)
+			c.container("c", c.kind.forever)
+		},
+		act: func(c *crash, ctx context.Context, cl *containerd.Client) {
+			tryTaskOf(ctx, cl, "first")
+			tryTask(c, ctx, cl)
+		},
+		check: func(c *crash) {
+			c.settle("c", 137)
+			require.NotNil(c.t, c.settle("first", 137), "the first in the shim is gone")
+			c.boxOf("first").remove()
+			c.again("c")
+		},
 	},
 	"delete": {
 		points:  []string{"delete-task", "delete-recorded", "delete-released", "clean-shim-delete", "clean-bundle", "clean-removed"},
@@ -157,7 +180,8 @@ var crashScenarios = map[string]*crashScenario{
 		},
 	},
 	"delete that leaves the shim idle": {
-		points:  []string{"delete-task", "delete-recorded", "warm-recycled", "delete-released", "clean-bundle", "clean-removed"},
+		points: []string{"delete-task", "delete-recorded", "warm-kept", "delete-released", "clean-bundle", "warm-returned", "warm-emptied",
+			"clean-removed", "warm-recycled"},
 		kinds:   []string{"runc"},
 		prepare: func(c *crash) { c.container("c", c.kind.seven) },
 		act:     tryWholeLife, // a shim that has gone through a restart is not used again
@@ -318,8 +342,10 @@ func prepareWithExec(c *crash) {
 }
 
 // tryTask creates a task of "c" and starts it, as long as there is a daemon.
-func tryTask(_ *crash, ctx context.Context, cl *containerd.Client) {
-	container, err := cl.LoadContainer(ctx, "c")
+func tryTask(_ *crash, ctx context.Context, cl *containerd.Client) { tryTaskOf(ctx, cl, "c") }
+
+func tryTaskOf(ctx context.Context, cl *containerd.Client, id string) {
+	container, err := cl.LoadContainer(ctx, id)
 	if err != nil {
 		return
 	}

@@ -110,7 +110,7 @@ func failpointNames(t *testing.T) []string {
 func newCrash(t *testing.T, kind, binary string) *crash {
 	t.Helper()
 	k := newCrashKind(t, kind)
-	c := &crash{node: newNode(t, func(o *daemon.Options) { o.Binary = binary }), kind: k}
+	c := &crash{node: newNode(t, append(k.changes, func(o *daemon.Options) { o.Binary = binary })...), kind: k}
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("the last failpoint was %s", c.point)

@@ -125,7 +125,7 @@ func (i *Instance) removeRest(ctx context.Context) error {
 	if d != nil {
 		i.seal()
 		failpoint("clean-bundle")
-		if err := d.Remove(); err != nil {
+		if err := i.removeBundle(d); err != nil {
 			return errors.Wrap(err, "cannot remove the bundle")
 		}
 		failpoint("clean-removed")
@@ -138,11 +138,13 @@ func (i *Instance) removeRest(ctx context.Context) error {
 
 // addresses are where the instance's shim says, or said, that it listens.
 func (i *Instance) addresses() []string {
-	r, err := i.bootstrap()
-	if err != nil {
-		return nil
+	if r, err := i.bootstrap(); err == nil {
+		return []string{r.Address}
 	}
-	return []string{r.Address}
+	if p := i.process(); p != nil {
+		return []string{p.endpoint.Address}
+	}
+	return nil
 }
 
 // errNoBinary: there is no binary to run `delete` with, now or later.

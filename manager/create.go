@@ -113,6 +113,9 @@ func (i *Instance) endLaunchOf(p *Process) {
 	if l := i.rec.Launch; l != nil && !i.rec.Joined && !slices.Contains(tokens, l.Token) {
 		tokens = append(tokens, l.Token)
 	}
+	if p == nil && i.house != nil {
+		tokens = append(tokens, i.house.token)
+	}
 	i.tokens = tokens
 }
 

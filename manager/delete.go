@@ -248,6 +248,7 @@ func (i *Instance) releaseProcess(ctx context.Context, p *Process, orderly bool)
 // with the id reserved.
 func (i *Instance) finishDelete(ctx context.Context, c cleaning) {
 	err := i.cleanOnce(ctx, &c)
+	i.backToPool(err == nil)
 	if err == nil {
 		i.m.forget(i)
 		return

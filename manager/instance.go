@@ -65,6 +65,8 @@ type Instance struct {
 	found     bool          // at the start of the daemon, and it is not decided yet what becomes of it
 	left      error         // what cleaning could not remove yet
 	leftAt    time.Time     // when that was found
+	house     *warmShim     // whose directory the bundle is; nil where the bundle is the instance's own
+	returns   bool          // its process goes back to the pool when the bundle is removed
 
 	changes int    // of the status, that are under way
 	change  uint64 // counts them, begun and done: an answer to State from before one says nothing

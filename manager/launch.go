@@ -38,8 +38,20 @@ func options(opts runtime.CreateOpts) *anypb.Any {
 	return typeurl.MarshalProto(o)
 }
 
-// prepare makes the bundle of a reserved instance.
-func (m *ShimManager) prepare(ctx context.Context, i *Instance, facts specFacts, b shimclient.Binary) error {
+// describe fills a new instance with what is known of it before there is anything of it.
+func (i *Instance) describe(facts specFacts, b shimclient.Binary) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.binary, i.groups = b, facts.groups
+	i.rec = bundle.Record{Version: bundle.RecordVersion, Runtime: b.Runtime, Begun: time.Now().UTC(), BootID: shimclient.BootID()}
+}
+
+// prepare makes the bundle of a reserved instance whose shim has none for it.
+func (m *ShimManager) prepare(ctx context.Context, i *Instance, facts specFacts) error {
+	return makingBundle(func() error { return m.makeBundle(ctx, i, facts) })
+}
+
+func (m *ShimManager) makeBundle(ctx context.Context, i *Instance, facts specFacts) error {
 	o := bundle.CreateOptions{Spec: facts.raw, GID: facts.gid}
 	d, err := i.layout.Create(i.namespace, i.id, o)
 	if errdefs.IsAlreadyExists(err) {
@@ -53,14 +65,14 @@ func (m *ShimManager) prepare(ctx context.Context, i *Instance, facts specFacts,
 		return err
 	}
 	i.mu.Lock()
-	i.bundle, i.binary, i.groups = d, b, facts.groups
-	i.rec = bundle.Record{Version: bundle.RecordVersion, Runtime: b.Runtime, Begun: time.Now().UTC(), BootID: shimclient.BootID()}
+	i.bundle = d
+	path := i.binary.Path
 	i.mu.Unlock()
 	failpoint("create-bundle")
-	if b.Path == "" {
+	if path == "" {
 		return nil // it joins a shim whose binary is not known, see binaryFor
 	}
-	return d.WriteShimBinary(b.Path)
+	return d.WriteShimBinary(path)
 }
 
 // clearLeftover removes the bundle of a dead instance that nobody has in hand. One whose shim may live stays, and the id with it; so
@@ -198,7 +210,7 @@ func (m *ShimManager) adopt(ctx context.Context, i *Instance, r *bootapi.Bootstr
 	return p, created, i.persist()
 }
 
-// shimFor finds or starts the process that is to serve the instance: the sandbox's, one of the pool, or a new one.
+// shimFor finds or starts the process that is to serve the instance: the sandbox's, one of the pool, or a new one, and makes the bundle.
 func (m *ShimManager) shimFor(ctx context.Context, i *Instance, facts specFacts, opts runtime.CreateOpts) (*bootapi.BootstrapResult, error) {
 	r, err := m.sandboxShim(ctx, i, opts)
 	if err != nil {
@@ -206,9 +218,12 @@ func (m *ShimManager) shimFor(ctx context.Context, i *Instance, facts specFacts,
 	}
 	if r == nil || r.Version < sandboxVersion {
 		if spec, ok := m.poolSpecFor(i, facts, i.binary, options(opts)); ok {
-			return m.launchWarm(ctx, i, spec)
+			return m.launchWarm(ctx, i, facts, spec)
 		}
-		return m.launch(ctx, i, options(opts))
+		return m.launchAlone(ctx, i, facts, options(opts))
+	}
+	if err := m.prepare(ctx, i, facts); err != nil {
+		return nil, err
 	}
 	if err := i.recordJoin(opts.SandboxID, r); err != nil {
 		return nil, err
@@ -274,6 +289,14 @@ func (m *ShimManager) binaryPath(namespace, id string) string {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return i.binary.Path
+}
+
+// launchAlone makes the bundle and starts a shim in it.
+func (m *ShimManager) launchAlone(ctx context.Context, i *Instance, facts specFacts, opts *anypb.Any) (*bootapi.BootstrapResult, error) {
+	if err := m.prepare(ctx, i, facts); err != nil {
+		return nil, err
+	}
+	return m.launch(ctx, i, opts)
 }
 
 // sandboxShim returns how to reach the shim of the sandbox that opts names; nil when there is none to join: no sandbox named, or one

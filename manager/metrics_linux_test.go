@@ -137,12 +137,12 @@ func TestReasons(t *testing.T) {
 		want  string
 	}{
 		{metrics.PhaseLaunch, errors.Wrap(context.Canceled, "waiting"), metrics.ReasonCanceled},
-		{metrics.PhaseBundle, errdefs.ErrAlreadyExists, metrics.ReasonExists},
+		{metrics.PhaseLaunch, bundleError{errdefs.ErrAlreadyExists}, metrics.ReasonExists},
 		{metrics.PhaseCreate, errShimDead, metrics.ReasonShimDied},
 		{metrics.PhaseCreate, shimclient.ErrConnectionLost, metrics.ReasonShimDied},
 		{metrics.PhaseResolve, errdefs.ErrInvalidArgument, metrics.ReasonSpec},
 		{metrics.PhaseResolve, errdefs.ErrNotFound, metrics.ReasonRuntime},
-		{metrics.PhaseBundle, errors.New("disk full"), metrics.ReasonBundle},
+		{metrics.PhaseLaunch, errors.Wrap(bundleError{errors.New("disk full")}, "c1"), metrics.ReasonBundle},
 		{metrics.PhaseLaunch, errors.New("exit status 1"), metrics.ReasonLaunch},
 		{metrics.PhaseLaunch, errUnavailable("a", time.Now(), "cannot be reached"), metrics.ReasonConnect},
 		{metrics.PhaseMounts, errors.New("no such device"), metrics.ReasonMounts},
@@ -150,7 +150,7 @@ func TestReasons(t *testing.T) {
 	} {
 		require.Equal(t, c.want, at(c.phase).reason(c.err), "%s: %v", c.phase, c.err)
 	}
-	for _, phase := range []string{metrics.PhaseResolve, metrics.PhaseBundle, metrics.PhaseLaunch, metrics.PhaseMounts, metrics.PhaseCreate} {
+	for _, phase := range []string{metrics.PhaseResolve, metrics.PhaseLaunch, metrics.PhaseMounts, metrics.PhaseCreate} {
 		require.NotEmpty(t, reasonOfPhase[phase])
 	}
 	require.Equal(t, "OK", codeOf(nil))

@@ -51,6 +51,21 @@ func (w *watched) launchedBy(i *Instance) {
 	}
 }
 
+// bundleError marks why a bundle could not be made. That is a part of the launch: the shim decides whose directory it is.
+type bundleError struct{ error }
+
+func (e bundleError) Unwrap() error { return e.error }
+
+// makingBundle measures what makes a bundle and marks its error.
+func makingBundle(f func() error) error {
+	begin := time.Now()
+	if err := f(); err != nil {
+		return bundleError{err}
+	}
+	metrics.Phase(metrics.PhaseBundle, begin)
+	return nil
+}
+
 // done counts the create of an instance. runtime is the name that its client gave: it counts as a name only once it has resolved.
 func (w *watched) done(i *Instance, runtime string, err error) {
 	i.mu.Lock()
@@ -76,6 +91,8 @@ func (w *watched) reason(err error) string {
 		return metrics.ReasonExists
 	case errors.Is(err, shimclient.ErrConnectionLost), errors.Is(err, errShimDead):
 		return metrics.ReasonShimDied
+	case errors.As(err, new(bundleError)):
+		return metrics.ReasonBundle
 	case w.phase == metrics.PhaseLaunch && errdefs.IsUnavailable(err):
 		return metrics.ReasonConnect // it has started, or was there
 	case w.phase == metrics.PhaseResolve && errdefs.IsInvalidArgument(err):
@@ -85,7 +102,7 @@ func (w *watched) reason(err error) string {
 }
 
 var reasonOfPhase = map[string]string{
-	metrics.PhaseResolve: metrics.ReasonRuntime, metrics.PhaseBundle: metrics.ReasonBundle, metrics.PhaseLaunch: metrics.ReasonLaunch,
+	metrics.PhaseResolve: metrics.ReasonRuntime, metrics.PhaseLaunch: metrics.ReasonLaunch,
 	metrics.PhaseMounts: metrics.ReasonMounts, metrics.PhaseCreate: metrics.ReasonShim,
 }
 

@@ -44,13 +44,14 @@ type warmShim struct {
 	worn    bool // a task has left it
 	reused  int  // tasks that it took after that
 	retired bool // given to nobody any more
+	home    bool // its directory waits in its own place, for the next task whose bundle it may be
 	placed  bool // has one of the places of pool.idle
 	idle    bool // on the shelf, without a task; implies placed
 	mine    bool // the pool ends it by itself
 	since   time.Time
 	expiry  *time.Timer
 
-	// clearing orders the removals of what it leaves, and guards cleared.
+	// clearing orders the removal of what it leaves and the return of its directory, and guards cleared.
 	clearing sync.Mutex
 	cleared  bool
 }
@@ -161,7 +162,7 @@ func (o *pool) keep(w *warmShim) bool {
 	return true
 }
 
-// back takes the instance out of a shim that was kept, and shelves that. Instances that the pool knows nothing of may still be in it, as the
+// back takes the instance, of which nothing is left, out of a shim that was kept, and shelves that. Instances that the pool knows nothing of may still be in it, as the
 // containers of a pod whose sandbox went first; their last one ends it.
 func (o *pool) back(w *warmShim, i *Instance) {
 	o.mu.Lock()

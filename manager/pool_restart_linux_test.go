@@ -35,7 +35,7 @@ func TestCloseEndsIdleShims(t *testing.T) {
 				y.stop(y.idle()[0])
 			}
 			y.halt() // fails where Close does not come to an end in time
-			require.Equal(t, []string{y.path("state", "."+kept)}, y.warmDirs())
+			require.Equal(t, []string{y.bundle("c1")}, y.warmDirs())
 			require.Len(t, y.daemons(), 1)
 			require.Equal(t, kept, y.daemons()[0].ID)
 			y.boot()
@@ -294,7 +294,7 @@ func (y *yard) warmByHand(d *bundle.Warm, token string, hangs shimtest.Stage) (e
 	return func() { <-reaped; _ = logs.Close() }
 }
 
-// TestWarmShimsThatAreLeftAlone: whoever may have something to lose that nobody can see.
+// TestWarmShimsThatAreLeftAlone: whoever may have something to lose that nobody can see. Their directories wait: another task had them.
 func TestWarmShimsThatAreLeftAlone(t *testing.T) {
 	for name, spoil := range map[string]func(y *yard, dir string){
 		"the record cannot be read": func(y *yard, dir string) {
@@ -308,14 +308,14 @@ func TestWarmShimsThatAreLeftAlone(t *testing.T) {
 		},
 		"the record is gone": func(y *yard, dir string) { require.NoError(y, os.Remove(filepath.Join(dir, "warm.json"))) },
 		"a container without a bundle is in it": func(y *yard, _ string) {
-			require.NoError(y, os.RemoveAll(y.bundle("c1")))
+			require.NoError(y, os.RemoveAll(y.bundle("c2")))
 		},
 		"and its pid is unknown": func(y *yard, dir string) {
-			require.NoError(y, os.RemoveAll(y.bundle("c1")))
+			require.NoError(y, os.RemoveAll(y.bundle("c2")))
 			y.warmRecord(filepath.Base(dir)[1:], func(r *bundle.WarmRecord) { r.Shim = nil })
 		},
 		"and it does not answer": func(y *yard, dir string) {
-			require.NoError(y, os.RemoveAll(y.bundle("c1")))
+			require.NoError(y, os.RemoveAll(y.bundle("c2")))
 			y.warmRecord(filepath.Base(dir)[1:], func(r *bundle.WarmRecord) { r.Shim = nil })
 			y.stop(filepath.Base(dir)[1:])
 		},
@@ -324,12 +324,16 @@ func TestWarmShimsThatAreLeftAlone(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			y := poolYard(t, shimtest.Scenario{}, PoolConfig{Warm: 1, Reuse: 0})
+			y := poolYard(t, shimtest.Scenario{}, PoolConfig{Warm: 1, Reuse: 0, Share: 2})
 			y.untidy = true
 			y.shim.AllowLeftovers()
 			y.pooled("c1")
+			y.pooled("c2")
 			y.spares(1)
 			w := y.warm("c1")
+			require.Same(t, w, y.warm("c2"))
+			y.remove("c1")
+			y.removed("c1")
 			idle := y.idle()[0]
 			y.config.Deadlines = deadlines(150 * time.Millisecond)
 			y.config.WarmLimit = 0 // what is idle is ended
@@ -339,10 +343,10 @@ func TestWarmShimsThatAreLeftAlone(t *testing.T) {
 			require.DirExists(t, w.dir.Path)
 			require.Equal(t, w.dir.ID, y.shim.Daemon(w.dir.ID).ID)
 			require.Len(t, y.shim.Procs(shimtest.RoleGuest), 1)
-			if y.instance("c1") != nil { // and its task can be used
-				y.inState("c1", running)
-				y.kill(mustGet(y, "c1"))
-				_, err := y.tasks.Delete(y.ctx, "c1")
+			if y.instance("c2") != nil { // and its task can be used
+				y.inState("c2", running)
+				y.kill(mustGet(y, "c2"))
+				_, err := y.tasks.Delete(y.ctx, "c2")
 				require.NoError(t, err)
 			}
 		})
@@ -362,9 +366,15 @@ func TestWarmCreateCutShort(t *testing.T) {
 		idle      int
 	}{
 		"given": {meanwhile: func(*yard, *warmShim) {}},
-		"recorded": {idle: 1, meanwhile: func(y *yard, _ *warmShim) {
-			require.NoError(y, os.Remove(filepath.Join(y.bundle("c1"), "bootstrap.json")))
+		"assembled": {idle: 1, meanwhile: func(y *yard, w *warmShim) {
+			require.NoError(y, os.Rename(y.bundle("c1"), w.dir.Path))
 			require.NoError(y, os.Remove(y.link("c1")))
+		}},
+		"half assembled": {idle: 1, meanwhile: func(y *yard, w *warmShim) {
+			require.NoError(y, os.Rename(y.bundle("c1"), w.dir.Path))
+			require.NoError(y, os.Remove(y.link("c1")))
+			require.NoError(y, os.Remove(filepath.Join(w.dir.Path, "work")))
+			require.NoError(y, os.Remove(filepath.Join(w.dir.Path, "shimyard.json")))
 		}},
 		"given, and it died": {meanwhile: func(y *yard, w *warmShim) { y.killShim(w.dir.ID) }},
 	} {
@@ -377,7 +387,7 @@ func TestWarmCreateCutShort(t *testing.T) {
 			require.NoError(t, err)
 			b, err := y.m.resolver.Resolve(opts.Runtime)
 			require.NoError(t, err)
-			require.NoError(t, y.m.prepare(y.ctx, i, facts, b))
+			i.describe(facts, b)
 			_, err = y.m.shimFor(y.ctx, i, facts, opts)
 			require.NoError(t, err)
 			w := y.warm("c1")
@@ -385,6 +395,7 @@ func TestWarmCreateCutShort(t *testing.T) {
 			held := y.takeAll() // and ended, so that only one is left
 			y.giveAllUp(held)
 			y.crash(func() { c.meanwhile(y, w) })
+			require.NoError(t, y.m.awaitReady(y.ctx))
 			y.removed("c1")
 			y.spares(c.idle)
 			if c.idle == 0 {

@@ -54,11 +54,8 @@ func (m *ShimManager) restoreOneWarm(ctx context.Context, dir *bundle.Warm) {
 		log.G(ctx).WithError(err).Error("cannot tell how to reach a warm shim, leaving it alone")
 		return
 	}
-	w := &warmShim{
-		dir: dir, reply: r, token: rec.Launch.Token,
-		spec: poolSpec{key: rec.Key, namespace: rec.Namespace, binary: shimclient.Binary{Runtime: rec.Runtime, Path: rec.Launch.Binary}},
-	}
-	w.spec.limits = m.config.pool(w.spec.binary)
+	w := m.warmOf(dir, rec)
+	w.reply, w.home = r, true
 	ep, err := shimclient.EndpointOf(r)
 	created := false
 	if err == nil {
@@ -68,10 +65,25 @@ func (m *ShimManager) restoreOneWarm(ctx context.Context, dir *bundle.Warm) {
 		log.G(ctx).WithError(err).Error("cannot use the record of a warm shim, leaving it alone")
 		return
 	}
-	if !created {
+	// A crash may have come between the return of the directory and its emptying, or before it was lent.
+	eerr := dir.Empty()
+	if eerr != nil {
+		log.G(ctx).WithError(eerr).Error("cannot use the directory of a warm shim again")
+	}
+	if !created || eerr != nil {
 		m.pool.distrust(w.p) // before one of those in it can be deleted
 	}
 	m.onBegin(func() { w.takeOver(ctx, created) })
+}
+
+// warmOf is a warm shim as its record tells of it, without a process.
+func (m *ShimManager) warmOf(dir *bundle.Warm, rec *bundle.WarmRecord) *warmShim {
+	w := &warmShim{
+		dir: dir, token: rec.Launch.Token,
+		spec: poolSpec{key: rec.Key, namespace: rec.Namespace, binary: shimclient.Binary{Runtime: rec.Runtime, Path: rec.Launch.Binary}},
+	}
+	w.spec.limits = m.config.pool(w.spec.binary)
+	return w
 }
 
 // lent tells whether an instance's record names the warm shim.

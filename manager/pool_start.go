@@ -27,7 +27,10 @@ var errNotWarm = errors.Wrap(errdefs.ErrNotImplemented, "the shim does not speak
 
 // launchWarm gives the instance a shim of the pool, or starts one that can be of use to others after it. A binary that does not let itself
 // be started so is launched as any other.
-func (m *ShimManager) launchWarm(ctx context.Context, i *Instance, spec poolSpec) (*bootapi.BootstrapResult, error) {
+func (m *ShimManager) launchWarm(ctx context.Context, i *Instance, facts specFacts, spec poolSpec) (*bootapi.BootstrapResult, error) {
+	if err := m.clearPlace(ctx, i); err != nil {
+		return nil, err
+	}
 	defer m.pool.refill(spec)
 	for ctx.Err() == nil {
 		w, idleFor := m.pool.take(spec.key)
@@ -38,7 +41,7 @@ func (m *ShimManager) launchWarm(ctx context.Context, i *Instance, spec poolSpec
 			m.pool.giveUp(w)
 			continue
 		}
-		err := m.occupy(ctx, i, w)
+		err := m.occupy(ctx, i, w, facts)
 		if err == nil {
 			return w.reply, nil
 		}
@@ -53,11 +56,11 @@ func (m *ShimManager) launchWarm(ctx context.Context, i *Instance, spec poolSpec
 		}
 		log.G(ctx).WithError(err).Info("cannot start the shim as one that can serve again, starting it for this container alone")
 		m.pool.refuse(spec.binary)
-		return m.launch(ctx, i, spec.options)
+		return m.launchAlone(ctx, i, facts, spec.options)
 	}
 	m.pool.missed(spec)
 	m.pool.put(w, 1)
-	if err := m.occupy(ctx, i, w); err != nil {
+	if err := m.occupy(ctx, i, w, facts); err != nil {
 		return nil, err
 	}
 	return w.reply, nil
@@ -87,22 +90,20 @@ func (o *pool) giveUp(w *warmShim) {
 	o.finish(w)
 }
 
-// occupy makes a shim of the pool the instance's. From the first record on the daemon may die: the bundle says who serves it. What it
-// has made when it fails is undone with the create.
-func (m *ShimManager) occupy(ctx context.Context, i *Instance, w *warmShim) error {
+// occupy makes a shim of the pool the instance's. The bundle says who serves it from its first moment on, so that the daemon may die at any.
+// When it fails and returns errShimDead or errClosing, nothing of it is left; after another failure what is left is undone with the create.
+func (m *ShimManager) occupy(ctx context.Context, i *Instance, w *warmShim, facts specFacts) error {
 	i.mu.Lock()
-	d, before := i.bundle, i.rec
+	before := i.rec
 	i.rec.Warm, i.rec.Joined, i.rec.Launched, i.rec.Launch = w.dir.ID, true, true, nil
 	i.version = int(w.reply.Version)
 	i.mu.Unlock()
 	i.recordShim(w.p.verified())
-	// The record first: a bundle with a bootstrap and without a record is one of stock containerd, of a task that was created.
-	err := i.persist()
+	err := m.moveIn(ctx, i, w, facts)
 	if err == nil {
-		err = d.WriteBootstrap(w.reply)
-	}
-	if err == nil {
-		err = w.p.join(i, origin{launched: true, owned: true})
+		if err = w.p.join(i, origin{launched: true, owned: true}); err != nil {
+			err = moveOut(i, w, err)
+		}
 	}
 	if err != nil {
 		i.mu.Lock()
@@ -113,13 +114,8 @@ func (m *ShimManager) occupy(ctx context.Context, i *Instance, w *warmShim) erro
 	}
 	failpoint("warm-taken")
 	w.logAs(i.id)
-	if err := m.launcher.LinkSocket(i.namespace, i.id, w.reply.Address); err != nil {
-		return errors.Wrap(err, "cannot give the container's shim the name that it is known by")
-	}
-	if err := w.dir.LendLog(d); err != nil {
-		log.G(ctx).WithError(err).Warn("the shim's log could not be drained by another containerd after a rollback")
-	}
-	return nil
+	err = m.launcher.LinkSocket(i.namespace, i.id, w.reply.Address)
+	return errors.Wrap(err, "cannot give the container's shim the name that it is known by")
 }
 
 // logAs makes what the shim logs that of the task which has it; a shim that is shared logs under its own id.
@@ -147,12 +143,31 @@ func (i *Instance) recycle(p *Process, orderly bool) bool {
 	if !i.m.pool.keep(w) {
 		return false
 	}
-	// Before somebody else may have it: who comes by this name means the instance.
+	// Before another task may have it: whoever dials this name means the instance.
 	i.m.launcher.UnlinkSocket(i.namespace, i.id, w.reply.Address)
 	w.logAs(w.dir.ID)
-	i.m.pool.back(w, i)
-	failpoint("warm-recycled")
+	i.mu.Lock()
+	i.returns = true
+	i.mu.Unlock()
+	failpoint("warm-kept")
 	return true
+}
+
+// backToPool gives a process that was kept to the pool, once the instance is cleaned up. Where that failed the process ends: it works in a
+// directory that cannot be another task's.
+func (i *Instance) backToPool(clean bool) {
+	i.mu.Lock()
+	returns, p := i.returns, i.proc
+	i.returns = false
+	i.mu.Unlock()
+	if !returns {
+		return
+	}
+	if !clean {
+		i.m.pool.distrust(p)
+	}
+	i.m.pool.back(p.warmth(), i)
+	failpoint("warm-recycled")
 }
 
 // start launches a shim for nobody in particular and connects to it. When it fails nothing of it is left, or the next start of the daemon
@@ -207,6 +222,10 @@ func (w *warmShim) launch(ctx context.Context, m *ShimManager) error {
 	if pid := w.p.verified(); pid != (shimclient.ProcessID{}) {
 		rec.Shim = &bundle.Proc{Pid: pid.Pid, StartTime: pid.StartTime}
 	}
+	if rec.Files, err = w.dir.Names(); err != nil {
+		return err
+	}
+	w.home = true // nobody has it yet
 	return w.dir.WriteRecord(&rec)
 }
 

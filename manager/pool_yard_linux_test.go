@@ -123,9 +123,13 @@ func (y *yard) link(id string) string {
 	return filepath.Join(y.config.SocketDir, hex.EncodeToString(sum[:]))
 }
 
-// warmDirs are the directories of warm shims.
+// warmDirs are the directories of warm shims: those that wait, and those that are bundles.
 func (y *yard) warmDirs() []string {
 	found, _ := filepath.Glob(y.path("state", "._*"))
+	lent, _ := filepath.Glob(y.path("state", testNamespace, "*", "warm.json"))
+	for _, record := range lent {
+		found = append(found, filepath.Dir(record))
+	}
 	return found
 }
 

@@ -133,7 +133,7 @@ func (y *yard) launchOf(id string, opts runtime.CreateOpts) error {
 	require.NoError(y, err)
 	b, err := y.m.resolver.Resolve(opts.Runtime)
 	require.NoError(y, err)
-	require.NoError(y, y.m.prepare(y.ctx, i, facts, b))
+	i.describe(facts, b)
 	_, err = y.m.shimFor(y.ctx, i, facts, opts)
 	return err
 }
@@ -177,7 +177,9 @@ func TestLaunchCutShort(t *testing.T) {
 			i := newInstance(y.m, y.tasks.layout, KindTask, testNamespace, "c1", launching)
 			b, err := y.m.resolver.Resolve(y.shim.Path)
 			require.NoError(t, err)
-			require.NoError(t, y.m.prepare(y.ctx, i, specFacts{raw: []byte("{}")}, b))
+			facts := specFacts{raw: []byte("{}")}
+			i.describe(facts, b)
+			require.NoError(t, y.m.prepare(y.ctx, i, facts))
 			end := y.launchByHand(i)
 			y.restart()
 			if s.Start.HangAt == shimtest.AfterFork { // its address is told already; helpers of a shim that answers are waited for

@@ -117,6 +117,7 @@ func (m *ShimManager) restoreOne(ctx context.Context, i *Instance, b *bundle.Bun
 		log.G(ctx).WithError(err).Error("cannot attach a bundle to its shim, leaving it alone")
 		return
 	}
+	i.restoreHouse(ctx, r, ep.Followed())
 	if i.wasLingering() || i.wasAbandoned() {
 		i.to(reaping)
 	}
@@ -158,9 +159,10 @@ func (i *Instance) load(ctx context.Context, b *bundle.Bundle) {
 			rec.Task.PidStart = 0
 		}
 	}
+	house := i.loadHouse(ctx, b, rec.Warm)
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.bundle, i.rec, i.cut = b, *rec, !rec.Created
+	i.bundle, i.rec, i.cut, i.house = b, *rec, !rec.Created, house
 	i.binary = shimclient.Binary{Runtime: rec.Runtime, Path: path}
 	if rec.Task != nil && rec.Task.Exit != nil {
 		close(i.exited)

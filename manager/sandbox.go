@@ -75,10 +75,8 @@ func (c *SandboxController) build(ctx context.Context, i *Instance, info sandbox
 	if err != nil {
 		return err
 	}
-	if err := c.shims.prepare(ctx, i, facts, b); err != nil {
-		return err
-	}
-	if _, err := c.shims.launch(ctx, i, options(runtime.CreateOpts{RuntimeOptions: info.Runtime.Options})); err != nil {
+	i.describe(facts, b)
+	if _, err := c.shims.launchAlone(ctx, i, facts, options(runtime.CreateOpts{RuntimeOptions: info.Runtime.Options})); err != nil {
 		return err
 	}
 	req := &sandboxapi.CreateSandboxRequest{

@@ -102,10 +102,7 @@ func (t *TaskManager) build(ctx context.Context, i *Instance, opts runtime.Creat
 			return err
 		}
 	}
-	w.enter(metrics.PhaseBundle)
-	if err := t.shims.prepare(ctx, i, facts, b); err != nil {
-		return err
-	}
+	i.describe(facts, b)
 	// The shim starts before the mounts are activated: it says which of them it does itself.
 	w.enter(metrics.PhaseLaunch)
 	boot, err := t.shims.shimFor(ctx, i, facts, opts)

@@ -50,8 +50,7 @@ func (d *Daemon) Shims() []Shim {
 	return list
 }
 
-// warmShims lists the directories of shims that serve whoever comes, idle or
-// not.
+// warmShims lists the directories of shims that wait for whoever comes.
 func (d *Daemon) warmShims() []string {
 	return entries("warm shim", filepath.Join(d.Dir, "state", taskPlugin, "._*"), 0)
 }

@@ -1,0 +1,192 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package manager
+
+import (
+	"context"
+
+	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"github.com/pkg/errors"
+
+	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/shimclient"
+)
+
+// The directory of a warm shim, in which it works and with it all that it runs, becomes the bundle of its task, and waits in a place of its own
+// when there is none. Of several tasks in one shim only one can have it; the others' bundles are directories of their own, and their OCI runtime
+// works in that of the first.
+
+// clearPlace removes what an earlier instance has left in the place of the bundle, or says why it stays.
+func (m *ShimManager) clearPlace(ctx context.Context, i *Instance) error {
+	if _, err := i.layout.Open(i.namespace, i.id); errdefs.IsNotFound(err) {
+		return nil
+	}
+	return m.clearLeftover(ctx, i)
+}
+
+// moveIn makes the directory of a shim that the instance was given its bundle, or makes one beside it where another task has that.
+func (m *ShimManager) moveIn(ctx context.Context, i *Instance, w *warmShim, facts specFacts) error {
+	if !m.pool.leaveHome(w) {
+		return m.moveBeside(ctx, i, w, facts)
+	}
+	return makingBundle(func() error { return lendHome(i, w, facts) })
+}
+
+// lendHome makes the directory of the shim the bundle.
+func lendHome(i *Instance, w *warmShim, facts specFacts) error {
+	i.mu.Lock()
+	rec, binary := i.rec, i.binary
+	i.mu.Unlock()
+	d, err := w.dir.Assemble(i.namespace, i.id, bundle.AssembleOptions{
+		CreateOptions: bundle.CreateOptions{Spec: facts.raw, GID: facts.gid}, Binary: binary.Path, Record: &rec,
+	})
+	if err != nil {
+		return err
+	}
+	failpoint("warm-assembled")
+	if err := w.dir.Lend(d); err != nil {
+		return err
+	}
+	i.mu.Lock()
+	i.bundle, i.house = d, w
+	i.mu.Unlock()
+	failpoint("warm-lent")
+	return nil
+}
+
+// moveBeside makes the bundle of a task that shares a shim with the one whose bundle the shim's directory is.
+func (m *ShimManager) moveBeside(ctx context.Context, i *Instance, w *warmShim, facts specFacts) error {
+	if err := m.prepare(ctx, i, facts); err != nil {
+		return err
+	}
+	// The record first: a bundle with a bootstrap and without a record is one of stock containerd, of a task that was created.
+	if err := i.persist(); err != nil {
+		return err
+	}
+	failpoint("warm-beside")
+	if err := i.bundle.WriteBootstrap(w.reply); err != nil {
+		return err
+	}
+	if err := w.dir.LendLog(i.bundle); err != nil {
+		log.G(ctx).WithError(err).Warn("the shim's log could not be drained by another containerd after a rollback")
+	}
+	return nil
+}
+
+// moveOut undoes moveIn, of an instance that nothing was told to yet, and returns why; another error where it fails.
+func moveOut(i *Instance, w *warmShim, why error) error {
+	i.mu.Lock()
+	d, house := i.bundle, i.house
+	i.mu.Unlock()
+	if house != nil {
+		if err := d.Return(w.dir); err != nil {
+			return errors.Wrapf(err, "cannot undo a bundle after this: %v", why)
+		}
+	}
+	if err := d.Remove(); err != nil {
+		return errors.Wrapf(err, "cannot undo a bundle after this: %v", why)
+	}
+	i.mu.Lock()
+	i.bundle, i.house = nil, nil
+	i.mu.Unlock()
+	return why
+}
+
+// removeBundle removes the bundle. The directory of a warm shim that goes on without the instance waits for another task then; of one that is
+// over it goes with the bundle.
+func (i *Instance) removeBundle(d *bundle.Bundle) error {
+	i.mu.Lock()
+	w := i.house
+	i.mu.Unlock()
+	switch {
+	case w == nil:
+	case w.p == nil:
+		// Nobody knows how to reach it, and it is not there any more.
+		i.m.launcher.RemoveSockets(i.namespace, []string{w.dir.ID})
+	default:
+		if err := w.takeHome(d); err != nil {
+			return err
+		}
+	}
+	return d.Remove()
+}
+
+// takeHome moves the directory of a shim that goes on without the task whose bundle it was to where it waits, and empties it.
+func (w *warmShim) takeHome(d *bundle.Bundle) error {
+	w.clearing.Lock()
+	defer w.clearing.Unlock()
+	if w.p.isOver() {
+		return nil
+	}
+	err := d.Return(w.dir)
+	if errdefs.IsNotFound(err) {
+		w.p.m.pool.distrust(w.p) // it works in a directory that is not there any more
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	failpoint("warm-returned")
+	if err := w.dir.Empty(); err != nil {
+		return err
+	}
+	failpoint("warm-emptied")
+	w.p.m.pool.comeHome(w)
+	return nil
+}
+
+// leaveHome gives the directory to the task that was given the shim; false when another task of the shim has it.
+func (o *pool) leaveHome(w *warmShim) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	had := w.home
+	w.home = false
+	return had
+}
+
+func (o *pool) comeHome(w *warmShim) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	w.home = true
+}
+
+// loadHouse is the warm shim whose directory the bundle is, nil when it is none's. id is the shim that serves the instance.
+func (i *Instance) loadHouse(ctx context.Context, b *bundle.Bundle, id string) *warmShim {
+	if id == "" {
+		return nil
+	}
+	dir, err := i.layout.Lent(b, id)
+	if errdefs.IsNotFound(err) {
+		return nil // another task of the shim has it
+	}
+	var rec *bundle.WarmRecord
+	if err == nil {
+		rec, err = dir.ReadRecord()
+	}
+	if err != nil {
+		log.G(ctx).WithError(err).Error("cannot use the record of the warm shim whose directory a bundle is")
+		return nil
+	}
+	return i.m.warmOf(dir, rec)
+}
+
+// restoreHouse makes the process of a restored instance whose bundle is the directory of a warm shim the pool's, which ends it with the last that
+// is in it: nobody knows whether all that it did went well.
+func (i *Instance) restoreHouse(ctx context.Context, r *bootapi.BootstrapResult, ep shimclient.Endpoint) {
+	i.mu.Lock()
+	w := i.house
+	i.mu.Unlock()
+	if w == nil {
+		return
+	}
+	w.reply = r
+	if _, err := i.m.attachWarm(w, ep, shimclient.ProcessID{}, false); err != nil {
+		log.G(ctx).WithError(err).Error("cannot use the record of a warm shim; it ends with its task")
+		return
+	}
+	i.m.pool.distrust(w.p)
+	i.m.onBegin(func() { w.takeOver(ctx, false) })
+}
