@@ -4,7 +4,6 @@
 package manager
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -61,23 +60,11 @@ func (m *ShimManager) poolKey(namespace string, b shimclient.Binary, opts *anypb
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-// inherited are the files that tell what else a child has of the daemon, besides its environment: limits, cgroups, priorities, security.
-var inherited = []string{"limits", "cgroup", "oom_score_adj", "attr/current"}
-
-// inheritedStatus are the lines of /proc/self/status that do.
-var inheritedStatus = [][]byte{
-	[]byte("Umask"), []byte("Uid"), []byte("Gid"), []byte("Groups"), []byte("CapInh"), []byte("CapPrm"), []byte("CapEff"), []byte("CapBnd"), []byte("CapAmb"),
-	[]byte("NoNewPrivs"), []byte("Seccomp"), []byte("Cpus_allowed"), []byte("Mems_allowed"),
-}
-
-// inheritedNamespaces are those that matter to a shim.
-var inheritedNamespaces = []string{"mnt", "cgroup", "ipc", "net", "pid_for_children", "time_for_children", "user", "uts"}
-
-// surroundingsTime is for how long what was read of the surroundings holds. Whoever changes them has as little to say about a container that
-// is being started at that moment as about one that has just been started.
+// surroundingsTime is for how long the digest of the surroundings is cached: a create that races with a change of the daemon's limits may see
+// either.
 const surroundingsTime = time.Second
 
-// surroundings is the digest of what a child process takes over from the daemon now.
+// surroundings is the digest of what a child process inherits from the daemon, see readSurroundings.
 func (o *pool) surroundings() string {
 	o.mu.Lock()
 	digest, read := o.around, o.aroundAt
@@ -90,25 +77,4 @@ func (o *pool) surroundings() string {
 	defer o.mu.Unlock()
 	o.around, o.aroundAt = digest, read
 	return digest
-}
-
-// readSurroundings reads them. What cannot be read is the same for all.
-func readSurroundings() string {
-	h := sha256.New()
-	for _, name := range inherited {
-		data, _ := os.ReadFile("/proc/self/" + name)
-		fmt.Fprintf(h, "%d:%s", len(data), data)
-	}
-	for _, name := range inheritedNamespaces {
-		target, _ := os.Readlink("/proc/self/ns/" + name)
-		fmt.Fprintf(h, "%d:%s", len(target), target)
-	}
-	status, _ := os.ReadFile("/proc/self/status")
-	for line := range bytes.Lines(status) {
-		name, _, _ := bytes.Cut(line, []byte(":"))
-		if slices.ContainsFunc(inheritedStatus, func(s []byte) bool { return bytes.Equal(s, name) }) {
-			h.Write(line)
-		}
-	}
-	return hex.EncodeToString(h.Sum(nil))
 }

@@ -5,6 +5,7 @@ package plugin
 
 import (
 	"maps"
+	"os"
 	"path/filepath"
 	"reflect"
 	"regexp"
@@ -141,17 +142,30 @@ func (c *ShimConfig) warm() (limit int, idle time.Duration, err error) {
 
 // checkSharing refuses tasks in one process where core scheduling is to keep them apart: the process hands its core on to them.
 func checkSharing(c *manager.Config) error {
+	alone := schedulesCores(append(os.Environ(), c.Env...))
 	for _, name := range slices.Sorted(maps.Keys(c.Runtimes)) {
 		p := c.Runtimes[name].Pool
 		switch {
 		case p == nil || p.Share <= 1:
 		case p.Warm <= 0:
 			return errors.Errorf("key runtimes.%q: share %d needs warm shims, set warm to 1 or more", name, p.Share)
-		case slices.ContainsFunc(c.Env, func(e string) bool { return strings.HasPrefix(e, "SCHED_CORE=") && e != "SCHED_CORE=" }):
+		case alone:
 			return errors.Errorf("key runtimes.%q: share %d would let containers share a core that SCHED_CORE is to keep apart, set share to 1", name, p.Share)
 		}
 	}
 	return nil
+}
+
+// schedulesCores tells whether shims with this environment, of which the last entry of a name counts, make core scheduling groups: runc's do for
+// any value but an empty one.
+func schedulesCores(env []string) bool {
+	value := ""
+	for _, entry := range env {
+		if v, ok := strings.CutPrefix(entry, "SCHED_CORE="); ok {
+			value = v
+		}
+	}
+	return value != ""
 }
 
 func checkEnv(env []string) error {

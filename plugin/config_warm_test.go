@@ -69,3 +69,29 @@ func TestWarmValues(t *testing.T) {
 		})
 	}
 }
+
+// The daemon's own environment is the shims', too, unless the section says something else.
+func TestSharedCoresByTheDaemonsEnvironment(t *testing.T) {
+	const shared = "runtimes = {'io.containerd.runc.v2' = {share = 2}}"
+	for name, c := range map[string]struct {
+		env, section string
+		refused      bool
+	}{
+		"set":                       {"1", shared, true},
+		"set to nothing":            {"", shared, false},
+		"set, the section's is not": {"1", "env = ['SCHED_CORE=']\n" + shared, false},
+		"set, the section's too":    {"1", "env = ['SCHED_CORE=yes']\n" + shared, true},
+		"set, nothing is shared":    {"1", "", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv("SCHED_CORE", c.env)
+			ctx, _ := logged(t)
+			_, err := shimSection(t, ctx, managerSection+c.section)
+			if c.refused {
+				require.ErrorContains(t, err, "share a core that SCHED_CORE is to keep apart")
+				return
+			}
+			require.NoError(t, err)
+		})
+	}
+}
