@@ -85,7 +85,6 @@ func (o *pool) clear(w *warmShim) {
 // removeWarm removes the sockets and the directory of a warm shim that is gone.
 func (m *ShimManager) removeWarm(ctx context.Context, dir *bundle.Warm, namespace, address string) {
 	m.launcher.RemoveSockets(namespace, []string{dir.ID}, address)
-	m.launcher.RemoveLinks(address)
 	if err := dir.Remove(); err != nil {
 		log.G(ctx).WithError(err).Warn("cannot remove the directory of a warm shim, leaving it for the next start of the daemon")
 	}

@@ -77,6 +77,7 @@ func (m *ShimManager) restore() {
 	for _, dirs := range []Dirs{m.config.Tasks, m.config.Boxes} {
 		m.sweep(m.ctx, dirs.layout())
 	}
+	m.onBegin(m.launcher.SweepLinks)
 	m.begin()
 }
 

@@ -63,10 +63,7 @@ func (l *Launcher) RemoveSockets(ns string, ids []string, extra ...string) {
 // socketPaths are the names that pkg/shim's CreateSocketAddress gives, in the
 // configured directory and in the one of shims that do not know the setting.
 func (l *Launcher) socketPaths(ns string, ids []string) []string {
-	dirs := []string{filepath.Join(defaults.DefaultStateDir, "s")}
-	if l.config.SocketDir != "" {
-		dirs = append(dirs, l.config.SocketDir)
-	}
+	dirs := l.socketDirs()
 	var paths []string
 	for _, id := range ids {
 		if id == "" {
@@ -81,9 +78,23 @@ func (l *Launcher) socketPaths(ns string, ids []string) []string {
 	return paths
 }
 
+func (l *Launcher) socketDirs() []string {
+	dirs := []string{filepath.Join(defaults.DefaultStateDir, "s")}
+	if l.config.SocketDir != "" && l.config.SocketDir != dirs[0] {
+		dirs = append(dirs, l.config.SocketDir)
+	}
+	return dirs
+}
+
 func socketName(s string) string {
 	sum := sha256.Sum256([]byte(s))
 	return hex.EncodeToString(sum[:])
+}
+
+// isSocketName tells a name that socketName can have given.
+func isSocketName(s string) bool {
+	sum, err := hex.DecodeString(s)
+	return err == nil && len(sum) == sha256.Size
 }
 
 func extraPaths(addresses []string) []string {

@@ -41,27 +41,30 @@ func (l *Launcher) UnlinkSocket(ns, id, address string) {
 	}
 }
 
-// RemoveLinks removes all names that LinkSocket made for address, where the shim there is gone: containerd's own runtime, which deletes a
-// container after a rollback, knows of none.
-func (l *Launcher) RemoveLinks(address string) {
-	paths := extraPaths([]string{address})
-	if len(paths) == 0 {
-		return
-	}
-	dir, target := filepath.Split(paths[0])
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return // nothing to remove, or left for the `start` that replaces it
-	}
-	for _, e := range entries {
-		link := filepath.Join(dir, e.Name())
-		if e.Type() != os.ModeSymlink {
-			continue
+// SweepLinks removes the names that LinkSocket made for sockets that are not there any more, in the directories of sockets: containerd's own
+// runtime, which deletes a container after a rollback, knows of none. One pass, whatever is there; a name that is in use leads to a socket.
+func (l *Launcher) SweepLinks() {
+	for _, dir := range l.socketDirs() {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			continue // nothing to remove, or left for the `start` that replaces it
 		}
-		if now, err := os.Readlink(link); err == nil && now == target {
-			_ = os.Remove(link)
+		for _, e := range entries {
+			if link := filepath.Join(dir, e.Name()); e.Type() == os.ModeSymlink && isSocketName(e.Name()) && isDangling(link) {
+				_ = os.Remove(link)
+			}
 		}
 	}
+}
+
+// isDangling tells that a link is one as LinkSocket makes it, to a socket beside it that does not exist.
+func isDangling(link string) bool {
+	target, err := os.Readlink(link)
+	if err != nil || !isSocketName(target) {
+		return false
+	}
+	_, err = os.Lstat(filepath.Join(filepath.Dir(link), target))
+	return errors.Is(err, os.ErrNotExist)
 }
 
 // socketLink returns where the link goes, beside the socket, and what it holds.

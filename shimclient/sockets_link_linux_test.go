@@ -130,24 +130,30 @@ func TestHasChildren(t *testing.T) {
 	require.False(t, id.HasChildren(), "it is gone")
 }
 
-// Only the names that lead to the address go, whatever they are.
-func TestRemoveLinks(t *testing.T) {
+// Only the names of sockets that are not there any more go.
+func TestSweepLinks(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	l := NewLauncher(LauncherConfig{GRPCAddress: "/run/c.sock", SocketDir: dir})
-	gone, stays := "unix://"+filepath.Join(dir, "gone"), "unix://"+filepath.Join(dir, "stays")
-	for id, address := range map[string]string{"a": gone, "b": gone, "c": stays} {
-		require.NoError(t, l.LinkSocket("ns", id, address))
+	there, gone := filepath.Join(dir, socketName("there")), filepath.Join(dir, socketName("gone"))
+	listening(t, there)
+	for id, path := range map[string]string{"a": gone, "b": gone, "c": there} {
+		require.NoError(t, l.LinkSocket("ns", id, "unix://"+path))
 	}
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "file"), nil, 0o600))
-	l.RemoveLinks(gone)
-	l.RemoveLinks("vsock://1:2")
-	l.RemoveLinks("unix://" + filepath.Join(dir, "nowhere", "socket"))
+	for name, target := range map[string]string{
+		"a-link": socketName("gone"), socketName("other"): "no-socket", socketName("far"): filepath.Join(dir, socketName("gone")),
+	} {
+		require.NoError(t, os.Symlink(target, filepath.Join(dir, name)))
+	}
+	l.SweepLinks()
 	entries, err := os.ReadDir(dir)
 	require.NoError(t, err)
 	var names []string
 	for _, e := range entries {
 		names = append(names, e.Name())
 	}
-	require.ElementsMatch(t, []string{socketName("/run/c.sock/ns/c"), "file"}, names)
+	require.ElementsMatch(t, []string{
+		filepath.Base(there), socketName("/run/c.sock/ns/c"), "file", "a-link", socketName("other"), socketName("far"),
+	}, names)
 }
