@@ -39,7 +39,7 @@ type warmShim struct {
 	token string
 
 	// Guarded by pool.mu.
-	tasks   int  // that have it now
+	tasks   int  // that have it now; not kept any more once it is retired
 	leaving int  // that are deleted and about to leave it
 	worn    bool // a task has left it
 	reused  int  // tasks that it took after that
@@ -172,7 +172,9 @@ func (o *pool) back(w *warmShim, i *Instance) {
 		o.retireLocked(w)
 	}
 	o.shelveLocked(w)
-	done := w.retired && w.tasks == 0 && left == 0
+	// Not by the count of its tasks, which those that left one in disorder are still among. A create that has taken it and not yet joined it
+	// finds it closing and takes another.
+	done := w.retired && left == 0
 	o.mu.Unlock()
 	// It may have died between the two; then nobody else ends it.
 	if done || w.p.isOver() {

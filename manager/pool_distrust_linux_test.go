@@ -267,3 +267,30 @@ func (y *yard) endIdle() {
 		y.m.pool.giveUp(w)
 	}
 }
+
+// TestSharedShimThatIsLeftInDisorder: one task is about to leave it in good order when it is distrusted, another leaves in disorder, and only then
+// is the first through. The shim ends.
+func TestSharedShimThatIsLeftInDisorder(t *testing.T) {
+	y := poolYard(t, shimtest.Scenario{}, PoolConfig{Warm: 1, Reuse: 100, Share: 2})
+	for _, id := range []string{"a", "b"} {
+		y.kill(y.pooled(id))
+	}
+	w := y.warm("a")
+	require.Same(t, w, y.warm("b"))
+	a, b := y.instance("a"), y.instance("b")
+	for _, i := range []*Instance{a, b} {
+		i.to(deleting)
+		_, err := i.deleteInShim(i.context())
+		require.NoError(t, err)
+	}
+	require.True(t, b.recycle(w.p, true))
+	y.m.pool.distrust(w.p)
+	released, err := a.releaseProcess(a.context(), w.p, false)
+	require.NoError(t, err)
+	require.True(t, released)
+	a.finishDelete(a.context(), cleaning{})
+	b.finishDelete(b.context(), cleaning{})
+	y.removed("a", "b")
+	y.gone(w.dir.ID)
+	require.NotContains(t, y.idle(), w.dir.ID)
+}

@@ -12,22 +12,29 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/pkg/errors"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/shimyard/shimyard/bundle"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
-// restoreWarm finds the warm shims of an earlier daemon. It runs after all instances are attached: a process that one of them is in only
-// gets its directory back and ends with the last of them, since nobody knows whether all it did went well. The others are idle, or were
-// being started.
+// restoreWarm finds the directories of an earlier daemon's warm shims that wait; those that are bundles come with their instances, see
+// restoreHouse. It runs after all instances are attached: a process that one of them is in only gets its directory back and ends with the last
+// of them, since nobody knows whether all it did went well. The others are idle, or were being started.
 func (m *ShimManager) restoreWarm(ctx context.Context) {
 	found, err := m.config.Tasks.layout().ListWarm()
 	if err != nil {
 		log.G(ctx).WithError(err).Error("cannot look for warm shims")
 	}
+	var g errgroup.Group
+	g.SetLimit(readers)
 	for _, dir := range found {
-		m.restoreOneWarm(log.WithLogger(ctx, log.G(ctx).WithField("id", dir.ID)), dir)
+		g.Go(func() error {
+			m.restoreOneWarm(log.WithLogger(ctx, log.G(ctx).WithField("id", dir.ID)), dir)
+			return nil
+		})
 	}
+	_ = g.Wait() // nothing fails
 }
 
 func (m *ShimManager) restoreOneWarm(ctx context.Context, dir *bundle.Warm) {
