@@ -104,7 +104,7 @@ func (p *Process) ask(ctx context.Context, task *shimclient.Task) error {
 func (p *Process) answersAnew() bool {
 	ctx, cancel := timeout.WithContext(p.m.ctx, TimeoutLoad)
 	defer cancel()
-	conn, err := shimclient.Dial(ctx, p.endpoint, p.m.config.Deadlines)
+	conn, err := shimclient.Dial(ctx, p.endpoint, p.limits())
 	if err != nil {
 		return false
 	}

@@ -66,6 +66,8 @@ type RuntimeConfig struct {
 	Env []string
 	// Pool is how its shims are kept warm; nil is DefaultPool of the runtime.
 	Pool *PoolConfig
+	// Deadlines of calls to its shims, laid over those of the Config.
+	Deadlines shimclient.Deadlines
 }
 
 // PoolConfig says how the shims of one runtime are kept warm. The zero value is: not at all.
@@ -114,7 +116,7 @@ type Config struct {
 	Sandboxes sandbox.Store
 	// Containers is the metadata store of containers: it names the runtime of a bundle that does not.
 	Containers containers.Store
-	// Deadlines per method of the Task API; nil is shimclient.DefaultDeadlines().
+	// Deadlines per method of the Task and the Sandbox API; nil is shimclient.DefaultDeadlines(). Those of shimclient.OwnCalls must be set.
 	Deadlines shimclient.Deadlines
 	// EscalateAfter is how long a shim may be unresponsive before it is ended, its containers with it; 0 is for ever.
 	EscalateAfter time.Duration
@@ -137,6 +139,28 @@ func (c *Config) runtime(b shimclient.Binary) RuntimeConfig {
 		return r
 	}
 	return c.Runtimes[b.Path]
+}
+
+// deadlines of calls to shims of a binary.
+func (c *Config) deadlines(b shimclient.Binary) shimclient.Deadlines {
+	own := c.runtime(b).Deadlines
+	if len(own) == 0 {
+		return c.Deadlines
+	}
+	return c.Deadlines.With(own)
+}
+
+// checkDeadlines returns an InvalidArgument error for calls that nothing would bound.
+func (c *Config) checkDeadlines() error {
+	if err := c.Deadlines.Check(); err != nil {
+		return err
+	}
+	for name, r := range c.Runtimes {
+		if err := c.Deadlines.With(r.Deadlines).Check(); err != nil {
+			return errors.Wrapf(err, "runtime %s", name)
+		}
+	}
+	return nil
 }
 
 // pool is how shims of a binary are kept warm.

@@ -86,7 +86,7 @@ func (p *Process) connect() *shimclient.Conn {
 	for pause := firstPause; ; pause = min(2*pause, lastPause) {
 		conn, err := p.dial(func() {
 			if silence == nil {
-				silence = time.AfterFunc(p.m.config.Deadlines["Connect"], p.unreachable)
+				silence = time.AfterFunc(p.limits()["Connect"], p.unreachable)
 			}
 		})
 		if err == nil {
@@ -125,7 +125,7 @@ func (p *Process) dial(begun func()) (*shimclient.Conn, error) {
 	begun()
 	ctx, cancel := timeout.WithContext(p.m.ctx, TimeoutLoad)
 	defer cancel()
-	conn, err := shimclient.Dial(ctx, p.endpoint, p.m.config.Deadlines)
+	conn, err := shimclient.Dial(ctx, p.endpoint, p.limits())
 	p.m.dials.Release(1)
 	if err != nil {
 		return nil, err

@@ -87,6 +87,9 @@ func New(ctx context.Context, config Config) (*ShimManager, error) {
 	if config.Deadlines == nil {
 		config.Deadlines = shimclient.DefaultDeadlines()
 	}
+	if err := config.checkDeadlines(); err != nil {
+		return nil, errors.Wrap(err, "cannot make a shim manager")
+	}
 	config.Env = slices.Clone(config.Env)
 	policy, err := newPolicy(&config)
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"context"
 	"syscall"
 
+	"github.com/containerd/containerd/v2/pkg/timeout"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 
@@ -77,6 +78,13 @@ func (i *Instance) killInit(ctx context.Context) bool {
 	}
 	if err := pid.Signal(syscall.SIGKILL); err != nil && !errdefs.IsNotFound(err) {
 		log.G(ctx).WithError(err).WithField("pid", pid.Pid).Error("cannot end a container without its shim")
+		return false
+	}
+	// Who deletes next asks whether it is gone.
+	wctx, cancel := timeout.WithContext(ctx, TimeoutCleanup)
+	defer cancel()
+	if err := pid.Wait(wctx); err != nil {
+		log.G(ctx).WithError(err).WithField("pid", pid.Pid).Error("a container's init does not end at a SIGKILL")
 		return false
 	}
 	log.G(ctx).WithField("pid", pid.Pid).Warn("ended a container's init without its shim")

@@ -261,6 +261,7 @@ func (m *ShimManager) attachWarm(w *warmShim, ep shimclient.Endpoint, pid shimcl
 		return false, errors.Wrapf(errdefs.ErrFailedPrecondition, "another shim is known at %s", ep)
 	}
 	w.p, p.warm, p.launched = p, w, true
+	p.deadlines = m.config.deadlines(w.spec.binary)
 	if (p.pid == shimclient.ProcessID{}) {
 		p.pid = pid
 	}

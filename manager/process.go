@@ -70,6 +70,7 @@ type Process struct {
 	probing   bool
 	escalates bool // a goroutine waits for the time to end it
 	instances map[*Instance]struct{}
+	deadlines shimclient.Deadlines // of its runtime; nil before anything is behind it
 	// tokens and dirs are the launches and bundles by which the process is found: of those who may have started it, for good, and of
 	// those who joined it, for as long as they are behind it.
 	tokens map[string]struct{}
@@ -122,6 +123,9 @@ func (p *Process) enterLocked(i *Instance) {
 	i.proc = p
 	if i.rec.Launch != nil {
 		p.tokens[i.rec.Launch.Token] = struct{}{}
+	}
+	if p.deadlines == nil {
+		p.deadlines = p.m.config.deadlines(i.binary)
 	}
 	if i.bundle != nil {
 		p.dirs[i.bundle.Path] = struct{}{}
@@ -228,6 +232,16 @@ func (p *Process) current() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.version >= sandboxVersion && p.state == connected && !p.probing
+}
+
+// limits are the deadlines of calls to the process.
+func (p *Process) limits() shimclient.Deadlines {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.deadlines == nil {
+		return p.m.config.Deadlines
+	}
+	return p.deadlines
 }
 
 // dead tells whether the process is proven dead.

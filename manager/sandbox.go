@@ -136,6 +136,8 @@ func (c *SandboxController) Start(ctx context.Context, id string) (sandbox.Contr
 		}
 		return sandbox.ControllerInstance{}, errors.Wrapf(err, "cannot start sandbox %s", id)
 	}
+	i.learnPid(r.GetPid())
+	i.save()
 	address, version := i.endpoint()
 	return sandbox.ControllerInstance{
 		SandboxID: id, Pid: r.GetPid(), Address: address, Version: version,
@@ -176,7 +178,8 @@ func (c *SandboxController) Platform(ctx context.Context, id string) (imagespec.
 	return imagespec.Platform{OS: p.GetOS(), Architecture: p.GetArchitecture(), Variant: p.GetVariant()}, nil
 }
 
-// Stop stops the sandbox. One that is unknown, or whose shim is gone, is stopped.
+// Stop stops the sandbox. One that is unknown, or whose shim is gone, is stopped. Where the shim leaves that unanswered, or cannot be told,
+// the sandbox's process is ended without it, as with a task's SIGKILL.
 func (c *SandboxController) Stop(ctx context.Context, id string, opts ...sandbox.StopOpt) error {
 	var o sandbox.StopOptions
 	for _, opt := range opts {
@@ -186,7 +189,10 @@ func (c *SandboxController) Stop(ctx context.Context, id string, opts ...sandbox
 	if o.Timeout != nil {
 		req.TimeoutSecs = uint32(max(0, o.Timeout.Round(time.Second)) / time.Second)
 	}
-	_, err := c.call(ctx, id, forced, func(ctx context.Context, s *shimclient.Sandbox) error { return s.Stop(ctx, req) })
+	i, err := c.call(ctx, id, forced, func(ctx context.Context, s *shimclient.Sandbox) error { return s.Stop(ctx, req) })
+	if i != nil && i.ignores(err) && i.killInit(ctx) {
+		return nil
+	}
 	if err != nil && !errdefs.IsNotFound(err) {
 		return errors.Wrapf(err, "cannot stop sandbox %s", id)
 	}
@@ -211,9 +217,14 @@ func (c *SandboxController) Shutdown(ctx context.Context, id string) error {
 // instances that it serves keep it until they go.
 func (i *Instance) shutdownBox(ctx context.Context) error {
 	l, _ := i.link()
-	err := i.box(ctx, forced, func(ctx context.Context, s *shimclient.Sandbox) error {
+	bctx, cancel := i.deleteContext(ctx)
+	err := i.box(bctx, forced, func(ctx context.Context, s *shimclient.Sandbox) error {
 		return s.Shutdown(ctx, &sandboxapi.ShutdownSandboxRequest{SandboxID: i.id})
 	})
+	cancel()
+	if i.unanswered(err) && i.endSilentShim(ctx) {
+		err = errShimDead
+	}
 	p := i.process()
 	released := true
 	switch {
@@ -321,7 +332,10 @@ func (i *Instance) endpoint() (string, uint32) {
 // askSandbox asks a restored sandbox's shim for its status.
 func (i *Instance) askSandbox(ctx context.Context) error {
 	return i.box(ctx, repeatable, func(ctx context.Context, s *shimclient.Sandbox) error {
-		_, err := s.Status(ctx, &sandboxapi.SandboxStatusRequest{SandboxID: i.id})
+		r, err := s.Status(ctx, &sandboxapi.SandboxStatusRequest{SandboxID: i.id})
+		if err == nil {
+			i.learnPid(r.GetPid())
+		}
 		return err
 	})
 }

@@ -97,11 +97,15 @@ func (t *Task) Kill(ctx context.Context, signal uint32, all bool) error {
 	err := t.call(ctx, forced, func(ctx context.Context, c *shimclient.Task) error {
 		return c.Kill(ctx, &taskapi.KillRequest{ID: t.i.id, Signal: signal, All: all})
 	})
-	ignored := errors.Is(err, shimclient.ErrNoAnswer) || errdefs.IsUnavailable(err) && t.i.silent()
-	if signal == uint32(syscall.SIGKILL) && ignored && t.i.killInit(ctx) {
+	if signal == uint32(syscall.SIGKILL) && t.i.ignores(err) && t.i.killInit(ctx) {
 		return nil
 	}
 	return err
+}
+
+// ignores tells errors of a forced call that the shim has left unanswered for the whole deadline, or that could not be sent to it.
+func (i *Instance) ignores(err error) bool {
+	return errors.Is(err, shimclient.ErrNoAnswer) || errdefs.IsUnavailable(err) && i.silent()
 }
 
 // Pause the container.

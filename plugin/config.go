@@ -13,7 +13,6 @@ import (
 	"strings"
 	"time"
 
-	task "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/platforms"
 	"github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/pkg/errors"
@@ -31,8 +30,9 @@ type ShimConfig struct {
 	// for others it is the first that is theirs of /run/containerd/s, $XDG_RUNTIME_DIR/containerd/s, /run/UID/containerd/s and
 	// /tmp/containerd-s-UID. A stock key.
 	SocketDir string `toml:"socket_dir"`
-	// Deadlines of the calls to a shim, as duration strings by method of the Task API ("State", "Kill"). "0s" leaves a method with the
-	// caller's own deadline only, as is the case for the methods that are not in the defaults. Wait has none.
+	// Deadlines of the calls to a shim, as duration strings by method of the Task API ("State", "Kill") and of the Sandbox API
+	// ("SandboxStatus"). "0s" leaves a method with the caller's own deadline only, as is the case for the methods that are not in the
+	// defaults; it is refused for those that are also called where there is no caller. Wait and WaitSandbox have none.
 	Deadlines map[string]string `toml:"deadlines"`
 	// EscalateAfter is how long a shim may leave calls unanswered before it is ended, and its containers with it, as a duration string.
 	// "0s", the default, is for ever: a shim that stalls costs nobody a container.
@@ -63,6 +63,8 @@ type RuntimeConfig struct {
 	Cleanup string `toml:"cleanup"`
 	// Env is added to the environment of this runtime's shims, after the one for all, each entry as NAME=value.
 	Env []string `toml:"env"`
+	// Deadlines of the calls to its shims, laid over those of all.
+	Deadlines map[string]string `toml:"deadlines"`
 	// Warm is how many shims are started ahead of the containers they are for, at most. The default is 4 for io.containerd.runc.v2 and 0,
 	// none, for others.
 	Warm *int `toml:"warm"`
@@ -100,9 +102,10 @@ func (c *ShimConfig) apply(to *manager.Config) (err error) {
 	if to.SocketDir, err = c.socketDir(); err != nil {
 		return err
 	}
-	if to.Deadlines, err = c.deadlines(); err != nil {
+	if to.Deadlines, err = parseDeadlines(c.Deadlines); err != nil {
 		return err
 	}
+	to.Deadlines = shimclient.DefaultDeadlines().With(to.Deadlines)
 	if to.EscalateAfter, err = c.escalateAfter(); err != nil {
 		return err
 	}
@@ -201,36 +204,6 @@ func (c *ShimConfig) socketDir() (string, error) {
 	return dir, nil
 }
 
-// deadlines are the defaults with what the section says laid over them.
-func (c *ShimConfig) deadlines() (shimclient.Deadlines, error) {
-	out := maps.Clone(shimclient.DefaultDeadlines())
-	methods := taskMethods()
-	for _, method := range slices.Sorted(maps.Keys(c.Deadlines)) {
-		if method == "Wait" {
-			return nil, errors.New("key deadlines.Wait: a Wait lasts as long as its container, it has no deadline; remove the key")
-		}
-		if !slices.Contains(methods, method) {
-			hint := "known are " + strings.Join(methods, ", ")
-			if near := nearest(method, methods); near != "" {
-				hint = "did you mean " + near + "?"
-			}
-			return nil, errors.Errorf("key deadlines.%s: the Task API has no such method, %s", method, hint)
-		}
-		d, err := time.ParseDuration(c.Deadlines[method])
-		switch {
-		case err != nil:
-			return nil, errors.Errorf("key deadlines.%s: %q is not a duration such as \"2s\" or \"500ms\"", method, c.Deadlines[method])
-		case d < 0:
-			return nil, errors.Errorf("key deadlines.%s: %q is negative; \"0s\" means none", method, c.Deadlines[method])
-		case d == 0:
-			delete(out, method)
-		default:
-			out[method] = d
-		}
-	}
-	return out, nil
-}
-
 func (c *ShimConfig) escalateAfter() (time.Duration, error) {
 	if c.EscalateAfter == "" {
 		return 0, nil
@@ -240,16 +213,6 @@ func (c *ShimConfig) escalateAfter() (time.Duration, error) {
 		return 0, errors.Errorf("key escalate_after: %q is not a duration such as \"10m\"; \"0s\" is for ever", c.EscalateAfter)
 	}
 	return d, nil
-}
-
-// taskMethods are the methods of the Task API in alphabetical order.
-func taskMethods() []string {
-	var names []string
-	for m := range reflect.TypeFor[task.TTRPCTaskService]().Methods() {
-		names = append(names, m.Name)
-	}
-	slices.Sort(names)
-	return names
 }
 
 // runtimeName is the form in which clients name a runtime: at least two parts, the last two of which are the shim's name and version.
@@ -297,6 +260,9 @@ func (r RuntimeConfig) parse(name string) (out manager.RuntimeConfig, err error)
 		return out, err
 	}
 	out.Env = r.Env
+	if out.Deadlines, err = parseDeadlines(r.Deadlines); err != nil {
+		return out, err
+	}
 	out.Pool, err = r.pool(name)
 	return out, err
 }

@@ -109,7 +109,8 @@ func TestEveryKeyIsRead(t *testing.T) {
   [plugins.'io.containerd.shim.v1.manager'.deadlines]
     State = '500ms'
     Create = '1m'
-    Delete = '0s'
+    Kill = '0s'
+    SandboxStatus = '4s'
   [plugins.'io.containerd.shim.v1.manager'.runtimes.'io.containerd.runc.v2']
     path = '/opt//bin/shim'
     start_protocol = 'legacy'
@@ -120,12 +121,14 @@ func TestEveryKeyIsRead(t *testing.T) {
     env = ['B=2']
   [plugins.'io.containerd.shim.v1.manager'.runtimes.'/usr/local/bin/containerd-shim-kata-v2']
     cleanup = 'on-failure'
+    deadlines = {State = '10s', Pids = '0s', ShutdownSandbox = '5m'}
   [plugins.'io.containerd.shim.v1.manager'.runtimes.'io.containerd.wasmtime.v1']
 `
 	deadlines := shimclient.DefaultDeadlines()
 	deadlines["State"] = 500 * time.Millisecond
 	deadlines["Create"] = time.Minute
-	delete(deadlines, "Delete")
+	deadlines["Kill"] = 0
+	deadlines["SandboxStatus"] = 4 * time.Second
 
 	for _, v := range []string{"version = 2", "version = 3", "version = 4"} {
 		t.Run(v, func(t *testing.T) {
@@ -148,6 +151,7 @@ func TestEveryKeyIsRead(t *testing.T) {
 					},
 					"/usr/local/bin/containerd-shim-kata-v2": {
 						StartProtocol: shimclient.ProtocolAuto, Cleanup: manager.CleanupOnFailure, Pool: &manager.PoolConfig{Reuse: 100, Share: 1},
+						Deadlines: shimclient.Deadlines{"State": 10 * time.Second, "Pids": 0, "ShutdownSandbox": 5 * time.Minute},
 					},
 					"io.containerd.wasmtime.v1": {
 						StartProtocol: shimclient.ProtocolAuto, Cleanup: manager.CleanupAuto, Pool: &manager.PoolConfig{Reuse: 100, Share: 1},
@@ -215,16 +219,25 @@ func TestKeysInAnotherCaseCountAsStockLetsThem(t *testing.T) {
 
 func TestBadValues(t *testing.T) {
 	for name, c := range map[string]struct{ section, want string }{
-		"env without name":        {`env = ['=x']`, `key env: entry 0, "=x", is not of the form NAME=value`},
-		"env without =":           {`env = ['A=1', 'B']`, `key env: entry 1, "B", is not of the form NAME=value`},
-		"env with NUL":            {`env = ["A=\u0000"]`, `has a NUL byte in it`},
-		"env not a list":          {`env = 'A=1'`, `key env: `},
-		"env of numbers":          {`env = [1]`, `key env`},
-		"socket_dir relative":     {`socket_dir = 'run/s'`, `key socket_dir: "run/s" is not an absolute path`},
-		"socket_dir too long":     {`socket_dir = '/` + strings.Repeat("d", maxSocketDirLen) + `'`, `in it only fits into an address if it has at most`},
-		"socket_dir with NUL":     {`socket_dir = "/a\u0000"`, `has a NUL byte in it`},
-		"unknown method":          {`deadlines = {Stats = '1s', Kil = '1s'}`, `key deadlines.Kil: the Task API has no such method, did you mean Kill?`},
-		"wildly unknown method":   {`deadlines = {Frobnicate = '1s'}`, `known are Checkpoint, CloseIO, Connect, Create, Delete, Exec, Kill, Pause, Pids, ResizePty, Resume, Shutdown, Start, State, Stats, Update, Wait`},
+		"env without name":    {`env = ['=x']`, `key env: entry 0, "=x", is not of the form NAME=value`},
+		"env without =":       {`env = ['A=1', 'B']`, `key env: entry 1, "B", is not of the form NAME=value`},
+		"env with NUL":        {`env = ["A=\u0000"]`, `has a NUL byte in it`},
+		"env not a list":      {`env = 'A=1'`, `key env: `},
+		"env of numbers":      {`env = [1]`, `key env`},
+		"socket_dir relative": {`socket_dir = 'run/s'`, `key socket_dir: "run/s" is not an absolute path`},
+		"socket_dir too long": {`socket_dir = '/` + strings.Repeat("d", maxSocketDirLen) + `'`, `in it only fits into an address if it has at most`},
+		"socket_dir with NUL": {`socket_dir = "/a\u0000"`, `has a NUL byte in it`},
+		"unknown method":      {`deadlines = {Stats = '1s', Kil = '1s'}`, `key deadlines.Kil: neither the Task nor the Sandbox API has such a method, did you mean Kill?`},
+		"wildly unknown method": {`deadlines = {Frobnicate = '1s'}`, `known are Checkpoint, CloseIO, Connect, Create, CreateSandbox, Delete, Exec, Kill, Pause, Pids, PingSandbox, Platform, ` +
+			`ResizePty, Resume, SandboxMetrics, SandboxStatus, Shutdown, ShutdownSandbox, Start, StartSandbox, State, Stats, StopSandbox, Update, ` +
+			`UpdateSandbox, Wait, WaitSandbox`},
+		"no deadline for Connect": {`deadlines = {Connect = '0s'}`, `key deadlines.Connect: "0s" would bound nothing where it is called without a caller`},
+		"none for State":          {`deadlines = {State = '0s'}`, `key deadlines.State: "0s" would bound nothing`},
+		"none for Delete":         {`deadlines = {Delete = '0m'}`, `key deadlines.Delete: "0m" would bound nothing`},
+		"none for SandboxStatus":  {`deadlines = {SandboxStatus = '0s'}`, `key deadlines.SandboxStatus: "0s" would bound nothing`},
+		"none for its Shutdown":   {`deadlines = {ShutdownSandbox = '0s'}`, `key deadlines.ShutdownSandbox: "0s" would bound nothing`},
+		"deadline for a pod Wait": {`deadlines = {WaitSandbox = '1h'}`, `key deadlines.WaitSandbox: a Wait lasts as long as its container`},
+		"runtime's deadline":      {`runtimes = {'io.containerd.kata.v2' = {deadlines = {State = '0s'}}}`, `key runtimes."io.containerd.kata.v2": key deadlines.State: "0s"`},
 		"deadline for Wait":       {`deadlines = {Wait = '1h'}`, `key deadlines.Wait: a Wait lasts as long as its container`},
 		"negative deadline":       {`deadlines = {State = '-2s'}`, `key deadlines.State: "-2s" is negative`},
 		"deadline without unit":   {`deadlines = {State = '2'}`, `key deadlines.State: "2" is not a duration`},

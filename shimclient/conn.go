@@ -101,16 +101,21 @@ func (c *Conn) Observe(f func(method string, err error, took time.Duration)) { c
 
 // call makes a call within the method's deadline and classifies its error.
 func (c *Conn) call(ctx context.Context, service, method string, req, resp proto.Message) error {
+	return c.callFor(ctx, 0, service, method, req, resp)
+}
+
+// callFor is call for a request that asks the shim to take its time.
+func (c *Conn) callFor(ctx context.Context, grace time.Duration, service, method string, req, resp proto.Message) error {
 	begin := time.Now()
-	err := c.send(ctx, service, method, req, resp)
+	err := c.send(ctx, grace, service, method, req, resp)
 	if c.observe != nil {
 		c.observe(method, err, time.Since(begin))
 	}
 	return err
 }
 
-func (c *Conn) send(ctx context.Context, service, method string, req, resp proto.Message) error {
-	b, cancel := c.deadlines.bound(ctx, method)
+func (c *Conn) send(ctx context.Context, grace time.Duration, service, method string, req, resp proto.Message) error {
+	b, cancel := c.deadlines.bound(ctx, method, grace)
 	defer cancel()
 
 	err := b.Err()

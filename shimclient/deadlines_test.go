@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	sandboxapi "github.com/containerd/containerd/api/runtime/sandbox/v1"
 	api "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/ttrpc"
@@ -24,13 +25,46 @@ import (
 func TestDefaultDeadlines(t *testing.T) {
 	for method, limit := range DefaultDeadlines() {
 		require.Positive(t, limit, method)
-		require.NotNil(t, taskMethods().ByName(protoreflect.Name(method)), method)
+		name := protoreflect.Name(method)
+		require.True(t, taskMethods().ByName(name) != nil || sandboxMethods().ByName(name) != nil, method)
 	}
-	for _, method := range []string{"Create", "Start", "Exec", "Checkpoint", "Pause", "Resume", "Update", "Wait", "Shutdown"} {
+	for _, method := range []string{"Create", "Start", "Exec", "Checkpoint", "Pause", "Resume", "Update", "Wait", "Shutdown",
+		"CreateSandbox", "StartSandbox", "UpdateSandbox", "WaitSandbox"} {
 		require.NotContains(t, DefaultDeadlines(), method)
 	}
 	DefaultDeadlines()["State"] = 0
 	require.Equal(t, 2*time.Second, DefaultDeadlines()["State"])
+	require.NoError(t, DefaultDeadlines().Check())
+}
+
+// sandboxMethods lists the methods of the Sandbox service.
+func sandboxMethods() protoreflect.MethodDescriptors {
+	return sandboxapi.File_runtime_sandbox_v1_sandbox_proto.Services().ByName("Sandbox").Methods()
+}
+
+// What the daemon calls by itself must end.
+func TestCheckOfDeadlines(t *testing.T) {
+	for _, method := range OwnCalls {
+		d := DefaultDeadlines().With(Deadlines{method: 0})
+		require.True(t, errdefs.IsInvalidArgument(d.Check()), method)
+		require.ErrorContains(t, d.Check(), method)
+	}
+	require.NoError(t, DefaultDeadlines().With(Deadlines{"Kill": 0}).Check())
+}
+
+// A sandbox that is given time to stop gets it before the deadline begins.
+func TestDeadlineOfStopSandbox(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, cancel := Deadlines{"StopSandbox": 30 * time.Second}.bound(t.Context(), "StopSandbox", time.Minute)
+		defer cancel()
+		at, ok := b.Deadline()
+		require.True(t, ok)
+		require.Equal(t, 90*time.Second, time.Until(at))
+		b, cancel = Deadlines{}.bound(t.Context(), "StopSandbox", time.Minute)
+		defer cancel()
+		_, ok = b.Deadline()
+		require.False(t, ok, "none is none")
+	})
 }
 
 // pipeTask returns a client of the v3 API whose peer, over an in-memory

@@ -5,6 +5,7 @@ package shimclient
 
 import (
 	"context"
+	"time"
 
 	api "github.com/containerd/containerd/api/runtime/sandbox/v1"
 	"google.golang.org/protobuf/proto"
@@ -44,10 +45,11 @@ func (s *Sandbox) Platform(ctx context.Context, req *api.PlatformRequest) (*api.
 	return askSandbox(ctx, s, "Platform", req, new(api.PlatformResponse))
 }
 
-// Stop stops the sandbox.
+// Stop stops the sandbox. Its deadline begins when the timeout in the request has
+// passed, for which the shim may wait.
 func (s *Sandbox) Stop(ctx context.Context, req *api.StopSandboxRequest) error {
-	_, err := askSandbox(ctx, s, "StopSandbox", req, new(api.StopSandboxResponse))
-	return err
+	grace := time.Duration(req.TimeoutSecs) * time.Second
+	return s.conn.callFor(ctx, grace, sandboxService, "StopSandbox", req, new(api.StopSandboxResponse))
 }
 
 // Wait blocks until the sandbox has exited.
