@@ -6,7 +6,7 @@
 //
 // What it never does: no RPC, no exec, no signal, no connection, no decision on whether an instance is dead. It reads and writes
 // only on the word of its caller. The files that a shim owns (address, s, init.pid, shim.pid, runtime, options.json, exit.json) are read,
-// never written, unless the whole bundle was gone (WriteRuncOptions). It holds no state of its own: what it knows is what is on disk.
+// never written, unless they are gone or damaged (WriteRuncOptions). It holds no state of its own: what it knows is what is on disk.
 //
 // # Layout
 //

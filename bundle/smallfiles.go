@@ -83,8 +83,42 @@ func (b *Bundle) InitPid() (pid int, written time.Time, err error) {
 	return pid, info.ModTime(), nil
 }
 
-// WriteRuncOptions puts into a bundle that Replace has made what `delete` of a runc shim reads there: where runc keeps its state, and which
-// runc. Otherwise these files are the shim's alone.
+// RuncOptions returns what a runc shim has written of its options, for its own `delete`. Errors: NotFound; ErrForeign.
+func (b *Bundle) RuncOptions() (*options.Options, error) {
+	path := b.file(optionsFile)
+	data, err := readFile(path)
+	if err != nil {
+		return nil, err
+	}
+	o := &options.Options{}
+	if err := json.Unmarshal(data, o); err != nil {
+		return nil, errors.Wrapf(ErrForeign, "cannot use %s: %v", path, err)
+	}
+	return o, nil
+}
+
+// ShimExit returns the exit of the container's first process as a runc shim of containerd 2.4 or later wrote it. Errors: NotFound; ErrForeign.
+func (b *Bundle) ShimExit() (*Exit, error) {
+	path := b.file(exitFile)
+	data, err := readFile(path)
+	if err != nil {
+		return nil, err
+	}
+	var e struct {
+		Timestamp   time.Time
+		Pid, Status int
+	}
+	if err := json.Unmarshal(data, &e); err != nil {
+		return nil, errors.Wrapf(ErrForeign, "cannot use %s: %v", path, err)
+	}
+	if e.Pid <= 0 || e.Pid > math.MaxInt32 || e.Status < 0 || e.Status > math.MaxInt32 {
+		return nil, errors.Wrapf(ErrForeign, "cannot use %s: pid %d, status %d", path, e.Pid, e.Status)
+	}
+	return &Exit{Pid: uint32(e.Pid), Status: uint32(e.Status), At: e.Timestamp.UTC()}, nil
+}
+
+// WriteRuncOptions puts into a bundle that Replace has made, or in place of a damaged file, what `delete` of a runc shim reads there: where
+// runc keeps its state, and which runc. Otherwise these files are the shim's alone.
 func (b *Bundle) WriteRuncOptions(o *options.Options) error {
 	data, err := json.Marshal(o)
 	if err != nil {

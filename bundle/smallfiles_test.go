@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
@@ -129,5 +130,37 @@ func reads(b *Bundle) map[string]func() error {
 		sandboxFile:    func() error { _, err := b.Sandbox(); return err },
 		initPidFile:    func() error { _, _, err := b.InitPid(); return err },
 		shimPidFile:    func() error { _, err := b.ShimPid(); return err },
+	}
+}
+
+func TestShimExit(t *testing.T) {
+	l := newLayout(t)
+	b := create(t, l, testID)
+	_, err := b.ShimExit()
+	require.True(t, errdefs.IsNotFound(err), "%v", err)
+	put(t, b.file(exitFile), `{"Timestamp":"2026-01-02T03:04:05.6Z","Pid":42,"Status":7}`)
+	e, err := b.ShimExit()
+	require.NoError(t, err)
+	require.Equal(t, &Exit{Pid: 42, Status: 7, At: time.Date(2026, 1, 2, 3, 4, 5, 6e8, time.UTC)}, e)
+	for _, damaged := range []string{"", "{", "[]", `{"Pid":0,"Status":7}`, `{"Pid":-1}`, `{"Pid":4294967296}`, `{"Pid":1,"Status":-1}`} {
+		put(t, b.file(exitFile), damaged)
+		_, err = b.ShimExit()
+		require.ErrorIs(t, err, ErrForeign, "%q", damaged)
+	}
+}
+
+func TestRuncOptions(t *testing.T) {
+	l := newLayout(t)
+	b := create(t, l, testID)
+	_, err := b.RuncOptions()
+	require.True(t, errdefs.IsNotFound(err), "%v", err)
+	put(t, b.file(optionsFile), `{"root":"/run/other"}`)
+	o, err := b.RuncOptions()
+	require.NoError(t, err)
+	require.Equal(t, "/run/other", o.Root)
+	for _, damaged := range []string{"", "{", "[]"} {
+		put(t, b.file(optionsFile), damaged)
+		_, err = b.RuncOptions()
+		require.ErrorIs(t, err, ErrForeign, "%q", damaged)
 	}
 }

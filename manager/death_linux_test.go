@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	runcoptions "github.com/containerd/containerd/api/types/runc/options"
 	"github.com/containerd/containerd/v2/core/runtime"
 	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
@@ -152,18 +153,18 @@ func TestDeathOfWhatOnlyDeleteKnows(t *testing.T) {
 	require.Equal(t, uint32(7), heard[0].Status)
 }
 
-// TestDeathWithoutAnAnswer: where `shim delete` cannot say, the status is 255; the container is ended and all is cleaned up in the end.
+// TestDeathWithoutAnAnswer: where `shim delete` never says, the status is 255; the container is ended and all is cleaned up in the end.
 func TestDeathWithoutAnAnswer(t *testing.T) {
-	for name, f := range map[string]shimtest.DeleteFaults{"fails": {Fail: 1}, "garbage": {Garbage: true}} {
+	for name, f := range map[string]shimtest.DeleteFaults{"fails": {Fail: -1}, "garbage": {Garbage: true}} {
 		t.Run(name, func(t *testing.T) {
 			y := newYard(t, shimtest.Scenario{Delete: f})
 			task := y.run("c1", "sleep")
 			pid, _ := task.PID(y.ctx)
 			w := y.waiting(task)
 			y.killShim("c1")
+			y.shim.AwaitNoProcs(shimtest.RoleGuest)
 			require.Equal(t, uint32(255), (<-w).exit.Status)
 			y.events.await("c1", deleteTopic, 1)
-			y.shim.AwaitNoProcs(shimtest.RoleGuest)
 			_, err := y.tasks.Get(y.ctx, "c1")
 			require.True(t, errdefs.IsNotFound(err), "%v", err)
 			y.shim.Update(func(s *shimtest.Scenario) { s.Delete = shimtest.DeleteFaults{} })
@@ -171,6 +172,100 @@ func TestDeathWithoutAnAnswer(t *testing.T) {
 			require.Equal(t, []string{"c1", ""}, idsOf(heard))
 			require.Equal(t, pid, heard[0].Pid)
 			require.Equal(t, uint32(255), heard[1].Status)
+		})
+	}
+}
+
+// TestDeathWithALateAnswer: one failed attempt does not make an exit unknown that a later one, or the file that the shim wrote, knows.
+func TestDeathWithALateAnswer(t *testing.T) {
+	for name, c := range map[string]struct {
+		command []string
+		fails   int
+		want    uint32
+	}{
+		"a later attempt says":           {[]string{"sleep"}, 1, 137},
+		"the last attempt but one says":  {[]string{"sleep"}, 2, 137},
+		"the shim wrote it down":         {[]string{"exit", "7"}, 1, 7},
+		"the shim wrote it down, always": {[]string{"exit", "7"}, -1, 7},
+	} {
+		t.Run(name, func(t *testing.T) {
+			y := newYard(t, shimtest.Scenario{
+				Delete: shimtest.DeleteFaults{Fail: c.fails},
+				Events: []shimtest.EventRule{{Topic: exitTopic, Drop: true}},
+			})
+			task := y.run("c1", c.command...)
+			pid, err := task.PID(y.ctx)
+			require.NoError(t, err)
+			if c.want == 7 {
+				y.until("it has exited", func() bool { _, err := os.Stat(y.bundle("c1") + "/exit.json"); return err == nil })
+			}
+			y.killShim("c1")
+			y.events.await("c1", deleteTopic, 1)
+			y.shim.Update(func(s *shimtest.Scenario) { s.Delete = shimtest.DeleteFaults{} })
+			heard := y.exitsOf("c1")
+			require.Equal(t, []string{"c1", ""}, idsOf(heard))
+			require.Equal(t, []uint32{c.want, c.want}, []uint32{heard[0].Status, heard[1].Status})
+			require.Equal(t, pid, heard[0].Pid)
+		})
+	}
+}
+
+// TestExitFileOfAnotherProcess: a file that names another pid is not the exit of this container.
+func TestExitFileOfAnotherProcess(t *testing.T) {
+	y := newYard(t, shimtest.Scenario{Delete: shimtest.DeleteFaults{Garbage: true}})
+	y.run("c1", "sleep")
+	file := `{"Timestamp":"2026-01-02T03:04:05Z","Pid":1,"Status":3}`
+	require.NoError(t, os.WriteFile(y.bundle("c1")+"/exit.json", []byte(file), 0o600))
+	y.killShim("c1")
+	require.Equal(t, uint32(255), y.exitsOf("c1")[0].Status)
+}
+
+// TestDeathThatLeavesRuntimeState: the OCI runtime refuses a container of whose id it keeps state, so the id stays reserved until it does not,
+// whether `shim delete` fails or thinks that it has succeeded. Where the state is, the options tell: of the bundle, else of the store.
+func TestDeathThatLeavesRuntimeState(t *testing.T) {
+	for name, c := range map[string]struct {
+		damage string // what becomes of options.json; "": it is as the shim wrote it
+		binary bool   // is gone
+	}{
+		"delete leaves it": {}, "options damaged": {damage: "{"}, "options gone": {damage: "gone"}, "binary gone": {binary: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			y := newYard(t, shimtest.Scenario{})
+			y.run("c1", "sleep")
+			root := y.path("runc")
+			state := filepath.Join(root, testNamespace, "c1")
+			require.NoError(t, os.MkdirAll(state, 0o700))
+			y.store.add("c1", y.shim.Path)
+			y.store.options = anyOf(t, &runcoptions.Options{Root: root})
+			options := filepath.Join(y.bundle("c1"), "options.json")
+			content := fmt.Sprintf(`{"root":%q}`, root)
+			if c.damage != "" {
+				content = c.damage
+			}
+			if c.damage != "gone" {
+				require.NoError(t, os.WriteFile(options, []byte(content), 0o600))
+			}
+			if c.binary {
+				t.Setenv("PATH", "")
+				proc := y.shim.Daemon("c1")
+				require.NoError(t, os.Rename(y.shim.Path, y.shim.Path+".away"))
+				require.NoError(t, proc.Kill())
+			} else {
+				y.killShim("c1")
+			}
+			y.events.await("c1", deleteTopic, 1)
+			i := y.inState("c1", dead)
+			y.until("the state is found", func() bool { _, left := i.status(); return left != nil })
+			_, left := i.status()
+			require.ErrorContains(t, left, state)
+			require.DirExists(t, y.bundle("c1"))
+			if c.damage != "" {
+				repaired, err := os.ReadFile(options)
+				require.NoError(t, err)
+				require.JSONEq(t, fmt.Sprintf(`{"root":%q}`, root), string(repaired))
+			}
+			require.NoError(t, os.RemoveAll(state))
+			require.Equal(t, []string{"c1", ""}, idsOf(y.exitsOf("c1")))
 		})
 	}
 }

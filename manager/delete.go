@@ -257,7 +257,7 @@ func (i *Instance) finishDelete(ctx context.Context, c cleaning) {
 	log.G(ctx).WithError(err).Errorf("cannot clean up after a deleted %s; it is tried again until it succeeds", i.kind)
 	i.to(reaping)
 	i.m.spawn(func() {
-		if i.m.sleep(firstCleanPause) {
+		if i.m.sleep(spread(firstCleanPause)) {
 			i.clean(c)
 		}
 	})

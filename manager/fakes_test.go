@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/containerd/v2/core/sandbox"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/typeurl/v2"
 	"github.com/pkg/errors"
 )
 
@@ -69,6 +70,7 @@ type containerStore struct {
 
 	mu       sync.Mutex
 	runtimes map[string]string
+	options  typeurl.Any // of every runtime
 }
 
 func (s *containerStore) add(id, runtime string) {
@@ -87,7 +89,7 @@ func (s *containerStore) Get(ctx context.Context, id string) (containers.Contain
 	if !ok {
 		return containers.Container{}, errors.Wrapf(errdefs.ErrNotFound, "container %s", id)
 	}
-	return containers.Container{ID: id, Runtime: containers.RuntimeInfo{Name: name}}, nil
+	return containers.Container{ID: id, Runtime: containers.RuntimeInfo{Name: name, Options: s.options}}, nil
 }
 
 // mountManager stands for containerd's: it does what is of a type that begins with "x-", and leaves the rest.

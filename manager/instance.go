@@ -72,9 +72,10 @@ type Instance struct {
 	change  uint64 // counts them, begun and done: an answer to State from before one says nothing
 	doubt   bool   // one has failed, or the record is an earlier daemon's: the status is what the shim says next
 
-	shimDeleted bool     // `shim delete` has succeeded
-	deleteHeard bool     // the shim has told the deletion
-	tokens      []string // of launches whose processes are to be ended before anything is removed
+	shimDeleted   bool     // `shim delete` has succeeded
+	failedDeletes int      // attempts of it that failed
+	deleteHeard   bool     // the shim has told the deletion
+	tokens        []string // of launches whose processes are to be ended before anything is removed
 }
 
 func newInstance(m *ShimManager, layout bundle.Layout, kind Kind, namespace, id string, st state) *Instance {

@@ -55,7 +55,8 @@ type LauncherConfig struct {
 // the only place that executes one. Safe for concurrent use.
 type Launcher struct {
 	config    LauncherConfig
-	limiter   *limiter
+	limiter   *limiter // of starts
+	deletes   *limiter
 	protocols protocolBook
 }
 
@@ -73,7 +74,9 @@ func NewLauncher(config LauncherConfig) *Launcher {
 	if config.OnExec == nil {
 		config.OnExec = func(string) {}
 	}
-	return &Launcher{config: config, limiter: newLimiter(config.MaxStarts, slotTime)}
+	return &Launcher{
+		config: config, limiter: newLimiter(config.MaxStarts, slotTime), deletes: newLimiter(0, slotTime),
+	}
 }
 
 // StartRequest asks for a shim process.
@@ -227,6 +230,9 @@ type DeleteRequest struct {
 	Namespace, ID string
 	// Bundle is the bundle's original path.
 	Bundle string
+	// Timeout is how long the command may take, not counting the wait for its
+	// turn; 0: until ctx ends.
+	Timeout time.Duration
 }
 
 // DeleteResult is what `shim delete` answered.
@@ -237,11 +243,24 @@ type DeleteResult struct {
 	ExitedAt time.Time
 }
 
-// Delete runs `shim delete`. When ctx ends its process group is killed. stdout
-// alone is the reply; stderr is logged, or part of the error.
+// Delete runs `shim delete`. Deletes wait for their turn in the order in which
+// they came, two per CPU at once, since hundreds of shims may die together; one
+// that takes long makes room after 5 s. When Timeout has passed, or ctx ends where
+// there is none, the process group of the command is killed; with a Timeout ctx
+// ends the wait alone. stdout is the reply; stderr is logged, or part of the error.
 func (l *Launcher) Delete(ctx context.Context, r DeleteRequest) (*DeleteResult, error) {
 	if err := checkTarget("delete", r.Binary, r.Namespace, r.ID, r.Bundle); err != nil {
 		return nil, err
+	}
+	release, err := l.deletes.acquire(ctx)
+	if err != nil {
+		return nil, errors.Wrapf(err, "cannot run delete of a shim for %s/%s: waiting for others to end", r.Namespace, r.ID)
+	}
+	defer release()
+	if r.Timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), r.Timeout)
+		defer cancel()
 	}
 	result, err := l.delete(ctx, r)
 	return result, errors.Wrapf(err, "cannot run delete of shim %s for %s/%s", r.Binary.Path, r.Namespace, r.ID)

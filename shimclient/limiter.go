@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-// limiter bounds how many starts run at once, first come first served.
+// limiter bounds how many commands run at once, first come first served.
 type limiter struct {
 	slots   *semaphore.Weighted
 	exempt  time.Duration
@@ -22,7 +22,7 @@ type limiter struct {
 
 // newLimiter makes a limiter of n slots (0: two per CPU). A holder gives its
 // slot back after the time exempt even if it is not done, so that a few hung
-// helpers do not stop all starts.
+// helpers do not stop all others.
 func newLimiter(n int, exempt time.Duration) *limiter {
 	if n <= 0 {
 		n = 2 * runtime.GOMAXPROCS(0)
@@ -31,7 +31,7 @@ func newLimiter(n int, exempt time.Duration) *limiter {
 }
 
 // acquire waits for a slot; ctx ends the wait with its error. release must be
-// called once the start is over.
+// called once the command is over.
 func (l *limiter) acquire(ctx context.Context) (release func(), err error) {
 	l.waiting.Add(1)
 	err = l.slots.Acquire(ctx, 1)

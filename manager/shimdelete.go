@@ -1,0 +1,226 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package manager
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"time"
+
+	runcoptions "github.com/containerd/containerd/api/types/runc/options"
+	"github.com/containerd/containerd/v2/pkg/timeout"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"github.com/containerd/typeurl/v2"
+	"github.com/pkg/errors"
+
+	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/shimclient"
+)
+
+const (
+	// shimDeleteTries is how often a failing `shim delete` is tried before the bundle goes without it. By then no process may
+	// be left, and nothing that the OCI runtime keeps of the container.
+	shimDeleteTries = 5
+	// exitTries is how often it is tried before the exit of the container is told as unknown.
+	exitTries = 3
+	// defaultRuncRoot is where runc shims have runc keep its state, below it by namespace, if their options do not say.
+	defaultRuncRoot = "/run/containerd/runc"
+)
+
+// errNoBinary: there is no binary to run `delete` with now.
+var errNoBinary = errors.Wrap(errdefs.ErrNotFound, "the shim's binary is gone")
+
+// findExit is the exit as already known, else as `shim delete` says, else as the shim has written it down, else unknown. A delete that
+// fails, as many do when hundreds of shims die at once, is tried some times more before the exit is unknown for good. Not ok: the manager was
+// closed before.
+func (i *Instance) findExit(ctx context.Context) (exit bundle.Exit, ok bool) {
+	for pause := firstCleanPause; ; pause *= 2 {
+		r, err := i.shimDelete(ctx)
+		if err != nil && i.m.ctx.Err() != nil {
+			return bundle.Exit{}, false
+		}
+		if err != nil {
+			log.G(ctx).WithError(err).Warn("cannot ask for the exit of a dead shim's container")
+			if i.initProcess().Alive() {
+				i.killInit(ctx) // what the shim's delete would have done
+			}
+		}
+		if e := i.exitAfter(r); e != nil {
+			return *e, true
+		}
+		if err == nil || errors.Is(err, errNoBinary) || i.deleteTries() >= exitTries {
+			return bundle.Exit{Pid: i.pid(), Status: exitUnknown}, true
+		}
+		if !i.m.sleep(spread(pause)) {
+			return bundle.Exit{}, false
+		}
+	}
+}
+
+// exitAfter is the exit as it is known after an attempt to delete, whose answer r is nil if it gave none; nil when it is not known.
+func (i *Instance) exitAfter(r *shimclient.DeleteResult) *bundle.Exit {
+	if known := i.exit(""); known != nil {
+		return known
+	}
+	if r != nil {
+		e := &bundle.Exit{Pid: r.Pid, Status: r.Status, At: r.ExitedAt}
+		if e.At.Unix() <= 0 {
+			e.At = time.Time{} // when it was first seen stopped, or now
+		}
+		return e
+	}
+	i.mu.Lock()
+	d := i.bundle
+	i.mu.Unlock()
+	if d == nil {
+		return nil
+	}
+	e, err := d.ShimExit()
+	if pid := i.pid(); err != nil || pid != 0 && pid != e.Pid {
+		return nil
+	}
+	return e
+}
+
+// tryShimDelete runs `shim delete`. What it fails with matters only while something may hang on it: a process, or state of the OCI runtime,
+// which would refuse the next container of that id. A shim's delete may succeed and leave that behind.
+func (i *Instance) tryShimDelete(ctx context.Context, c *cleaning) error {
+	_, err := i.shimDelete(ctx)
+	switch {
+	case c.orderly && err != nil:
+		log.G(ctx).WithError(err).Warn("shim's delete fails; going on without it")
+		return nil
+	case c.orderly:
+		return nil
+	case err != nil && !errors.Is(err, errNoBinary):
+		if i.deleteTries() < shimDeleteTries || i.hasProcess() || i.initProcess().Alive() {
+			return err
+		}
+		log.G(ctx).WithError(err).Warn("shim's delete fails; going on without it")
+	}
+	state := i.runcState(ctx)
+	if state == "" {
+		return nil
+	}
+	i.mu.Lock()
+	i.shimDeleted = false
+	i.mu.Unlock()
+	if err != nil {
+		return errors.Wrapf(err, "the OCI runtime keeps state of the container in %s, which the shim's delete has to remove", state)
+	}
+	return errors.Errorf("the shim's delete has left state of the OCI runtime in %s", state)
+}
+
+// deleteTries counts the attempts of `shim delete` that failed.
+func (i *Instance) deleteTries() int {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.failedDeletes
+}
+
+// runcState is where runc keeps state of the container; "" when there is none.
+func (i *Instance) runcState(ctx context.Context) string {
+	root := i.runcOptions(ctx).GetRoot()
+	if root == "" {
+		root = defaultRuncRoot
+	}
+	path := filepath.Join(root, i.namespace, i.id)
+	if info, err := os.Lstat(path); err != nil || !info.IsDir() {
+		return ""
+	}
+	return path
+}
+
+// runcOptions are those in the bundle, else those that the metadata store has of the container; nil when nobody has any.
+func (i *Instance) runcOptions(ctx context.Context) *runcoptions.Options {
+	i.mu.Lock()
+	d := i.bundle
+	i.mu.Unlock()
+	if d != nil {
+		if o, err := d.RuncOptions(); err == nil {
+			return o
+		}
+	}
+	o := &runcoptions.Options{}
+	if c := i.container(ctx); c.Runtime.Options == nil || typeurl.UnmarshalTo(c.Runtime.Options, o) != nil {
+		return nil // the defaults, or another kind of runtime
+	}
+	return o
+}
+
+// shimDelete runs `shim delete`, waiting for its turn and then within the cleanup timeout. It succeeds once per instance; later calls do nothing.
+func (i *Instance) shimDelete(ctx context.Context) (*shimclient.DeleteResult, error) {
+	i.mu.Lock()
+	d, done := i.bundle, i.shimDeleted
+	i.mu.Unlock()
+	if d == nil || done {
+		return nil, nil
+	}
+	b, err := i.deleteBinary(ctx)
+	if err != nil {
+		return nil, err
+	}
+	r, err := i.runShimDelete(ctx, d, b)
+	if errors.Is(err, shimclient.ErrDeleteReply) {
+		// It has done its work, and would say the same the next time.
+		log.G(ctx).WithError(err).Warn("shim has deleted and does not say what")
+		r, err = nil, nil
+	}
+	if err == nil {
+		failpoint("clean-shim-delete")
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if err != nil {
+		i.failedDeletes++
+		return nil, errors.Wrapf(err, "cannot run %s delete", b.Path)
+	}
+	i.shimDeleted = true
+	return r, nil
+}
+
+func (i *Instance) runShimDelete(ctx context.Context, d *bundle.Bundle, b shimclient.Binary) (*shimclient.DeleteResult, error) {
+	if err := i.prepareBundle(ctx, d); err != nil {
+		return nil, err
+	}
+	if err := d.Isolate(); err != nil {
+		// The delete is what ends the container, so it cannot wait for this.
+		log.G(ctx).WithError(err).Warn("what is mounted in volumes of the container may be unmounted on the host as well")
+	}
+	return i.m.launcher.Delete(ctx, shimclient.DeleteRequest{
+		Binary: b, Namespace: i.namespace, ID: i.id, Bundle: d.Path, Timeout: timeout.Get(TimeoutCleanup),
+	})
+}
+
+// prepareBundle gives `shim delete` a bundle to run in where a tmp cleaner, or an operator, has removed the directory, and the
+// options that it needs to find runc's state where they are gone or damaged. The record goes into the new directory, so that a
+// daemon that dies meanwhile does not take it for a create that was cut short.
+func (i *Instance) prepareBundle(ctx context.Context, d *bundle.Bundle) error {
+	made, err := d.Replace()
+	if err != nil {
+		return err
+	}
+	if made {
+		log.G(ctx).WithField("path", d.Path).Warn("the bundle's directory is gone: the shim's delete runs in an empty one")
+		if err := i.persist(); err != nil {
+			log.G(ctx).WithError(err).Warn("cannot write the record of a bundle that was gone")
+		}
+	}
+	_, err = d.RuncOptions()
+	damaged := errors.Is(err, bundle.ErrForeign)
+	missed := errdefs.IsNotFound(err) && i.runcState(ctx) != ""
+	if !made && !damaged && !missed {
+		return nil
+	}
+	o := i.runcOptions(ctx)
+	if o == nil && damaged {
+		o = &runcoptions.Options{} // a shim reads nothing else from a file that it cannot read
+	}
+	if o == nil {
+		return nil
+	}
+	return d.WriteRuncOptions(o)
+}
