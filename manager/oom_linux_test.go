@@ -103,9 +103,9 @@ func TestOOMBeforeARepeatedExit(t *testing.T) {
 // told before the cgroup goes, once.
 func TestOOMOfATaskThatIsDeletedAtOnce(t *testing.T) {
 	y := newYard(t, deaf())
-	task := y.create("c1", "die", "KILL")
+	y.create("c1", "die", "KILL")
 	y.inCgroup("c1", 0, 1)
-	y.restart(func() {})
+	y.restart()
 	task, err := y.tasks.Get(y.ctx, "c1")
 	require.NoError(t, err)
 	require.NoError(t, task.Start(y.ctx))
