@@ -46,6 +46,8 @@ func (c *chaos) inflict(f step) {
 		c.harmIdle(f)
 	case "init-kill":
 		c.killInit(s)
+	case "unsocket":
+		c.hideSockets(s)
 	case "cut", "half-cut", "garbage", "cut-events":
 		c.cut(s, f)
 	default:

@@ -54,6 +54,8 @@ type chaos struct {
 	round  int
 	opened int // sessions so far
 	fulls  []span
+	// away are the sockets that were moved away. Only the test's own goroutine uses it.
+	away []awaySocket
 
 	mu   sync.Mutex // guards what follows
 	sess *session   // nil: the daemon is down
@@ -135,6 +137,7 @@ func (c *chaos) unmount() {
 // lift ends all faults, so that what a failed test left can be removed.
 func (c *chaos) lift() {
 	c.continueAll()
+	c.returnSockets()
 	c.emptyDisk()
 }
 
@@ -173,6 +176,7 @@ func (c *chaos) runRound(last bool) {
 // calm ends all faults and brings the daemon up.
 func (c *chaos) calm() {
 	c.continueAll()
+	c.returnSockets()
 	c.emptyDisk()
 	for _, f := range c.fakes {
 		f.Update(func(s *shimtest.Scenario) { s.Rules, s.Events = nil, nil })
