@@ -69,7 +69,10 @@ func (i *Instance) tryClean(ctx context.Context, c *cleaning) error {
 			return err
 		}
 	}
-	return i.removeRest(ctx)
+	ctx, end := childSpan(ctx, spanDelete+".cleanup")
+	err := i.removeRest(ctx)
+	end(err)
+	return err
 }
 
 // endLaunches ends all processes that carry the tokens of launches that came to nothing. It must succeed before the bundle goes: the
@@ -173,7 +176,8 @@ func (i *Instance) container(ctx context.Context) containers.Container {
 
 // bury is what follows the proof of death: the exit is found out and told, then the deletion, and nothing is left behind.
 func (i *Instance) bury() {
-	ctx := i.context()
+	ctx, end := i.startSpan(i.context(), spanReap)
+	defer end(nil)
 	log.G(ctx).Info("shim is dead, cleaning up after it")
 	i.leaveProcess()
 	if !i.waitInFlight() {

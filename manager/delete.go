@@ -33,7 +33,9 @@ func (i *Instance) delete(ctx context.Context) (*runtime.Exit, error) {
 		return nil, errNoInstance(i.kind, i.id)
 	}
 	begin := time.Now()
+	ctx, end := i.startSpan(ctx, spanDelete)
 	exit, err := detach(ctx, i.m, func(dctx context.Context) (*runtime.Exit, error) { return i.runDelete(dctx, ctx) })
+	end(err)
 	if err == nil {
 		i.mu.Lock()
 		metrics.Deleted(i.rec.Runtime, time.Since(begin))

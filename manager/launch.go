@@ -192,7 +192,9 @@ func (m *ShimManager) adopt(ctx context.Context, i *Instance, r *bootapi.Bootstr
 		return p, created, err
 	}
 	dialled := time.Now()
+	_, end := childSpan(ctx, spanCreate+"."+metrics.PhaseDial)
 	l, err := p.use(ctx, once)
+	end(err)
 	if err != nil {
 		return p, created, errors.Wrapf(err, "cannot connect to the shim at %s", ep)
 	}
@@ -219,6 +221,9 @@ func (m *ShimManager) shimFor(ctx context.Context, i *Instance, facts specFacts,
 	if r == nil || r.Version < sandboxVersion {
 		if spec, ok := m.poolSpecFor(i, facts, i.binary, options(opts)); ok {
 			return m.launchWarm(ctx, i, facts, spec)
+		}
+		if m.config.pool(i.binary).Warm > 0 {
+			metrics.WarmRequest(i.binary.Runtime, "ineligible")
 		}
 		return m.launchAlone(ctx, i, facts, options(opts))
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/pkg/errors"
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc/status"
 
 	"github.com/shimyard/shimyard/manager/internal/metrics"
@@ -25,21 +26,42 @@ func RegisterMetrics(r prometheus.Registerer, version, containerdVersion string)
 
 // watched is a create that is being measured. For one goroutine.
 type watched struct {
+	ctx            context.Context // of the span of the whole
+	endSpan        func(error)
 	begin, entered time.Time
 	phase          string
+	phaseSpan      trace.Span
+	endPhase       func(error) // nil where the phase has no span
 }
 
-func watchCreate() *watched {
-	now := time.Now()
-	return &watched{begin: now, entered: now, phase: metrics.PhaseResolve}
+// watchCreate begins to measure a create, and its span. The context is for its first phase.
+func watchCreate(ctx context.Context, i *Instance) (context.Context, *watched) {
+	w := &watched{begin: time.Now()}
+	w.ctx, w.endSpan = i.startSpan(ctx, spanCreate)
+	return w.enter(metrics.PhaseResolve), w
 }
 
-// enter ends the present phase of the create and begins another.
-func (w *watched) enter(phase string) {
-	if w.phase != "" {
+// enter ends the present phase of the create and begins another, whose context it returns. "" is for none.
+func (w *watched) enter(phase string) context.Context {
+	w.leave(nil)
+	w.phase, w.entered = phase, time.Now()
+	if phase == "" || phase == metrics.PhaseCreate { // the call has a span of its own
+		return w.ctx
+	}
+	ctx, end := childSpan(w.ctx, spanCreate+"."+phase)
+	w.endPhase, w.phaseSpan = end, trace.SpanFromContext(ctx)
+	return ctx
+}
+
+// leave ends the present phase. Only one that went well counts.
+func (w *watched) leave(err error) {
+	if w.phase != "" && err == nil {
 		metrics.Phase(w.phase, w.entered)
 	}
-	w.phase, w.entered = phase, time.Now()
+	if w.endPhase != nil {
+		w.endPhase(err)
+		w.endPhase = nil
+	}
 }
 
 // launchedBy tells the phase that is about to end by its right name: only now it is known whether a shim was started.
@@ -48,6 +70,7 @@ func (w *watched) launchedBy(i *Instance) {
 	defer i.mu.Unlock()
 	if sourceOf(&i.rec) != metrics.Start {
 		w.phase = metrics.PhaseAdopt
+		w.phaseSpan.SetName(spanCreate + "." + metrics.PhaseAdopt)
 	}
 }
 
@@ -74,11 +97,12 @@ func (w *watched) done(i *Instance, runtime string, err error) {
 	if !resolved {
 		runtime = ""
 	}
+	w.leave(err)
+	w.endSpan(err)
 	if err != nil {
 		metrics.CreateFailed(runtime, source, w.reason(err))
 		return
 	}
-	w.enter("")
 	metrics.Created(runtime, source, time.Since(w.begin))
 }
 

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/manager/internal/metrics"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -137,7 +138,7 @@ func (o *pool) put(w *warmShim, tasks int) {
 	o.mu.Lock()
 	w.tasks = tasks
 	if o.closed || w.retired || tasks == 0 && !o.placeLocked(w) {
-		o.retireLocked(w)
+		o.retireLocked(w, o.noRoomLocked(w))
 	}
 	o.shelveLocked(w)
 	unwanted := w.retired && tasks == 0
@@ -155,7 +156,7 @@ func (o *pool) keep(w *warmShim) bool {
 	w.tasks--
 	w.worn = true
 	if o.closed || w.retired || w.wornOutLocked() || w.tasks == 0 && !o.placeLocked(w) {
-		o.retireLocked(w)
+		o.retireLocked(w, o.noRoomLocked(w))
 		return false
 	}
 	w.leaving++
@@ -169,7 +170,7 @@ func (o *pool) back(w *warmShim, i *Instance) {
 	w.leaving--
 	left := w.p.depart(i)
 	if w.tasks == 0 && left > w.leaving {
-		o.retireLocked(w)
+		o.retireLocked(w, "distrusted")
 	}
 	o.shelveLocked(w)
 	// Not by the count of its tasks, which those that left one in disorder are still among. A create that has taken it and not yet joined it
@@ -217,7 +218,11 @@ func (o *pool) notIdleLocked(w *warmShim) {
 	}
 }
 
-func (o *pool) retireLocked(w *warmShim) {
+// retireLocked lets the shim be given to nobody any more. why is for the metrics, see metrics.WarmEnded.
+func (o *pool) retireLocked(w *warmShim, why string) {
+	if !w.retired {
+		metrics.WarmEnded(why)
+	}
 	w.retired = true
 	o.notIdleLocked(w)
 	s := o.shelves[w.spec.key]
@@ -228,6 +233,17 @@ func (o *pool) retireLocked(w *warmShim) {
 		s.open = slices.Delete(s.open, n, n+1)
 	}
 	o.tidyLocked(w.spec.key, s)
+}
+
+// noRoomLocked is why a shim may not go on.
+func (o *pool) noRoomLocked(w *warmShim) string {
+	switch {
+	case o.closed:
+		return "stop"
+	case w.wornOutLocked():
+		return "worn"
+	}
+	return "ceiling"
 }
 
 // tidyLocked forgets a key that nobody needs.
@@ -245,7 +261,7 @@ func (o *pool) expire(w *warmShim) {
 		if s := o.shelves[w.spec.key]; s != nil {
 			s.want = max(0, s.want-1)
 		}
-		o.retireLocked(w)
+		o.retireLocked(w, "idle")
 	}
 	o.mu.Unlock()
 	if due {
@@ -265,7 +281,7 @@ func (o *pool) distrust(p *Process) {
 	}
 	o.mu.Lock()
 	idle := w.idle
-	o.retireLocked(w)
+	o.retireLocked(w, "distrusted")
 	o.mu.Unlock()
 	if idle {
 		o.finish(w)

@@ -45,7 +45,7 @@ func (o *pool) end(w *warmShim) {
 // ended sees to what a warm shim leaves, once its process is over for us: dead, shut down, or ended with a create that failed.
 func (o *pool) ended(w *warmShim) {
 	o.mu.Lock()
-	o.retireLocked(w)
+	o.retireLocked(w, "died")
 	mine := w.mine
 	o.mu.Unlock()
 	if mine {
@@ -104,7 +104,7 @@ func (o *pool) close() {
 		}
 	}
 	for _, w := range idle {
-		o.retireLocked(w)
+		o.retireLocked(w, "stop")
 	}
 	o.mu.Unlock()
 	var wg sync.WaitGroup

@@ -13,6 +13,7 @@ import (
 	"github.com/pkg/errors"
 
 	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/manager/internal/metrics"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -43,12 +44,14 @@ func (m *ShimManager) launchWarm(ctx context.Context, i *Instance, facts specFac
 		}
 		err := m.occupy(ctx, i, w, facts)
 		if err == nil {
+			metrics.WarmRequest(spec.binary.Runtime, "hit")
 			return w.reply, nil
 		}
 		if !errors.Is(err, errShimDead) && !errors.Is(err, errClosing) {
 			return nil, err
 		}
 	}
+	metrics.WarmRequest(spec.binary.Runtime, "miss")
 	w, err := m.pool.start(ctx, spec)
 	if err != nil {
 		if ctx.Err() != nil || m.ctx.Err() != nil {
@@ -85,7 +88,7 @@ func (w *warmShim) usable(ctx context.Context, idleFor time.Duration) bool {
 func (o *pool) giveUp(w *warmShim) {
 	o.mu.Lock()
 	w.tasks--
-	o.retireLocked(w)
+	o.retireLocked(w, "distrusted")
 	o.mu.Unlock()
 	o.finish(w)
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	tasktypes "github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/containerd/v2/pkg/tracing"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/pkg/errors"
@@ -65,6 +66,9 @@ func (m *ShimManager) restore() {
 	case <-m.ctx.Done():
 		return
 	}
+	// Not in the plugin's init: the plugin for tracing may come after this one.
+	ctx, span := tracing.StartSpan(m.ctx, spanRestore, tracing.WithAttribute("instances", len(m.restored)))
+	defer span.End()
 	var g errgroup.Group
 	g.SetLimit(readers)
 	for _, i := range m.restored {
@@ -72,7 +76,7 @@ func (m *ShimManager) restore() {
 	}
 	_ = g.Wait() // nothing fails
 	m.restored = nil
-	m.restoreWarm(m.ctx)
+	m.restoreWarm(ctx)
 	failpoint("restore-listed")
 	for _, dirs := range []Dirs{m.config.Tasks, m.config.Boxes} {
 		m.sweep(m.ctx, dirs.layout())

@@ -59,7 +59,10 @@ func (c *SandboxController) Create(ctx context.Context, info sandbox.Sandbox, op
 	if err := c.shims.reserve(ctx, i); err != nil {
 		return err
 	}
-	if err := c.build(ctx, i, info, &o); err != nil {
+	sctx, end := i.startSpan(ctx, spanSandbox+"Create")
+	err = c.build(sctx, i, info, &o)
+	end(err)
+	if err != nil {
 		c.shims.abandon(ctx, i)
 		return errors.Wrapf(err, "cannot create sandbox %s", info.ID)
 	}
@@ -104,7 +107,7 @@ func (i *Instance) box(ctx context.Context, mode callMode, f func(context.Contex
 }
 
 // call finds a sandbox that is restored or running and calls its shim.
-func (c *SandboxController) call(ctx context.Context, id string, mode callMode, f func(context.Context, *shimclient.Sandbox) error) (*Instance, error) {
+func (c *SandboxController) call(ctx context.Context, name, id string, mode callMode, f func(context.Context, *shimclient.Sandbox) error) (*Instance, error) {
 	i, err := c.get(ctx, id)
 	if err != nil {
 		return nil, err
@@ -112,7 +115,13 @@ func (c *SandboxController) call(ctx context.Context, id string, mode callMode, 
 	if err := i.settled(ctx, mode); err != nil {
 		return nil, err
 	}
-	return i, i.box(ctx, mode, f)
+	if mode == repeatable { // asks, and changes nothing
+		return i, i.box(ctx, mode, f)
+	}
+	ctx, end := i.startSpan(ctx, spanSandbox+name)
+	err = i.box(ctx, mode, f)
+	end(err)
+	return i, err
 }
 
 func (c *SandboxController) get(ctx context.Context, id string) (*Instance, error) {
@@ -126,7 +135,7 @@ func (c *SandboxController) get(ctx context.Context, id string) (*Instance, erro
 // Start starts a created sandbox. One that cannot be started is ended, as containerd's callers expect.
 func (c *SandboxController) Start(ctx context.Context, id string) (sandbox.ControllerInstance, error) {
 	var r *sandboxapi.StartSandboxResponse
-	i, err := c.call(ctx, id, once, func(ctx context.Context, s *shimclient.Sandbox) (err error) {
+	i, err := c.call(ctx, "Start", id, once, func(ctx context.Context, s *shimclient.Sandbox) (err error) {
 		r, err = s.Start(ctx, &sandboxapi.StartSandboxRequest{SandboxID: id})
 		return err
 	})
@@ -167,7 +176,7 @@ func (c *SandboxController) end(ctx context.Context, i *Instance) {
 // Platform of the sandbox's containers.
 func (c *SandboxController) Platform(ctx context.Context, id string) (imagespec.Platform, error) {
 	var r *sandboxapi.PlatformResponse
-	_, err := c.call(ctx, id, repeatable, func(ctx context.Context, s *shimclient.Sandbox) (err error) {
+	_, err := c.call(ctx, "Platform", id, repeatable, func(ctx context.Context, s *shimclient.Sandbox) (err error) {
 		r, err = s.Platform(ctx, &sandboxapi.PlatformRequest{SandboxID: id})
 		return err
 	})
@@ -189,7 +198,7 @@ func (c *SandboxController) Stop(ctx context.Context, id string, opts ...sandbox
 	if o.Timeout != nil {
 		req.TimeoutSecs = uint32(max(0, o.Timeout.Round(time.Second)) / time.Second)
 	}
-	i, err := c.call(ctx, id, forced, func(ctx context.Context, s *shimclient.Sandbox) error { return s.Stop(ctx, req) })
+	i, err := c.call(ctx, "Stop", id, forced, func(ctx context.Context, s *shimclient.Sandbox) error { return s.Stop(ctx, req) })
 	if i != nil && i.ignores(err) && i.killInit(ctx) {
 		return nil
 	}
@@ -209,7 +218,9 @@ func (c *SandboxController) Shutdown(ctx context.Context, id string) error {
 	if err != nil || !mine {
 		return err
 	}
+	ctx, end := i.startSpan(ctx, spanSandbox+"Shutdown")
 	_, err = detach(ctx, c.shims, func(ctx context.Context) (struct{}, error) { return struct{}{}, i.shutdownBox(ctx) })
+	end(err)
 	return errors.Wrapf(err, "cannot shut down sandbox %s", id)
 }
 
@@ -282,7 +293,7 @@ func (c *SandboxController) Wait(ctx context.Context, id string) (sandbox.ExitSt
 // Status of the sandbox. An unknown one has exited just now.
 func (c *SandboxController) Status(ctx context.Context, id string, verbose bool) (sandbox.ControllerStatus, error) {
 	var r *sandboxapi.SandboxStatusResponse
-	i, err := c.call(ctx, id, repeatable, func(ctx context.Context, s *shimclient.Sandbox) (err error) {
+	i, err := c.call(ctx, "Status", id, repeatable, func(ctx context.Context, s *shimclient.Sandbox) (err error) {
 		r, err = s.Status(ctx, &sandboxapi.SandboxStatusRequest{SandboxID: id, Verbose: verbose})
 		return err
 	})
@@ -303,7 +314,7 @@ func (c *SandboxController) Status(ctx context.Context, id string, verbose bool)
 // Metrics of the sandbox.
 func (c *SandboxController) Metrics(ctx context.Context, id string) (*types.Metric, error) {
 	var r *sandboxapi.SandboxMetricsResponse
-	_, err := c.call(ctx, id, repeatable, func(ctx context.Context, s *shimclient.Sandbox) (err error) {
+	_, err := c.call(ctx, "Metrics", id, repeatable, func(ctx context.Context, s *shimclient.Sandbox) (err error) {
 		r, err = s.Metrics(ctx, &sandboxapi.SandboxMetricsRequest{SandboxID: id})
 		return err
 	})
@@ -316,7 +327,7 @@ func (c *SandboxController) Metrics(ctx context.Context, id string) (*types.Metr
 // Update changes parts of the sandbox. Shims need not implement it: NotImplemented is for the caller to tolerate.
 func (c *SandboxController) Update(ctx context.Context, id string, sb sandbox.Sandbox, fields ...string) error {
 	req := &sandboxapi.UpdateSandboxRequest{SandboxID: id, Sandbox: sandbox.ToProto(&sb), Fields: fields}
-	_, err := c.call(ctx, id, once, func(ctx context.Context, s *shimclient.Sandbox) error { return s.Update(ctx, req) })
+	_, err := c.call(ctx, "Update", id, once, func(ctx context.Context, s *shimclient.Sandbox) error { return s.Update(ctx, req) })
 	return errors.Wrapf(err, "cannot update sandbox %s", id)
 }
 

@@ -88,7 +88,9 @@ func (i *Instance) exitAfter(r *shimclient.DeleteResult) *bundle.Exit {
 // tryShimDelete runs `shim delete`. What it fails with matters only while something may hang on it: a process, or state of the OCI runtime,
 // which would refuse the next container of that id. A shim's delete may succeed and leave that behind.
 func (i *Instance) tryShimDelete(ctx context.Context, c *cleaning) error {
+	ctx, end := childSpan(ctx, spanDelete+".shim_delete")
 	_, err := i.shimDelete(ctx)
+	end(err)
 	switch {
 	case c.orderly && err != nil:
 		log.G(ctx).WithError(err).Warn("shim's delete fails; going on without it")

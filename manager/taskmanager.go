@@ -67,8 +67,8 @@ func (t *TaskManager) Create(ctx context.Context, id string, opts runtime.Create
 		if err := t.shims.reserve(ctx, i); err != nil {
 			return nil, err
 		}
-		w := watchCreate()
-		err := t.build(ctx, i, opts, w)
+		cctx, w := watchCreate(ctx, i)
+		err := t.build(cctx, i, opts, w)
 		w.done(i, opts.Runtime, err)
 		if err == nil {
 			return &Task{i: i}, nil
@@ -104,14 +104,14 @@ func (t *TaskManager) build(ctx context.Context, i *Instance, opts runtime.Creat
 	}
 	i.describe(facts, b)
 	// The shim starts before the mounts are activated: it says which of them it does itself.
-	w.enter(metrics.PhaseLaunch)
+	ctx = w.enter(metrics.PhaseLaunch)
 	boot, err := t.shims.shimFor(ctx, i, facts, opts)
 	if err != nil {
 		return err
 	}
 	w.launchedBy(i)
 	failpoint("create-shim")
-	w.enter(metrics.PhaseMounts)
+	ctx = w.enter(metrics.PhaseMounts)
 	rootfs, owned, err := t.shims.mounts.activate(ctx, i, boot, opts.Rootfs)
 	if owned {
 		i.activated()
@@ -120,7 +120,7 @@ func (t *TaskManager) build(ctx context.Context, i *Instance, opts runtime.Creat
 		return err
 	}
 	failpoint("create-mounts")
-	w.enter(metrics.PhaseCreate)
+	ctx = w.enter(metrics.PhaseCreate)
 	pid, err := i.createTask(ctx, opts, rootfs)
 	if err != nil {
 		return err

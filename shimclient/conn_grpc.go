@@ -8,6 +8,7 @@ import (
 	"maps"
 	"math"
 	"net"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -19,8 +20,12 @@ import (
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/stats"
 	"google.golang.org/protobuf/proto"
 )
+
+// isNoWait leaves Waits without a span: one lasts as long as its container.
+func isNoWait(call *stats.RPCTagInfo) bool { return !strings.Contains(call.FullMethodName, "/Wait") }
 
 // errRedial is why a gRPC connection is lost whose server said goodbye (GOAWAY)
 // and still answers what it has begun.
@@ -70,7 +75,7 @@ func newGRPCClient(w *wire) (*grpc.ClientConn, error) {
 		// What grpc sends for unix sockets; some servers parse it.
 		grpc.WithAuthority("localhost"),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithStatsHandler(otelgrpc.NewClientHandler()),
+		grpc.WithStatsHandler(otelgrpc.NewClientHandler(otelgrpc.WithFilter(isNoWait))),
 		grpc.WithIdleTimeout(0),
 		grpc.WithDisableServiceConfig(),
 		// The caller's context alone bounds the handshake.
