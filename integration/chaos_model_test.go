@@ -83,14 +83,19 @@ func (c *chaos) makeSlots() {
 			c.slots = append(c.slots, c.makeSlot(name, len(c.slots), i%2 == 1))
 		}
 	}
+	if strings.Contains(*chaosWith, "runc") {
+		// A pod: their creates are given up in a shim that serves the others, and what befalls it befalls them all.
+		for i := range 3 {
+			c.slots = append(c.slots, c.makeSlot("", len(c.slots), i == 2, inGroup("pod")))
+		}
+	}
 }
 
-func (c *chaos) makeSlot(kind string, number int, brief bool) *slot {
+func (c *chaos) makeSlot(kind string, number int, brief bool, opts ...setupOpt) *slot {
 	s := &slot{id: fmt.Sprintf("c%d", number), fake: kind, code: -1, execs: map[string]*execution{}}
 	if brief {
 		s.code = 50 + number
 	}
-	var opts []setupOpt
 	switch {
 	case kind != "" && brief:
 		opts = append(opts, spec("exit-after", "100", fmt.Sprint(s.code)), fake(c.fakes[kind]))
