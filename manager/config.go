@@ -124,6 +124,8 @@ type Config struct {
 	// kept that nobody wants.
 	WarmLimit int
 	WarmIdle  time.Duration
+	// WarmMemory is what idle shims may take of the machine's memory; the zero value is: as many as there may be.
+	WarmMemory MemoryRule
 	// AllowedRuntimes are patterns, of which one must match the name of a runtime that is started, or the path of its binary; none allows all.
 	// BinaryCheck is what is done about a shim binary that others could replace; "" is to warn. See shimclient.Policy.
 	AllowedRuntimes []string

@@ -40,15 +40,17 @@ type warmShim struct {
 	token string
 
 	// Guarded by pool.mu.
-	tasks   int  // that have it now; not kept any more once it is retired
-	leaving int  // that are deleted and about to leave it
-	worn    bool // a task has left it
-	reused  int  // tasks that it took after that
-	retired bool // given to nobody any more
-	home    bool // its directory waits in its own place, for the next task whose bundle it may be
-	placed  bool // has one of the places of pool.idle
-	idle    bool // on the shelf, without a task; implies placed
-	mine    bool // the pool ends it by itself
+	tasks   int    // that have it now; not kept any more once it is retired
+	leaving int    // that are deleted and about to leave it
+	worn    bool   // a task has left it
+	reused  int    // tasks that it took after that
+	retired bool   // given to nobody any more
+	home    bool   // its directory waits in its own place, for the next task whose bundle it may be
+	placed  bool   // has one of the places of pool.idle
+	idle    bool   // on the shelf, without a task; implies placed
+	mine    bool   // the pool ends it by itself
+	size    uint64 // bytes that it holds, as measured last
+	counted uint64 // of them in pool.held, while it is placed
 	since   time.Time
 	expiry  *time.Timer
 
@@ -73,13 +75,21 @@ type pool struct {
 	// filling is the context of the starts of spares: no time of Close is left to them.
 	filling context.Context
 	stop    context.CancelFunc
+	// readMemory reads the machine's memory; another in tests.
+	readMemory func() machineMemory
 
 	// mu guards all below and what warmShim says. It is held for no longer than it takes to look and to change; taken after no other lock.
 	mu      sync.Mutex
 	shelves map[string]*shelf // by key
 	idle    int               // places of those on all shelves, about to come back, and being started: what the ceiling is about
+	held    uint64            // bytes that those hold
+	size    uint64            // what the shim that was measured last holds: what the next one is taken to
 	closed  bool
 	refused map[shimclient.FileID]time.Time // binaries that could not be started so, and when
+	// allowed is what memory allows, as it was at memoryAt; watching: somebody looks at it from time to time.
+	allowed  allowance
+	memoryAt time.Time
+	watching bool
 	// around is the digest of the daemon's surroundings as they were at aroundAt.
 	around   string
 	aroundAt time.Time
@@ -93,7 +103,10 @@ type shelf struct {
 }
 
 func newPool(m *ShimManager) *pool {
-	o := &pool{m: m, shelves: make(map[string]*shelf), refused: make(map[shimclient.FileID]time.Time)}
+	o := &pool{
+		m: m, shelves: make(map[string]*shelf), refused: make(map[shimclient.FileID]time.Time),
+		readMemory: readMachineMemory, size: shimMemory,
+	}
 	o.filling, o.stop = context.WithCancel(m.ctx)
 	return o
 }
@@ -135,6 +148,8 @@ func (o *pool) take(key string) (w *warmShim, idleFor time.Duration) {
 
 // put takes in a shim that was just started, or found: for a task, or idle. One that is not wanted any more is ended before put returns.
 func (o *pool) put(w *warmShim, tasks int) {
+	o.lookAtMemory()
+	o.measure(w)
 	o.mu.Lock()
 	w.tasks = tasks
 	if o.closed || w.retired || tasks == 0 && !o.placeLocked(w) {
@@ -151,6 +166,8 @@ func (o *pool) put(w *warmShim, tasks int) {
 // keep asks whether the shim may go on without the task that is about to leave it. No is final: it is given to nobody any more, and ends
 // with its last instance.
 func (o *pool) keep(w *warmShim) bool {
+	o.lookAtMemory()
+	o.measure(w)
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	w.tasks--
@@ -163,8 +180,8 @@ func (o *pool) keep(w *warmShim) bool {
 	return true
 }
 
-// back takes the instance, of which nothing is left, out of a shim that was kept, and shelves that. Instances that the pool knows nothing of may still be in it, as the
-// containers of a pod whose sandbox went first; their last one ends it.
+// back takes the instance, of which nothing is left, out of a shim that was kept, and shelves that. Instances that the
+// pool knows nothing of may still be in it, as the containers of a pod whose sandbox went first; their last one ends it.
 func (o *pool) back(w *warmShim, i *Instance) {
 	o.mu.Lock()
 	w.leaving--
@@ -194,15 +211,17 @@ func (o *pool) shelveLocked(w *warmShim) {
 	s.open = append(s.open, w)
 	if w.tasks == 0 && w.leaving == 0 && w.placed && !w.idle {
 		w.idle, w.since = true, time.Now()
+		o.watchLocked()
 		w.expiry = time.AfterFunc(o.m.config.WarmIdle, func() { o.expire(w) })
 	}
 }
 
 // placeLocked gives the shim one of the places below the ceiling; false when there is none.
 func (o *pool) placeLocked(w *warmShim) bool {
-	if !w.placed && o.idle < o.m.config.WarmLimit {
-		w.placed = true
+	if !w.placed && o.fitsLocked(w.size) {
+		w.placed, w.counted = true, w.size
 		o.idle++
+		o.held += w.counted
 	}
 	return w.placed
 }
@@ -215,6 +234,7 @@ func (o *pool) notIdleLocked(w *warmShim) {
 	if w.placed {
 		w.placed = false
 		o.idle--
+		o.held -= w.counted
 	}
 }
 
@@ -242,6 +262,8 @@ func (o *pool) noRoomLocked(w *warmShim) string {
 		return "stop"
 	case w.wornOutLocked():
 		return "worn"
+	case o.idle < o.m.config.WarmLimit && !o.fitsLocked(w.size):
+		return "memory"
 	}
 	return "ceiling"
 }
@@ -323,6 +345,7 @@ func (o *pool) missed(s poolSpec) {
 
 // refill starts spares in the background, one after the other, until as many are idle as are wanted.
 func (o *pool) refill(spec poolSpec) {
+	o.lookAtMemory()
 	o.mu.Lock()
 	s := o.shelves[spec.key]
 	start := s != nil && !s.filling && o.wantsLocked(s)
@@ -342,7 +365,7 @@ func (o *pool) wantsLocked(s *shelf) bool {
 			idle++
 		}
 	}
-	return !o.closed && idle < s.want && o.idle < o.m.config.WarmLimit
+	return !o.closed && idle < s.want && o.fitsLocked(o.size)
 }
 
 func (o *pool) fill(spec poolSpec, s *shelf) {
@@ -354,14 +377,17 @@ func (o *pool) fill(spec poolSpec, s *shelf) {
 			o.mu.Unlock()
 			return
 		}
+		size := o.size
 		o.idle++ // the spare's place
+		o.held += size
 		o.mu.Unlock()
 		w, err := o.start(o.filling, spec)
 		o.mu.Lock()
 		if err == nil {
-			w.placed = true
+			w.placed, w.counted = true, size
 		} else {
 			o.idle--
+			o.held -= size
 			s.filling, s.want = false, 0
 			o.tidyLocked(spec.key, s)
 		}

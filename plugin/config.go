@@ -41,6 +41,11 @@ type ShimConfig struct {
 	WarmLimit int `toml:"warm_limit"`
 	// WarmIdle is for how long one waits that nobody wants, as a duration string.
 	WarmIdle string `toml:"warm_idle"`
+	// WarmMemoryPercent is how much of the machine's memory waiting shims may hold. None is kept while less than WarmAvailablePercent of it is
+	// available, or while processes wait for memory for WarmPressurePercent of the time or more. 0 each: that is not looked at.
+	WarmMemoryPercent    int `toml:"warm_memory_percent"`
+	WarmAvailablePercent int `toml:"warm_available_percent"`
+	WarmPressurePercent  int `toml:"warm_pressure_percent"`
 	// AllowedRuntimes are patterns as in shells, of which one must match the name of a runtime, or the path of its shim binary, for a client to
 	// have it started or asked for its info. A star stands for no slash. The default, none, allows all.
 	AllowedRuntimes []string `toml:"allowed_runtimes"`
@@ -86,7 +91,8 @@ func defaultShimConfig() ShimConfig {
 	for method, d := range shimclient.DefaultDeadlines() {
 		deadlines[method] = d.String()
 	}
-	return ShimConfig{Env: []string{}, Deadlines: deadlines, EscalateAfter: "0s", WarmLimit: 32, WarmIdle: "1m", AllowedRuntimes: []string{}, BinaryCheck: string(shimclient.CheckWarn), Runtimes: map[string]RuntimeConfig{}}
+	return ShimConfig{Env: []string{}, Deadlines: deadlines, EscalateAfter: "0s", WarmLimit: 32, WarmIdle: "1m",
+		WarmMemoryPercent: 1, WarmAvailablePercent: 10, WarmPressurePercent: 10, AllowedRuntimes: []string{}, BinaryCheck: string(shimclient.CheckWarn), Runtimes: map[string]RuntimeConfig{}}
 }
 
 func defaultTaskConfig() TaskConfig {
@@ -110,6 +116,9 @@ func (c *ShimConfig) apply(to *manager.Config) (err error) {
 		return err
 	}
 	if to.WarmLimit, to.WarmIdle, err = c.warm(); err != nil {
+		return err
+	}
+	if to.WarmMemory, err = c.warmMemory(); err != nil {
 		return err
 	}
 	if to.BinaryCheck, err = shimclient.ParseBinaryCheck(c.BinaryCheck); err != nil {
@@ -143,16 +152,33 @@ func (c *ShimConfig) warm() (limit int, idle time.Duration, err error) {
 	return c.WarmLimit, idle, nil
 }
 
+func (c *ShimConfig) warmMemory() (rule manager.MemoryRule, err error) {
+	for _, k := range []struct {
+		key  string
+		from int
+		to   *int
+	}{
+		{"warm_memory_percent", c.WarmMemoryPercent, &rule.Share},
+		{"warm_available_percent", c.WarmAvailablePercent, &rule.Available},
+		{"warm_pressure_percent", c.WarmPressurePercent, &rule.Pressure},
+	} {
+		if k.from < 0 || k.from > 100 {
+			return rule, errors.Errorf("key %s: %d: want 0, which is for no such rule, to 100", k.key, k.from)
+		}
+		*k.to = k.from
+	}
+	return rule, nil
+}
+
 // checkSharing refuses tasks in one process where core scheduling is to keep them apart: the process hands its core on to them.
 func checkSharing(c *manager.Config) error {
-	alone := schedulesCores(append(os.Environ(), c.Env...))
 	for _, name := range slices.Sorted(maps.Keys(c.Runtimes)) {
 		p := c.Runtimes[name].Pool
 		switch {
 		case p == nil || p.Share <= 1:
 		case p.Warm <= 0:
 			return errors.Errorf("key runtimes.%q: share %d needs warm shims, set warm to 1 or more", name, p.Share)
-		case alone:
+		case schedulesCores(slices.Concat(os.Environ(), c.Env, c.Runtimes[name].Env)):
 			return errors.Errorf("key runtimes.%q: share %d would let containers share a core that SCHED_CORE is to keep apart, set share to 1", name, p.Share)
 		}
 	}

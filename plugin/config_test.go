@@ -103,6 +103,9 @@ func TestEveryKeyIsRead(t *testing.T) {
   env = ['A=1', 'B=x=y', 'C=']
   socket_dir = '/tmp/sockets/'
   warm_limit = 7
+warm_memory_percent = 2
+warm_available_percent = 20
+warm_pressure_percent = 30
   warm_idle = '90s'
   allowed_runtimes = ['io.containerd.*', '/opt/*/shim']
   binary_check = 'refuse'
@@ -139,8 +142,8 @@ func TestEveryKeyIsRead(t *testing.T) {
 				Env:       []string{"A=1", "B=x=y", "C="},
 				SocketDir: "/tmp/sockets",
 				Deadlines: deadlines,
-				WarmLimit: 7,
-				WarmIdle:  90 * time.Second,
+				WarmLimit: 7, WarmMemory: manager.MemoryRule{Share: 2, Available: 20, Pressure: 30},
+				WarmIdle: 90 * time.Second,
 
 				AllowedRuntimes: []string{"io.containerd.*", "/opt/*/shim"},
 				BinaryCheck:     shimclient.CheckRefuse,
@@ -284,7 +287,7 @@ func TestUnknownKeysAreReportedWithTheNearest(t *testing.T) {
 		"a table": {shimURI, `runtime = {a = 1}`,
 			shim + "runtime|ignoring an unknown key in the config: did you mean runtimes?"},
 		"nothing like it": {shimURI, `frobnicate = 1`,
-			shim + "frobnicate|ignoring an unknown key in the config: known here are env, socket_dir, deadlines, escalate_after, warm_limit, warm_idle, allowed_runtimes, binary_check, runtimes"},
+			shim + "frobnicate|ignoring an unknown key in the config: known here are env, socket_dir, deadlines, escalate_after, warm_limit, warm_idle, warm_memory_percent, warm_available_percent, warm_pressure_percent, allowed_runtimes, binary_check, runtimes"},
 		"of a runtime": {shimURI, `runtimes = {'io.containerd.runc.v2' = {start_protcol = 'legacy'}}`,
 			shim + "runtimes.io.containerd.runc.v2.start_protcol|ignoring an unknown key in the config: did you mean start_protocol?"},
 		"in the wrong section": {taskURI, `socket_dir = '/s'`,

@@ -20,6 +20,7 @@ func TestWarmDefaults(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 32, got.WarmLimit)
 	require.Equal(t, time.Minute, got.WarmIdle)
+	require.Equal(t, manager.MemoryRule{Share: 1, Available: 10, Pressure: 10}, got.WarmMemory)
 	require.Equal(t, &manager.PoolConfig{Warm: 4, Reuse: 100, Share: 1}, got.Runtimes["io.containerd.runc.v2"].Pool)
 	require.Equal(t, &manager.PoolConfig{Warm: 0, Reuse: 100, Share: 1}, got.Runtimes["io.containerd.kata.v2"].Pool)
 	require.Equal(t, &manager.PoolConfig{Warm: 1, Reuse: 100, Share: 1}, got.Runtimes["/bin/shim"].Pool)
@@ -38,6 +39,11 @@ func TestWarmValues(t *testing.T) {
 		"without core schedule":  {"env = ['SCHED_CORE=']\n" + `runtimes = {'io.containerd.runc.v2' = {share = 8}}`, ``},
 		"alone on its core":      {"env = ['SCHED_CORE=1']\n" + `runtimes = {'io.containerd.runc.v2' = {share = 1}}`, ``},
 		"negative limit":         {`warm_limit = -1`, `key warm_limit: -1 is negative`},
+		"any memory":             {"warm_memory_percent = 0\nwarm_available_percent = 0\nwarm_pressure_percent = 0", ``},
+		"all memory":             {"warm_memory_percent = 100", ``},
+		"negative memory":        {"warm_memory_percent = -1", `key warm_memory_percent: -1: want 0`},
+		"too much available":     {"warm_available_percent = 101", `key warm_available_percent: 101: want 0`},
+		"pressure of text":       {"warm_pressure_percent = '10%'", `warm_pressure_percent`},
 		"limit of another type":  {`warm_limit = 'many'`, `key warm_limit`},
 		"idle without a unit":    {`warm_idle = '60'`, `key warm_idle: "60" is not a duration`},
 		"idle of none":           {`warm_idle = '0s'`, `key warm_idle: "0s" is not a duration`},
@@ -82,6 +88,10 @@ func TestSharedCoresByTheDaemonsEnvironment(t *testing.T) {
 		"set, the section's is not": {"1", "env = ['SCHED_CORE=']\n" + shared, false},
 		"set, the section's too":    {"1", "env = ['SCHED_CORE=yes']\n" + shared, true},
 		"set, nothing is shared":    {"1", "", false},
+		"set to nothing by the runtime": {
+			"1", "runtimes = {'io.containerd.runc.v2' = {share = 2, env = ['SCHED_CORE=']}}", false,
+		},
+		"set by the runtime": {"", "runtimes = {'io.containerd.runc.v2' = {share = 2, env = ['SCHED_CORE=1']}}", true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv("SCHED_CORE", c.env)

@@ -48,6 +48,9 @@ func (p ProcessID) Wait(context.Context) error {
 }
 
 // Usage is not implemented on this platform.
+func (p ProcessID) OwnMemory() (uint64, error) { return 0, notHere("look at a process") }
+
+// Usage is not available.
 func (p ProcessID) Usage() (Usage, error) { return Usage{}, notHere("look at a process") }
 
 // Catches is not implemented on this platform.

@@ -35,6 +35,28 @@ func (p ProcessID) Usage() (Usage, error) {
 	return u, nil
 }
 
+// OwnMemory is how many bytes of the resident memory of the process are its alone, not of files or of others. NotFound when
+// it is gone.
+func (p ProcessID) OwnMemory() (uint64, error) {
+	statm, err := os.ReadFile(procPath(p.Pid, "statm"))
+	if !p.Alive() { // what was read may be another's
+		return 0, p.gone()
+	}
+	if err != nil {
+		return 0, errors.Wrapf(err, "cannot look at process %d", p.Pid)
+	}
+	f := strings.Fields(string(statm))
+	if len(f) < 3 {
+		return 0, errors.Errorf("cannot read the memory of process %d", p.Pid)
+	}
+	resident, rerr := strconv.ParseUint(f[1], 10, 48)
+	shared, serr := strconv.ParseUint(f[2], 10, 48)
+	if rerr != nil || serr != nil || shared > resident {
+		return 0, errors.Errorf("cannot read the memory of process %d", p.Pid)
+	}
+	return (resident - shared) * uint64(os.Getpagesize()), nil
+}
+
 // Catches tells whether the process has a handler for the signal: one that it neither catches nor ignores does what the signal does by
 // default, which for most is its end. NotFound when it is gone.
 func (p ProcessID) Catches(sig syscall.Signal) (bool, error) {

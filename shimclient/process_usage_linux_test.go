@@ -34,6 +34,26 @@ func TestUsage(t *testing.T) {
 	require.True(t, errdefs.IsNotFound(err), "the pid is another's: %v", err)
 }
 
+func TestOwnMemory(t *testing.T) {
+	me, err := LookupProcess(os.Getpid())
+	require.NoError(t, err)
+	before, err := me.OwnMemory()
+	require.NoError(t, err)
+	big := make([]byte, 64<<20)
+	for i := 0; i < len(big); i += os.Getpagesize() {
+		big[i] = 1
+	}
+	after, err := me.OwnMemory()
+	require.NoError(t, err)
+	require.Greater(t, after, before+32<<20)
+	require.NotZero(t, big[0])
+	u, err := me.Usage()
+	require.NoError(t, err)
+	require.Less(t, after, u.RSS+1<<20, "what it shares is not counted")
+	_, err = ProcessID{Pid: me.Pid, StartTime: me.StartTime + 1}.OwnMemory()
+	require.True(t, errdefs.IsNotFound(err), "the pid is another's: %v", err)
+}
+
 func TestUsageOfADeletedBinary(t *testing.T) {
 	sleep, err := exec.LookPath("sleep")
 	require.NoError(t, err)

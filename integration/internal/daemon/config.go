@@ -118,6 +118,10 @@ path = '{{.Dir}}/opt'
 socket_dir = '{{.Dir}}/s'
 env = {{list .ShimEnv}}
 warm_idle = '{{.WarmIdle}}'
+# Other tests run beside this one.
+warm_memory_percent = 0
+warm_available_percent = 0
+warm_pressure_percent = 0
 {{if .NRI}}
 [plugins.'io.containerd.nri.v1.nri']
 socket_path = '{{.Dir}}/nri.sock'

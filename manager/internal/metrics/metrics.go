@@ -205,7 +205,7 @@ func Restored(outcome string) { restored.WithLabelValues(outcome).Inc() }
 // WarmRequest counts a create that a warm shim served ("hit"), could have served ("miss"), or could not ("ineligible").
 func WarmRequest(runtime, result string) { warmAsked.WithLabelValues(Runtime(runtime), result).Inc() }
 
-// WarmEnded counts warm shims that were ended: "idle", "worn", "distrusted", "ceiling", "died" or "stop".
+// WarmEnded counts warm shims that were ended: "idle", "worn", "distrusted", "ceiling", "memory", "died" or "stop".
 func WarmEnded(reason string) { warmEnded.WithLabelValues(reason).Inc() }
 
 // Cleanup counts an attempt to remove what is left of an instance.
