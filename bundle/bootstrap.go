@@ -45,6 +45,9 @@ func (b *Bundle) ReadBootstrap() (*bootapi.BootstrapResult, error) {
 	data, err := readFile(path)
 	if errdefs.IsNotFound(err) {
 		address, err := b.LegacyAddress()
+		if errdefs.IsNotFound(err) {
+			return nil, errors.Wrapf(errdefs.ErrNotFound, "%s (nor is there an %s file)", path, addressFile)
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -35,6 +35,8 @@ type Record struct {
 	Launched bool `json:"launched,omitempty"`
 	// Shim is the process that serves it, once verified.
 	Shim *Proc `json:"shim,omitempty"`
+	// Endpoint is how to reach that process, as bootstrap.json says it, which may get lost.
+	Endpoint *Endpoint `json:"endpoint,omitempty"`
 	// Created: the Create of the task, or of the sandbox, was answered.
 	Created bool `json:"created,omitempty"`
 	// Abandoned: the create has failed, or its caller has given up; what it has made is being taken back, whatever the shim says of it.
@@ -57,6 +59,13 @@ type Launch struct {
 	At     time.Time `json:"at,omitzero"`
 	// Groups are the ids, other than the instance's, under which the shim may have named its socket.
 	Groups []string `json:"groups,omitempty"`
+}
+
+// Endpoint is where and how a shim serves the Task API, in the words of bootstrap.json.
+type Endpoint struct {
+	Version  int    `json:"version"`
+	Protocol string `json:"protocol"`
+	Address  string `json:"address"`
 }
 
 // Proc identifies a process within one boot.

@@ -180,6 +180,9 @@ func (i *Instance) usable(st state) error {
 
 // unavailable says since when the instance has been waiting for its shim.
 func (i *Instance) unavailable() error {
+	if p := i.process(); p != nil && p.noAddress != nil {
+		return errLost(p.noAddress)
+	}
 	i.mu.Lock()
 	since := i.since
 	i.mu.Unlock()

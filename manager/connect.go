@@ -119,6 +119,9 @@ func (p *Process) dial(begun func()) (*shimclient.Conn, error) {
 	if p.isGone() {
 		return nil, errShimDead
 	}
+	if p.noAddress != nil {
+		return nil, p.noAddress
+	}
 	if err := p.m.dials.Acquire(p.m.ctx, 1); err != nil {
 		return nil, errors.Wrap(err, "waiting for a turn to connect")
 	}

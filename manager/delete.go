@@ -246,6 +246,32 @@ func (i *Instance) releaseProcess(ctx context.Context, p *Process, orderly bool)
 	return gone, nil
 }
 
+// cleanUpDeleted ends what a delete of an earlier daemon's has begun: the shim is well and does not know the task any more. Unlike the
+// undo of a create it ends nothing by force, since the task may have left something that is not the shim's.
+func (i *Instance) cleanUpDeleted() {
+	ctx := i.context()
+	i.activated()
+	c := cleaning{shimDelete: i.exit("") == nil || i.deletesAlways(), orderly: i.exit("") != nil}
+	for pause := firstCleanPause; ; pause = min(2*pause, lastCleanPause) {
+		p := i.process()
+		released, err := i.releaseProcess(ctx, p, false)
+		if err == nil && released {
+			i.clean(c)
+			return
+		}
+		if err == nil {
+			i.outlast(p, c)
+			return
+		}
+		if i.setLeft(err) {
+			log.G(ctx).WithError(err).Errorf("cannot release the shim of a deleted %s; it is tried again until it succeeds", i.kind)
+		}
+		if !i.m.sleep(pause) {
+			return
+		}
+	}
+}
+
 // finishDelete cleans up. The task is deleted whatever comes of it: what cannot be removed now is tried again in the background,
 // with the id reserved.
 func (i *Instance) finishDelete(ctx context.Context, c cleaning) {

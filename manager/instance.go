@@ -72,6 +72,9 @@ type Instance struct {
 	change  uint64 // counts them, begun and done: an answer to State from before one says nothing
 	doubt   bool   // one has failed, or the record is an earlier daemon's: the status is what the shim says next
 
+	guessed bool // the address of the process is a guess, which the process has not confirmed
+	mend    bool // the bundle does not say how to reach the shim, and is to again
+
 	shimDeleted   bool     // `shim delete` has succeeded
 	failedDeletes int      // attempts of it that failed
 	deleteHeard   bool     // the shim has told the deletion
@@ -142,6 +145,12 @@ func (i *Instance) toLocked(st state) {
 func (i *Instance) announceLocked() {
 	close(i.changed)
 	i.changed = make(chan struct{})
+}
+
+func (i *Instance) announce() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.announceLocked()
 }
 
 func (i *Instance) to(st state) {

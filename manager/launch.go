@@ -200,8 +200,9 @@ func (m *ShimManager) adopt(ctx context.Context, i *Instance, r *bootapi.Bootstr
 	}
 	metrics.Phase(metrics.PhaseDial, dialled)
 	launched := p.isLaunched()
+	i.recordEndpoint(ep)
 	i.mu.Lock()
-	i.rec.Joined, i.version = i.rec.Joined || !created, ep.Version
+	i.rec.Joined = i.rec.Joined || !created
 	i.rec.Launched = launched
 	b, launch := i.binary, i.rec.Launch
 	i.mu.Unlock()
@@ -337,15 +338,30 @@ func (m *ShimManager) sandboxShim(ctx context.Context, i *Instance, opts runtime
 	return r, nil
 }
 
-// bootstrap reads the instance's bootstrap record.
+// bootstrap returns how to reach the instance's shim: what its bundle says or, if that is lost, what our record does.
 func (i *Instance) bootstrap() (*bootapi.BootstrapResult, error) {
 	i.mu.Lock()
-	d := i.bundle
+	d, known := i.bundle, i.rec.Endpoint
 	i.mu.Unlock()
 	if d == nil {
 		return nil, errors.Wrapf(errdefs.ErrUnavailable, "%s %s is still being started", i.kind, i.id)
 	}
-	return d.ReadBootstrap()
+	r, err := d.ReadBootstrap()
+	if known == nil || err == nil && r.Address != known.Address {
+		return r, err
+	}
+	// An address that a shim has left by itself says neither version nor protocol.
+	return &bootapi.BootstrapResult{
+		Version: int32(known.Version), Protocol: known.Protocol, Address: known.Address, Extensions: r.GetExtensions(),
+	}, nil
+}
+
+// recordEndpoint keeps how to reach the shim in the record too.
+func (i *Instance) recordEndpoint(ep shimclient.Endpoint) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.rec.Endpoint = &bundle.Endpoint{Version: ep.Version, Protocol: ep.Protocol, Address: ep.Address}
+	i.version = ep.Version
 }
 
 func (i *Instance) recordShim(pid shimclient.ProcessID) {

@@ -66,6 +66,8 @@ type ShimManager struct {
 	restored  []*Instance // listed from disk at the start, for the restore
 	found     []func()    // what the restore is to start once all records are read
 	begun     bool
+	// unaddressed are those of restored whose bundles do not say how to reach their shims.
+	unaddressed []unaddressed
 
 	// ready is closed when all records are read; urgent, once, when somebody waits for that.
 	ready, urgent chan struct{}

@@ -61,6 +61,14 @@ func (i *Instance) initProcess() shimclient.ProcessID {
 	return shimclient.ProcessID{}
 }
 
+// initMayLive tells whether the process that is known as the container's init runs, ours to signal or not.
+func (i *Instance) initMayLive() bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	t := i.rec.Task
+	return t != nil && t.Exit == nil && t.PidStart != 0 && shimclient.ProcessID{Pid: int(t.Pid), StartTime: t.PidStart}.Alive()
+}
+
 // initGone tells whether the container's init is certainly gone: its exit is on record, or it is known and not there any more.
 func (i *Instance) initGone() bool {
 	if i.exit("") != nil {

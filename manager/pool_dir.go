@@ -175,15 +175,18 @@ func (i *Instance) loadHouse(ctx context.Context, b *bundle.Bundle, id string) *
 
 // restoreHouse makes the process of a restored instance whose bundle is the directory of a warm shim the pool's, which ends it with the last that
 // is in it: nobody knows whether all that it did went well.
-func (i *Instance) restoreHouse(ctx context.Context, r *bootapi.BootstrapResult, ep shimclient.Endpoint) {
+func (i *Instance) restoreHouse(ctx context.Context, p *Process) {
 	i.mu.Lock()
 	w := i.house
 	i.mu.Unlock()
 	if w == nil {
 		return
 	}
-	w.reply = r
-	if _, err := i.m.attachWarm(w, ep, shimclient.ProcessID{}, false); err != nil {
+	w.reply = &bootapi.BootstrapResult{}
+	if p.noAddress == nil {
+		w.reply = &bootapi.BootstrapResult{Version: int32(p.endpoint.Version), Protocol: p.endpoint.Protocol, Address: p.endpoint.Address}
+	}
+	if err := w.own(p, shimclient.ProcessID{}); err != nil {
 		log.G(ctx).WithError(err).Error("cannot use the record of a warm shim; it ends with its task")
 		return
 	}

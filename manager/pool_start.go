@@ -99,8 +99,8 @@ func (m *ShimManager) occupy(ctx context.Context, i *Instance, w *warmShim, fact
 	i.mu.Lock()
 	before := i.rec
 	i.rec.Warm, i.rec.Joined, i.rec.Launched, i.rec.Launch = w.dir.ID, true, true, nil
-	i.version = int(w.reply.Version)
 	i.mu.Unlock()
+	i.recordEndpoint(w.p.endpoint)
 	i.recordShim(w.p.verified())
 	err := m.moveIn(ctx, i, w, facts)
 	if err == nil {
@@ -258,23 +258,37 @@ func (m *ShimManager) attachWarm(w *warmShim, ep shimclient.Endpoint, pid shimcl
 		m.processes[ep.String()] = p
 	}
 	m.mu.Unlock()
+	if fresh && !created {
+		return false, errNotOurs(p)
+	}
+	if err := w.own(p, pid); err != nil {
+		return false, err
+	}
+	if created {
+		m.onBegin(p.run)
+	}
+	return created, nil
+}
+
+// own makes a process the pool's. pid is its verified pid; zero where that is not known.
+func (w *warmShim) own(p *Process, pid shimclient.ProcessID) error {
 	p.mu.Lock()
-	if p.warm != nil || p.state == ended || fresh && !created {
-		p.mu.Unlock()
-		return false, errors.Wrapf(errdefs.ErrFailedPrecondition, "another shim is known at %s", ep)
+	defer p.mu.Unlock()
+	if p.warm != nil || p.state == ended {
+		return errNotOurs(p)
 	}
 	w.p, p.warm, p.launched = p, w, true
-	p.deadlines = m.config.deadlines(w.spec.binary)
+	p.deadlines = p.m.config.deadlines(w.spec.binary)
 	if (p.pid == shimclient.ProcessID{}) {
 		p.pid = pid
 	}
 	p.tokens[w.token] = struct{}{}
 	p.dirs[w.dir.Path] = struct{}{}
-	p.mu.Unlock()
-	if created {
-		m.onBegin(p.run)
-	}
-	return created, nil
+	return nil
+}
+
+func errNotOurs(p *Process) error {
+	return errors.Wrapf(errdefs.ErrFailedPrecondition, "another shim is known at %s", p.endpoint)
 }
 
 // undo removes what a failed launch has made.

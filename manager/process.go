@@ -50,6 +50,9 @@ type Process struct {
 	// over is closed when the process is proven dead or was released by its last instance.
 	over chan struct{}
 
+	// noAddress says why the address is not known; nil when it is.
+	noAddress error
+
 	tries atomic.Int32 // to verify the pid after the launch
 
 	// mu guards all below.
@@ -67,6 +70,7 @@ type Process struct {
 	died      bool
 	failure   error // of the last connect, while there is no connection
 	failedAt  time.Time
+	traced    bool // its launch is on record, so that no process of that means that it has ended; only for one without an address
 	probing   bool
 	escalates bool // a goroutine waits for the time to end it
 	instances map[*Instance]struct{}
@@ -297,6 +301,9 @@ func (p *Process) snapshot() (*link, processState, <-chan struct{}) {
 // merely slow must not cost the start of a container.
 func (p *Process) use(ctx context.Context, mode callMode) (*link, error) {
 	l, st, changed := p.snapshot()
+	if p.noAddress != nil && st != ended {
+		return nil, errLost(p.noAddress)
+	}
 	if st == connected || st == unresponsive && mode == forced && l != nil {
 		return l, nil
 	}
@@ -325,6 +332,9 @@ func (p *Process) use(ctx context.Context, mode callMode) (*link, error) {
 }
 
 func (p *Process) unavailable() error {
+	if p.noAddress != nil {
+		return errLost(p.noAddress)
+	}
 	p.mu.Lock()
 	since, what := p.since, "cannot be reached"
 	if p.link != nil {

@@ -76,6 +76,7 @@ func (m *ShimManager) restore() {
 	}
 	_ = g.Wait() // nothing fails
 	m.restored = nil
+	m.findAddresses()
 	m.restoreWarm(ctx)
 	failpoint("restore-listed")
 	for _, dirs := range []Dirs{m.config.Tasks, m.config.Boxes} {
@@ -105,33 +106,58 @@ func (m *ShimManager) restoreOne(ctx context.Context, i *Instance, b *bundle.Bun
 	}
 	i.load(ctx, b)
 	r, err := b.ReadBootstrap()
-	if err != nil {
-		i.restoreUnstarted(err)
-		return
-	}
-	ep, err := shimclient.EndpointOf(r)
-	if err != nil {
-		i.restoreUnreachable(err)
+	if errdefs.IsNotFound(err) && !i.mayHaveTask() {
+		log.G(ctx).Info("cleaning up a create that was cut short")
+		if i.onUnknown() {
+			m.onBegin(i.undo)
+		}
 		return
 	}
 	i.mu.Lock()
-	i.version = ep.Version
+	i.mend = err != nil
 	i.mu.Unlock()
+	if known, kerr := i.bootstrap(); kerr == nil {
+		r, err = known, nil
+	}
+	var ep shimclient.Endpoint
+	if err == nil {
+		ep, err = shimclient.EndpointOf(r)
+	}
+	if err != nil {
+		m.mu.Lock()
+		m.unaddressed = append(m.unaddressed, unaddressed{i, err})
+		m.mu.Unlock()
+		return
+	}
+	i.recordEndpoint(ep)
 	p, _, err := m.attach(i, ep.Followed(), origin{launched: i.launchedHere(), pid: i.recordedShim(), owned: true})
 	if err != nil {
 		log.G(ctx).WithError(err).Error("cannot attach a bundle to its shim, leaving it alone")
 		return
 	}
-	i.restoreHouse(ctx, r, ep.Followed())
-	if i.wasLingering() || i.wasAbandoned() {
+	i.onAttached(p)
+}
+
+// mayHaveTask tells whether a Create may have been sent for a bundle that does not say how to reach its shim. That is written down before
+// a Create, so it was there if there was one, and our record and runc's file with the pid tell that.
+func (i *Instance) mayHaveTask() bool {
+	_, _, err := i.bundle.InitPid()
+	return i.wasCreated() || err == nil
+}
+
+// onAttached lets the takeover of a restored instance begin, now that it has a process.
+func (i *Instance) onAttached(p *Process) {
+	i.restoreHouse(i.context(), p)
+	lingers, abandoned := i.wasLingering(), i.wasAbandoned()
+	if lingers || abandoned {
 		i.to(reaping)
 	}
-	m.onBegin(func() {
+	i.m.onBegin(func() {
 		i.openLog()
 		switch {
-		case i.wasLingering():
+		case lingers:
 			i.restoreLingering(p)
-		case i.wasAbandoned():
+		case abandoned:
 			i.undo()
 		default:
 			i.takeOver()
@@ -194,39 +220,6 @@ func (i *Instance) launchedHere() bool {
 	}
 	_, err := d.Sandbox()
 	return err != nil
-}
-
-// restoreUnstarted sees to a bundle that names no shim: a create or a launch that a crash cut short. Nothing was created by it, so
-// what it launched is ended and the bundle removed, without a word to anybody.
-func (i *Instance) restoreUnstarted(err error) {
-	ctx := i.context()
-	if !errdefs.IsNotFound(err) {
-		i.restoreUnreachable(err)
-		return
-	}
-	if i.foreign() && !i.bundle.Empty() && (i.pid() != 0 || i.hasProcess()) {
-		log.G(ctx).Error("found a bundle that does not say how to reach its shim, but has a process; leaving both alone")
-		return
-	}
-	if i.onUnknown() {
-		log.G(ctx).Info("cleaning up a create that was cut short")
-		i.m.onBegin(i.undo)
-	}
-}
-
-// restoreUnreachable sees to a bundle whose word on how to reach its shim cannot be used. It is left alone while a process of it may
-// live; a container that joined another's shim has none of its own that could be looked for.
-func (i *Instance) restoreUnreachable(err error) {
-	ctx := i.context()
-	_, serr := i.bundle.Sandbox()
-	if serr == nil || i.takenWarm() || i.recordedShim().Alive() || i.hasProcess() {
-		log.G(ctx).WithError(err).Error("cannot tell how to reach the shim of a bundle, leaving both alone")
-		return
-	}
-	log.G(ctx).WithError(err).Error("cannot tell how to reach the shim of a bundle, and no process of it lives")
-	if i.onDeath() {
-		i.m.onBegin(i.bury)
-	}
 }
 
 // foreign tells that no launch of ours is on record.
@@ -322,9 +315,15 @@ func (i *Instance) ask() bool {
 	ctx := i.context()
 	known, err := i.askKnown(ctx)
 	if err == nil {
+		err = i.confirm(ctx, known)
+	}
+	if err == nil {
 		i.verifyShim(ctx)
 	}
 	switch {
+	case errors.Is(err, errStranger):
+		i.loseStranger(err)
+		return false
 	case err != nil:
 		if !errdefs.IsUnavailable(err) && !errdefs.IsDeadlineExceeded(err) {
 			log.G(ctx).WithError(err).Warn("shim does not say what it knows of a restored instance; asking again")
@@ -334,6 +333,7 @@ func (i *Instance) ask() bool {
 		i.onAnswered()
 		i.buryIfDead()
 		failpoint("restore-answered")
+		i.mendBootstrap()
 		i.save()
 		i.m.spawn(i.replayFound)
 		return true
@@ -341,7 +341,11 @@ func (i *Instance) ask() bool {
 		return false
 	case i.onUnknown():
 		log.G(ctx).Info("shim has no such task, cleaning up")
-		i.m.spawn(i.undo)
+		if i.wasCreated() {
+			i.m.spawn(i.cleanUpDeleted)
+		} else {
+			i.m.spawn(i.undo)
+		}
 	}
 	return true
 }

@@ -33,6 +33,9 @@ func (p *Process) proofOfDeath(from time.Time) string {
 		}
 		return "its process is gone"
 	}
+	if p.noAddress != nil && !p.isTraced() {
+		return ""
+	}
 	reach := p.reach()
 	if reach == shimclient.Reachable || p.endpoint.Unix() && reach != shimclient.Refused {
 		return ""
@@ -77,6 +80,12 @@ func (i *Instance) hasProcess() bool {
 func isLocalShortage(err error) bool {
 	return slices.ContainsFunc([]error{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.ENOBUFS, context.Canceled},
 		func(e error) bool { return errors.Is(err, e) })
+}
+
+func (p *Process) isTraced() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.traced
 }
 
 func (p *Process) isLaunched() bool {

@@ -60,6 +60,21 @@ func (l *Launcher) RemoveSockets(ns string, ids []string, extra ...string) {
 	}
 }
 
+// SocketAddresses are the addresses of the sockets, or links to one, that exist under the names which a shim's `start` gives for these ids.
+// Whether anybody listens there is not known. None on Windows, where sockets are pipes.
+func (l *Launcher) SocketAddresses(ns string, ids []string) []string {
+	if runtime.GOOS == "windows" {
+		return nil
+	}
+	var found []string
+	for _, path := range l.socketPaths(ns, ids) {
+		if info, err := os.Stat(path); err == nil && info.Mode().Type() == os.ModeSocket {
+			found = append(found, "unix://"+path)
+		}
+	}
+	return found
+}
+
 // socketPaths are the names that pkg/shim's CreateSocketAddress gives, in the
 // configured directory and in the one of shims that do not know the setting.
 func (l *Launcher) socketPaths(ns string, ids []string) []string {

@@ -1,0 +1,76 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package manager
+
+import (
+	"strconv"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"github.com/pkg/errors"
+
+	"github.com/shimyard/shimyard/shimclient"
+)
+
+// A lost process is one that lives, as far as is known, and whose address is not known any more. It is like a process that does not
+// answer, for ever: what is asked of it is answered from the record, or at once with an error that says why; calls to it go nowhere. The
+// verdict on its death is by its pid, or by the traces of its launch.
+
+// lose puts the instance behind a lost process, which is watched from now on. Instances with the same pid on record share one.
+func (i *Instance) lose(why error) *Process {
+	log.G(i.context()).WithError(why).Error("cannot tell how to reach the shim of a bundle, leaving both alone")
+	pid := i.recordedShim()
+	name := i.namespace + "/" + i.id
+	if pid != (shimclient.ProcessID{}) {
+		name = "process " + strconv.Itoa(pid.Pid)
+	}
+	traced := !i.servedByAnother()
+	launched := i.launchedHere()
+	ep := shimclient.Endpoint{Address: "unknown address of " + name}
+	i.m.mu.Lock()
+	p := i.m.processes[ep.String()]
+	created := p == nil
+	if created {
+		p = newProcess(i.m, ep)
+		p.noAddress, p.pid = why, pid
+		i.m.processes[ep.String()] = p
+	}
+	p.mu.Lock()
+	p.launched, p.traced = p.launched || launched, p.traced || traced
+	p.enterLocked(i)
+	p.mu.Unlock()
+	i.m.mu.Unlock()
+	i.announce() // whoever waits for the process that it had, or for it to have one, has another to look at
+	if created {
+		p.unreachable()
+		i.m.onBegin(p.run)
+	}
+	return p
+}
+
+// loseStranger leaves a process that turned out not to be the instance's.
+func (i *Instance) loseStranger(why error) {
+	p := i.process()
+	i.mu.Lock()
+	i.guessed, i.mend = false, false
+	i.mu.Unlock()
+	if p.depart(i) == 0 && p.warmth() == nil {
+		p.end()
+	}
+	i.lose(why)
+}
+
+// servedByAnother tells whether the shim was started for another instance, or for none: its launch is not traced in this one's bundle.
+func (i *Instance) servedByAnother() bool {
+	i.mu.Lock()
+	joined := i.rec.Joined || i.rec.Warm != ""
+	i.mu.Unlock()
+	return joined || i.leader() != ""
+}
+
+// errLost says why a process cannot be reached at all, and what becomes of what it serves.
+func errLost(why error) error {
+	return errors.Wrapf(errdefs.ErrUnavailable, "cannot tell how to reach the shim, which runs, as do its containers; "+
+		"what is left is cleaned up once it has ended: %v", why)
+}

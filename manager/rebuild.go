@@ -1,0 +1,232 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package manager
+
+import (
+	"context"
+	"maps"
+	"slices"
+
+	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"github.com/pkg/errors"
+
+	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/shimclient"
+)
+
+// unaddressed is a restored instance whose bundle does not say how to reach its shim, and why it does not.
+type unaddressed struct {
+	i   *Instance
+	why error
+}
+
+// findAddresses sees to the instances whose bundles do not say how to reach their shims. It runs once all records are read: another
+// instance may know the process that serves one of them.
+func (m *ShimManager) findAddresses() {
+	m.mu.Lock()
+	all := m.unaddressed
+	m.unaddressed = nil
+	m.mu.Unlock()
+	for _, u := range all {
+		m.findAddress(u)
+		u.i.announce()
+	}
+}
+
+// findAddress puts one instance behind its shim's process, buries it if that is known to be dead, and else puts it behind a process
+// that cannot be reached.
+func (m *ShimManager) findAddress(u unaddressed) {
+	i, ctx := u.i, u.i.context()
+	pid := i.recordedShim()
+	if i.fromAnotherBoot() || pid != (shimclient.ProcessID{}) && !pid.Alive() {
+		log.G(ctx).WithError(u.why).Error("cannot tell how to reach the shim of a bundle, and it has ended")
+		if i.onDeath() {
+			m.onBegin(i.bury)
+		}
+		return
+	}
+	if ep, ok := i.rebuiltAddress(); ok {
+		if p, _, err := m.attach(i, ep, origin{launched: i.launchedHere(), pid: pid, owned: true}); err == nil {
+			log.G(ctx).WithError(u.why).WithField("address", ep).Warn("cannot tell from a bundle how to reach its shim; found that by other traces")
+			i.onAttached(p)
+			return
+		}
+	}
+	if !i.hasTraces() {
+		log.G(ctx).WithError(u.why).Info("cleaning up a create that was cut short")
+		if i.onUnknown() {
+			m.onBegin(i.undo)
+		}
+		return
+	}
+	i.onAttached(i.lose(u.why))
+}
+
+// hasTraces tells whether anything speaks for a container behind a bundle of stock containerd that does not say how to reach its shim:
+// without, it is what is left of a create that was cut short. With a record of ours the record says that.
+func (i *Instance) hasTraces() bool {
+	return !i.foreign() || i.pid() != 0 || i.hasProcess()
+}
+
+// fromAnotherBoot tells whether the record is from before the machine's last start: no process of then is one of now.
+func (i *Instance) fromAnotherBoot() bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.rec.BootID != "" && i.rec.BootID != shimclient.BootID()
+}
+
+// rebuiltAddress finds out where the instance's shim must listen, from the surest trace to a guess. The guess holds only if the process
+// there says that it has the pid on record.
+func (i *Instance) rebuiltAddress() (shimclient.Endpoint, bool) {
+	for _, look := range []func() (shimclient.Endpoint, bool){i.addressOfKin, i.addressOfWarm, i.addressOfLeader} {
+		if ep, ok := look(); ok {
+			return ep, true
+		}
+	}
+	ep, ok := i.addressByName()
+	if ok {
+		i.mu.Lock()
+		i.guessed = true
+		i.mu.Unlock()
+	}
+	return ep, ok
+}
+
+// addressOfKin is that of another instance which the same process serves, by its pid.
+func (i *Instance) addressOfKin() (shimclient.Endpoint, bool) {
+	pid := i.recordedShim()
+	if (pid == shimclient.ProcessID{}) {
+		return shimclient.Endpoint{}, false
+	}
+	i.m.mu.Lock()
+	all := slices.Collect(maps.Values(i.m.instances))
+	i.m.mu.Unlock()
+	for _, o := range all {
+		if p := o.process(); o != i && o.recordedShim() == pid && p != nil && p.noAddress == nil {
+			return p.endpoint, true
+		}
+	}
+	return shimclient.Endpoint{}, false
+}
+
+// addressOfWarm is that in the directory of the warm shim that serves the instance.
+func (i *Instance) addressOfWarm() (shimclient.Endpoint, bool) {
+	i.mu.Lock()
+	id := i.rec.Warm
+	i.mu.Unlock()
+	if id == "" {
+		return shimclient.Endpoint{}, false
+	}
+	all, err := i.m.config.Tasks.layout().ListWarm()
+	if err != nil {
+		return shimclient.Endpoint{}, false
+	}
+	n := slices.IndexFunc(all, func(w *bundle.Warm) bool { return w.ID == id })
+	if n < 0 {
+		return shimclient.Endpoint{}, false
+	}
+	return endpointIn(all[n].ReadBootstrap())
+}
+
+// addressOfLeader is that of the sandbox which the instance has joined, or of the first of its group.
+func (i *Instance) addressOfLeader() (shimclient.Endpoint, bool) {
+	leader := i.leader()
+	if leader == "" {
+		return shimclient.Endpoint{}, false
+	}
+	o := i.m.find(i.namespace, leader)
+	if o == nil {
+		return shimclient.Endpoint{}, false
+	}
+	if mine, other := i.recordedShim(), o.recordedShim(); mine != other && mine != (shimclient.ProcessID{}) && other != (shimclient.ProcessID{}) {
+		return shimclient.Endpoint{}, false
+	}
+	return endpointIn(o.bootstrap())
+}
+
+func endpointIn(r *bootapi.BootstrapResult, err error) (shimclient.Endpoint, bool) {
+	if err != nil {
+		return shimclient.Endpoint{}, false
+	}
+	ep, err := shimclient.EndpointOf(r)
+	return ep.Followed(), err == nil
+}
+
+// addressByName is that of a socket which somebody listens on under a name that the shim's `start` gives for the id or its group. What is
+// spoken there is what shims of today speak; a version that is too new is noticed by the first call.
+func (i *Instance) addressByName() (shimclient.Endpoint, bool) {
+	ids := []string{i.id}
+	if leader := i.leader(); leader != "" {
+		ids = append(ids, leader)
+	}
+	i.mu.Lock()
+	if i.rec.Launch != nil {
+		ids = append(ids, i.rec.Launch.Groups...)
+	}
+	i.mu.Unlock()
+	for _, address := range i.m.launcher.SocketAddresses(i.namespace, ids) {
+		ep, ok := endpointIn(&bootapi.BootstrapResult{Version: sandboxVersion, Protocol: "ttrpc", Address: address}, nil)
+		if !ok {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(i.m.ctx, probeReach)
+		reach := ep.Probe(ctx)
+		cancel()
+		if reach == shimclient.Reachable {
+			return ep, true
+		}
+	}
+	return shimclient.Endpoint{}, false
+}
+
+// errStranger: what listens at an address that was guessed is not the process on record.
+var errStranger = errors.Wrap(errdefs.ErrNotFound, "another process listens at the address that it should have")
+
+// confirm holds a guessed address against what is on record: the pid of the shim or, where that is not, the container's, which a shim
+// that does not know it is not in charge of. Errors: errStranger when it is another process; any other decides nothing.
+func (i *Instance) confirm(ctx context.Context, known bool) error {
+	i.mu.Lock()
+	guessed := i.guessed
+	i.mu.Unlock()
+	want := i.recordedShim()
+	switch {
+	case !guessed:
+		return nil
+	case want == (shimclient.ProcessID{}):
+		if known || !i.initMayLive() {
+			return nil
+		}
+		return errStranger
+	}
+	var r *taskapi.ConnectResponse
+	err := i.call(ctx, repeatable, func(ctx context.Context, t *shimclient.Task) (err error) {
+		r, err = t.Connect(ctx, &taskapi.ConnectRequest{ID: i.id})
+		return err
+	})
+	if err != nil && !errdefs.IsNotFound(err) {
+		return err
+	}
+	if int(r.GetShimPid()) != want.Pid {
+		return errStranger
+	}
+	return nil
+}
+
+// mendBootstrap writes down again how to reach the shim, for another containerd to find, once the shim has answered there.
+func (i *Instance) mendBootstrap() {
+	i.mu.Lock()
+	mend, d, p := i.mend, i.bundle, i.proc
+	i.mend = false
+	i.mu.Unlock()
+	if !mend || p == nil {
+		return
+	}
+	r := &bootapi.BootstrapResult{Version: int32(p.taskVersion()), Protocol: p.endpoint.Protocol, Address: p.endpoint.Address}
+	if err := d.WriteBootstrap(r); err != nil {
+		log.G(i.context()).WithError(err).Warn("cannot write down again how to reach the shim")
+	}
+}
