@@ -216,6 +216,8 @@ func TestWriteRuncOptions(t *testing.T) {
 	want.BinaryName = "crun"
 	require.NoError(t, b.WriteRuncOptions(want))
 	require.Equal(t, "crun", content(t, b.file(runtimeFile)))
+	require.True(t, b.NamesRunc("crun"))
+	require.False(t, b.NamesRunc("cr"))
 	got := &options.Options{}
 	require.NoError(t, json.Unmarshal([]byte(content(t, b.file(optionsFile))), got))
 	require.True(t, proto.Equal(want, got), "%v", got)

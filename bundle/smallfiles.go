@@ -97,6 +97,12 @@ func (b *Bundle) RuncOptions() (*options.Options, error) {
 	return o, nil
 }
 
+// NamesRunc reports whether the bundle says to the `delete` of a runc shim that this is the runtime's binary.
+func (b *Bundle) NamesRunc(binary string) bool {
+	name, err := readLine(b.file(runtimeFile))
+	return err == nil && name == binary
+}
+
 // ShimExit returns the exit of the container's first process as a runc shim of containerd 2.4 or later wrote it. Errors: NotFound; ErrForeign.
 func (b *Bundle) ShimExit() (*Exit, error) {
 	path := b.file(exitFile)

@@ -198,7 +198,7 @@ func (i *Instance) runShimDelete(ctx context.Context, d *bundle.Bundle, b shimcl
 }
 
 // prepareBundle gives `shim delete` a bundle to run in where a tmp cleaner, or an operator, has removed the directory, and the
-// options that it needs to find runc's state where they are gone or damaged. The record goes into the new directory, so that a
+// options that it needs to find runc's state where they, or the file that names runc, are gone or damaged. The record goes into the new directory, so that a
 // daemon that dies meanwhile does not take it for a create that was cut short.
 func (i *Instance) prepareBundle(ctx context.Context, d *bundle.Bundle) error {
 	made, err := d.Replace()
@@ -211,13 +211,16 @@ func (i *Instance) prepareBundle(ctx context.Context, d *bundle.Bundle) error {
 			log.G(ctx).WithError(err).Warn("cannot write the record of a bundle that was gone")
 		}
 	}
-	_, err = d.RuncOptions()
-	damaged := errors.Is(err, bundle.ErrForeign)
-	missed := errdefs.IsNotFound(err) && i.runcState(ctx) != ""
-	if !made && !damaged && !missed {
+	o, err := d.RuncOptions()
+	if err == nil && (o.BinaryName == "" || d.NamesRunc(o.BinaryName)) {
 		return nil
 	}
-	o := i.runcOptions(ctx)
+	damaged := errors.Is(err, bundle.ErrForeign)
+	missed := errdefs.IsNotFound(err) && i.runcState(ctx) != ""
+	if err != nil && !made && !damaged && !missed {
+		return nil
+	}
+	o = i.runcOptions(ctx)
 	if o == nil && damaged {
 		o = &runcoptions.Options{} // a shim reads nothing else from a file that it cannot read
 	}
