@@ -21,6 +21,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/shimyard/shimyard/manager"
+	"github.com/shimyard/shimyard/shimclient"
 )
 
 // Each InitFn first looks up what it needs. An error there is passed on as it is, and the daemon does what it does for every plugin
@@ -59,6 +60,9 @@ func initShimManager(ic *plugin.InitContext) (any, error) {
 	}
 	if err := section.apply(&config); err != nil {
 		return nil, badConfig(err, shimURI)
+	}
+	if err := shimclient.SecureSocketDir(config.SocketDir); err != nil {
+		return nil, badConfig(errors.Wrap(err, "key socket_dir"), shimURI)
 	}
 	// containerd serves the default registry at its metrics address.
 	if err := manager.RegisterMetrics(prometheus.DefaultRegisterer, moduleVersion(), version.Version); err != nil {

@@ -1,0 +1,90 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package manager
+
+import (
+	"archive/tar"
+	"context"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/shimclient/shimtest"
+)
+
+// TestCVE202653489: a checkpoint's rootfs diff is unpacked below the rootfs, wherever the links in it lead.
+func TestCVE202653489(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("unpacking an archive needs root")
+	}
+	dir := t.TempDir()
+	host := filepath.Join(dir, "host")
+	require.NoError(t, os.Mkdir(host, 0o700))
+	l := bundle.Layout{State: filepath.Join(dir, "state"), Root: filepath.Join(dir, "root")}
+	require.NoError(t, l.Init(0o711))
+	d, err := l.Create(testNamespace, "c1", bundle.CreateOptions{Spec: []byte("{}")})
+	require.NoError(t, err)
+
+	diff := filepath.Join(dir, rootfsDiff)
+	f, err := os.Create(diff)
+	require.NoError(t, err)
+	w := tar.NewWriter(f)
+	write := func(h tar.Header, body string) {
+		h.Size = int64(len(body))
+		require.NoError(t, w.WriteHeader(&h))
+		_, err := w.Write([]byte(body))
+		require.NoError(t, err)
+	}
+	write(tar.Header{Name: "absolute", Typeflag: tar.TypeSymlink, Linkname: host, Mode: 0o777}, "")
+	write(tar.Header{Name: "absolute/evil", Typeflag: tar.TypeReg, Mode: 0o644}, "x")
+	write(tar.Header{Name: "up", Typeflag: tar.TypeSymlink, Linkname: "../../../../host", Mode: 0o777}, "")
+	write(tar.Header{Name: "up/evil", Typeflag: tar.TypeReg, Mode: 0o644}, "x")
+	write(tar.Header{Name: "../../../../host/evil", Typeflag: tar.TypeReg, Mode: 0o644}, "x")
+	require.NoError(t, w.Close())
+	require.NoError(t, f.Close())
+
+	i := newInstance(memManager(t), l, KindTask, testNamespace, "c1", launching)
+	i.bundle = d
+	_ = i.applyDiff(t.Context(), diff) // refused, or kept below the rootfs
+	entries, err := os.ReadDir(host)
+	require.NoError(t, err)
+	require.Empty(t, entries, "something was written outside of the rootfs")
+}
+
+// TestCVE202653495: calls that their clients give up leave nothing behind in the daemon.
+func TestCVE202653495(t *testing.T) {
+	y := newYard(t, shimtest.Scenario{})
+	task := y.run("c1", "sleep")
+	cancelled, cancel := context.WithCancel(y.ctx)
+	cancel()
+	calls := func(n int) {
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() {
+				for range n / 8 {
+					_, _ = task.State(cancelled)
+					_, _ = task.Pids(cancelled)
+					_, _ = task.Wait(cancelled)
+					_ = task.Kill(cancelled, 0, false)
+				}
+			})
+		}
+		wg.Wait()
+	}
+	calls(80) // whatever is made once
+	before := runtime.NumGoroutine()
+	calls(10_000)
+	y.until("no goroutine is left", func() bool { return runtime.NumGoroutine() <= before+2 })
+	y.instance("c1").mu.Lock()
+	require.Empty(t, y.instance("c1").waiters)
+	y.instance("c1").mu.Unlock()
+	y.kill(task)
+	y.remove("c1")
+	y.empty()
+}
