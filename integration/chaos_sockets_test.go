@@ -18,8 +18,8 @@ type awaySocket struct {
 	path, away string
 }
 
-// hideSockets takes the shims of a container their sockets, and the connections that were made before, so that they live and cannot be
-// reached.
+// hideSockets takes the shims of a container their sockets, and the connections that were made before, so that they
+// live and cannot be reached.
 func (c *chaos) hideSockets(s *slot) {
 	for _, pid := range c.shims(s) {
 		c.strike("cut", pid, func() {

@@ -11,8 +11,8 @@ import (
 	"github.com/shimyard/shimyard/shimclient"
 )
 
-// escalateWhenDue ends a process that has been silent for longer than config allows, connected or not, and returns when it is ended or has
-// answered.
+// escalateWhenDue ends a process that has been silent for longer than config allows, connected or not, and returns
+// when it is ended or has answered.
 func (p *Process) escalateWhenDue() {
 	for {
 		left, changed, over := p.untilEscalation()
@@ -46,8 +46,9 @@ func (p *Process) untilEscalation() (left time.Duration, changed <-chan struct{}
 	return p.m.config.EscalateAfter - time.Since(p.since), p.changed, false
 }
 
-// escalate ends a shim that has been silent for longer than config allows, which by default it may be for ever. Its stacks are in the log
-// before that: runc's shim, and those made with containerd's package, dump them at SIGUSR1. True when it was ended.
+// escalate ends a shim that has been silent for longer than config allows, which by default it may be for ever. Its
+// stacks are in the log before that: runc's shim, and those made with containerd's package, dump them at SIGUSR1.
+// True when it was ended.
 func (p *Process) escalate() bool {
 	pid := p.verified()
 	if pid == (shimclient.ProcessID{}) {

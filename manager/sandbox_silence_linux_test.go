@@ -30,8 +30,8 @@ func (y *yard) hurryBoxes(ids ...string) {
 	}
 }
 
-// TestSilentSandbox: a sandbox whose shim is silent has the answers and the ways out that a task has: no call outlasts its deadline, the
-// breaker opens, Stop ends its process, and Shutdown its shim then.
+// TestSilentSandbox: a sandbox whose shim is silent has the answers and the ways out that a task has: no call
+// outlasts its deadline, the breaker opens, Stop ends its process, and Shutdown its shim then.
 func TestSilentSandbox(t *testing.T) {
 	stop := func(y *yard) { y.stop("s1") }
 	for _, c := range []struct {
@@ -59,7 +59,8 @@ func TestSilentSandbox(t *testing.T) {
 			setTimeout(t, TimeoutCleanup, 3*time.Second)
 			c.do(y)
 			_, err := y.boxes.Status(y.ctx, "s1", false)
-			require.True(t, errdefs.IsDeadlineExceeded(err) || errdefs.IsUnavailable(err), "it ends without a caller's deadline: %v", err)
+			require.True(t, errdefs.IsDeadlineExceeded(err) || errdefs.IsUnavailable(err),
+				"it ends without a caller's deadline: %v", err)
 			y.awaitSilence("s1")
 			_, err = y.boxes.Status(y.ctx, "s1", false)
 			require.True(t, errdefs.IsUnavailable(err), "%v", err)
@@ -82,7 +83,8 @@ func TestSilentSandbox(t *testing.T) {
 	}
 }
 
-// TestRestoreOfASandboxThatStalls asks with a deadline, again and again, and the sandbox is there as soon as its shim answers.
+// TestRestoreOfASandboxThatStalls asks with a deadline, again and again, and the sandbox is there as soon as its shim
+// answers.
 func TestRestoreOfASandboxThatStalls(t *testing.T) {
 	y := newYard(t, shimtest.Scenario{Sandbox: true})
 	y.box("s1")
@@ -149,8 +151,11 @@ func TestDeadlinesOfARuntime(t *testing.T) {
 func TestNoDeadlineForOwnCalls(t *testing.T) {
 	none := shimclient.Deadlines{"State": 0}
 	for name, c := range map[string]Config{
-		"all":       {Deadlines: shimclient.DefaultDeadlines().With(none)},
-		"a runtime": {Deadlines: shimclient.DefaultDeadlines(), Runtimes: map[string]RuntimeConfig{"io.containerd.kata.v2": {Deadlines: none}}},
+		"all": {Deadlines: shimclient.DefaultDeadlines().With(none)},
+		"a runtime": {
+			Deadlines: shimclient.DefaultDeadlines(),
+			Runtimes:  map[string]RuntimeConfig{"io.containerd.kata.v2": {Deadlines: none}},
+		},
 	} {
 		c.Events, c.Sandboxes = testExchange, &sandboxStore{}
 		_, err := New(t.Context(), c)

@@ -48,7 +48,8 @@ func (y *yard) awaitSilence(id string) {
 	})
 }
 
-// TestWaysOutOfASilenceWithoutAConnection: Kill(9) of a proven init and then Delete, whichever of the timeouts is the longer one.
+// TestWaysOutOfASilenceWithoutAConnection: Kill(9) of a proven init and then Delete, whichever of the timeouts is the
+// longer one.
 func TestWaysOutOfASilenceWithoutAConnection(t *testing.T) {
 	for _, c := range cutOff {
 		for name, timeouts := range map[string]struct{ load, cleanup time.Duration }{
@@ -129,7 +130,8 @@ func TestEscalateWithoutAConnection(t *testing.T) {
 	}
 }
 
-// TestShimThatFallsSilentBeforeItsShutdown: the task is deleted in it, so that it has nothing to lose, and the retry ends it.
+// TestShimThatFallsSilentBeforeItsShutdown: the task is deleted in it, so that it has nothing to lose, and the retry
+// ends it.
 func TestShimThatFallsSilentBeforeItsShutdown(t *testing.T) {
 	y := newYard(t, shimtest.Scenario{Rules: []shimtest.Rule{{Method: "Shutdown", Hang: true}}})
 	y.kill(y.run("c1", "sleep"))

@@ -17,7 +17,8 @@ import (
 	"github.com/shimyard/shimyard/shimclient"
 )
 
-// connectDeadline is how long a shim may be without a connection, or leave a Connect unanswered, before it counts as silent.
+// connectDeadline is how long a shim may be without a connection, or leave a Connect unanswered, before it counts as
+// silent.
 var connectDeadline = shimclient.DefaultDeadlines()["Connect"]
 
 // otherProcess is a living process that stands for a shim's.
@@ -33,7 +34,8 @@ func otherProcess(t *testing.T) shimclient.ProcessID {
 	return id
 }
 
-// TestSilentWithoutAConnection: a living shim that cannot be connected to is answered for as one that is connected and does not answer.
+// TestSilentWithoutAConnection: a living shim that cannot be connected to is answered for as one that is connected
+// and does not answer.
 func TestSilentWithoutAConnection(t *testing.T) {
 	shim := otherProcess(t)
 	synctest.Test(t, func(t *testing.T) {
@@ -72,7 +74,8 @@ func TestSilentWithoutAConnection(t *testing.T) {
 	})
 }
 
-// TestSilenceOutlastsTheConnection: that a connection is made again is no answer. The kernel accepts for a stopped process too.
+// TestSilenceOutlastsTheConnection: that a connection is made again is no answer. The kernel accepts for a stopped
+// process too.
 func TestSilenceOutlastsTheConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, m := newMemShim(t), memManager(t)
@@ -109,7 +112,8 @@ func TestSilenceOutlastsTheConnection(t *testing.T) {
 	})
 }
 
-// TestEscalateHasOneClock: a shim is ended when it has been silent for as long as config allows, whether it was connected meanwhile or not.
+// TestEscalateHasOneClock: a shim is ended when it has been silent for as long as config allows, whether it was
+// connected meanwhile or not.
 func TestEscalateHasOneClock(t *testing.T) {
 	for _, c := range []struct {
 		name      string

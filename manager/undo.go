@@ -21,14 +21,14 @@ import (
 const (
 	// alonePause is between two looks at whether the shim still serves others, while an undo waits for it.
 	alonePause = time.Second
-	// createdGrace is how long the undo of a create waits for the exit of the init that it has killed: it is short of the cleanup
-	// timeout, within which Delete must be answered too.
+	// createdGrace is how long the undo of a create waits for the exit of the init that it has killed: it is short of
+	// the cleanup timeout, within which Delete must be answered too.
 	createdGrace = 2 * time.Second
 )
 
-// abandon undoes a create that failed. It returns when everything is undone, the caller's context has ended, or the cleanup timeout
-// has passed; what is not undone by then goes on in the background, with the id reserved. A caller that has given up is not held: the
-// shim's Delete may be waiting for the very fifos that the caller closes next.
+// abandon undoes a create that failed. It returns when everything is undone, the caller's context has ended, or the
+// cleanup timeout has passed; what is not undone by then goes on in the background, with the id reserved. A caller
+// that has given up is not held: the shim's Delete may be waiting for the very fifos that the caller closes next.
 func (m *ShimManager) abandon(caller context.Context, i *Instance) {
 	if !i.onLaunchFailed() {
 		return
@@ -44,10 +44,10 @@ func (m *ShimManager) abandon(caller context.Context, i *Instance) {
 	}
 }
 
-// undo takes back what a create, or a launch that a crash cut short, has made: the task in the shim, the shim process if it serves
-// nobody else, what was launched with it, and the bundle. The manager tells nothing of it: there was no task. What the shim tells by
-// itself cannot be held back: of a Create that was answered after its caller had left, subscribers hear create, exit and delete, in
-// this order.
+// undo takes back what a create, or a launch that a crash cut short, has made: the task in the shim, the shim process
+// if it serves nobody else, what was launched with it, and the bundle. The manager tells nothing of it: there was no
+// task. What the shim tells by itself cannot be held back: of a Create that was answered after its caller had left,
+// subscribers hear create, exit and delete, in this order.
 func (i *Instance) undo() {
 	ctx := i.context()
 	i.markAbandoned()
@@ -71,8 +71,9 @@ func (i *Instance) undo() {
 	i.clean(cleaning{shimDelete: p != nil})
 }
 
-// markAbandoned records that the create has come to nothing. A daemon that dies while it is undone, which may take as long as a shim is
-// silent, leaves the bundle for the next one, which must not take what the shim has made after all for a task.
+// markAbandoned records that the create has come to nothing. A daemon that dies while it is undone, which may take as
+// long as a shim is silent, leaves the bundle for the next one, which must not take what the shim has made after all
+// for a task.
 func (i *Instance) markAbandoned() {
 	i.mu.Lock()
 	i.rec.Abandoned = true
@@ -90,9 +91,10 @@ func (i *Instance) wasAbandoned() bool {
 	return i.rec.Abandoned && !i.rec.Created
 }
 
-// awaitCreate waits for the answer of a Create whose caller has left; false when it did not come. A shim that serves nobody else is
-// ended by force when it has not answered within createGrace. One that serves others cannot be, and an answer that nobody waited for
-// would leave a container in it that nobody knows: it is waited for as long as that takes.
+// awaitCreate waits for the answer of a Create whose caller has left; false when it did not come. A shim that serves
+// nobody else is ended by force when it has not answered within createGrace. One that serves others cannot be, and an
+// answer that nobody waited for would leave a container in it that nobody knows: it is waited for as long as that
+// takes.
 func (i *Instance) awaitCreate(ctx context.Context) (answered bool) {
 	i.mu.Lock()
 	answer := i.creates
@@ -119,11 +121,13 @@ func (i *Instance) awaitCreate(ctx context.Context) (answered bool) {
 			log.G(ctx).Warnf("shim has not answered a create for %s after its caller left; ending the launch", createGrace)
 			return false
 		}
-		i.stuck(errors.Errorf("its shim has not answered the Create since %s, when the caller gave up", began.UTC().Format(time.RFC3339)))
+		i.stuck(errors.Errorf("its shim has not answered the Create since %s, when the caller gave up",
+			began.UTC().Format(time.RFC3339)))
 	}
 }
 
-// closeIfAbandoned lets nobody join the process any more if all that it serves are creates that are being undone. True when it is so.
+// closeIfAbandoned lets nobody join the process any more if all that it serves are creates that are being undone.
+// True when it is so.
 func (p *Process) closeIfAbandoned() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -139,11 +143,12 @@ func (p *Process) closeIfAbandoned() bool {
 	return true
 }
 
-// endForAll ends a shim that does not undo what several creates have made in it, which are all that it has: for each of them `shim delete`
-// removes what is left then.
+// endForAll ends a shim that does not undo what several creates have made in it, which are all that it has: for each
+// of them `shim delete` removes what is left then.
 func (i *Instance) endForAll(ctx context.Context, p *Process) {
 	if pid := p.verified(); pid != (shimclient.ProcessID{}) {
-		log.G(ctx).WithField("pid", pid.Pid).Warn("ending a shim that serves nothing but creates that have failed, and does not undo them")
+		log.G(ctx).WithField("pid", pid.Pid).
+			Warn("ending a shim that serves nothing but creates that have failed, and does not undo them")
 		p.kill(ctx)
 	}
 }
@@ -151,13 +156,14 @@ func (i *Instance) endForAll(ctx context.Context, p *Process) {
 // stuck records, and logs once, why an undo cannot go on yet; it is what a create of the id is told.
 func (i *Instance) stuck(err error) {
 	if i.setLeft(err) {
-		log.G(i.context()).WithError(err).Warnf("cannot undo a failed create of a %s in a shim that serves others; going on until it is done", i.kind)
+		log.G(i.context()).WithError(err).
+			Warnf("cannot undo a failed create of a %s in a shim that serves others; going on until it is done", i.kind)
 	}
 }
 
-// undoTask deletes what Create may have made in the shim. Where the shim serves others it is asked until it says that nothing is there:
-// what it keeps nobody would know of, and it could not end. Where it serves nobody else one attempt is made; what follows ends the shim.
-// False when it has not said so.
+// undoTask deletes what Create may have made in the shim. Where the shim serves others it is asked until it says that
+// nothing is there: what it keeps nobody would know of, and it could not end. Where it serves nobody else one attempt
+// is made; what follows ends the shim. False when it has not said so.
 func (i *Instance) undoTask(ctx context.Context, p *Process) bool {
 	limit, pause := timeout.Get(TimeoutCleanup), firstPause
 	for {
@@ -206,8 +212,8 @@ func (i *Instance) undoShim(ctx context.Context, p *Process) {
 	}
 }
 
-// undoCreate deletes a task. Its init is killed first, and waited for: runc's shim deletes a task that was never started without that,
-// and tells the deletion, with status 0, before the exit.
+// undoCreate deletes a task. Its init is killed first, and waited for: runc's shim deletes a task that was never
+// started without that, and tells the deletion, with status 0, before the exit.
 func (i *Instance) undoCreate(ctx context.Context, l *link) error {
 	i.endCreated(ctx, l)
 	for pause := firstPause; ; pause = min(2*pause, lastPause) {
@@ -224,8 +230,9 @@ func (i *Instance) undoCreate(ctx context.Context, l *link) error {
 	}
 }
 
-// endCreated ends the init of a task that is to be deleted and waits, up to createdGrace, for the shim to say so. An error decides
-// nothing: there may be no task, or none that can be killed yet (a restore from a checkpoint), and Delete is sent all the same.
+// endCreated ends the init of a task that is to be deleted and waits, up to createdGrace, for the shim to say so. An
+// error decides nothing: there may be no task, or none that can be killed yet (a restore from a checkpoint), and
+// Delete is sent all the same.
 func (i *Instance) endCreated(ctx context.Context, l *link) {
 	ctx, cancel := context.WithTimeout(ctx, createdGrace)
 	defer cancel()

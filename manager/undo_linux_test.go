@@ -22,7 +22,8 @@ func (y *yard) inBox(box string) runtime.CreateOpts {
 	return o
 }
 
-// giveUpOnCreate creates a task in a sandbox and gives up as soon as the container exists in its shim, which does not say so.
+// giveUpOnCreate creates a task in a sandbox and gives up as soon as the container exists in its shim, which does not
+// say so.
 func (y *yard) giveUpOnCreate(id, box string) {
 	y.Helper()
 	guests := len(y.shim.Procs(shimtest.RoleGuest))
@@ -39,8 +40,8 @@ func (y *yard) giveUpOnCreate(id, box string) {
 	require.NotNil(y, y.instance(id), "the id is reserved")
 }
 
-// TestGivenUpCreateIsUndone in a shim that serves others, which then end it in the orderly way: also by the next daemon, if the one that
-// it was given up under is gone before the shim has answered.
+// TestGivenUpCreateIsUndone in a shim that serves others, which then end it in the orderly way: also by the next
+// daemon, if the one that it was given up under is gone before the shim has answered.
 func TestGivenUpCreateIsUndone(t *testing.T) {
 	for _, c := range []struct {
 		name    string

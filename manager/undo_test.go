@@ -41,8 +41,8 @@ func stateOf(i *Instance) state {
 	return st
 }
 
-// TestGivenUpCreateInAPod: the caller is answered at once, the undo goes on behind it with the id reserved, and the next create of the id
-// waits for it.
+// TestGivenUpCreateInAPod: the caller is answered at once, the undo goes on behind it with the id reserved, and the
+// next create of the id waits for it.
 func TestGivenUpCreateInAPod(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, m := newMemShim(t), memManager(t)
@@ -97,7 +97,8 @@ func TestUndoRepeatsADelete(t *testing.T) {
 	})
 }
 
-// TestPodRemovedDuringAnUndo: the shim is told to end by the last that leaves it, which is the undo. It would not end before.
+// TestPodRemovedDuringAnUndo: the shim is told to end by the last that leaves it, which is the undo. It would not end
+// before.
 func TestPodRemovedDuringAnUndo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, m := newMemShim(t), memManager(t)
