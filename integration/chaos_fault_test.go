@@ -32,6 +32,8 @@ func (c *chaos) inflict(f step) {
 	case "daemon-kill":
 		c.note(nil, "daemon is killed")
 		c.restart(ends["killed"], f)
+	case "damage":
+		c.damageFiles(f)
 	case "disk-full":
 		c.fillDisk(f.arg)
 	case "disk-empty", "calm":
