@@ -19,8 +19,8 @@ import (
 
 const namePrefix = "shimyard-box-"
 
-// prefix begins the names of the directories that this process makes.
-func prefix() string { return fmt.Sprintf("%s%d-", namePrefix, os.Getpid()) }
+// Prefix begins the names of the directories that the boxes of this process have on the machine.
+func Prefix() string { return fmt.Sprintf("%s%d-", namePrefix, os.Getpid()) }
 
 // hierarchy is one mounted cgroup hierarchy.
 type hierarchy struct {

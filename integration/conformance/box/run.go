@@ -31,7 +31,7 @@ func Run(ctx context.Context, s Spec) error {
 	defer runtime.UnlockOSThread()
 
 	sweep()
-	dir, err := os.MkdirTemp("", prefix()+"*")
+	dir, err := os.MkdirTemp("", Prefix()+"*")
 	if err != nil {
 		return errors.Wrap(err, "cannot make a box")
 	}

@@ -5,6 +5,7 @@ package images
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"runtime"
@@ -131,7 +132,7 @@ var other = map[bool]string{true: "amd64", false: "arm64"}[runtime.GOARCH == "ar
 func (p *Parts) All() []Image {
 	list := []Image{
 		p.Busybox("ghcr.io/containerd/busybox:1.36", "registry.k8s.io/e2e-test-images/busybox:1.29-2", "docker.io/library/busybox:latest"),
-		p.Busybox("ghcr.io/containerd/alpine:3.14.0", "docker.io/library/alpine:latest"),
+		p.alpine("ghcr.io/containerd/alpine:3.14.0", "docker.io/library/alpine:latest"),
 		p.pause("registry.k8s.io/pause:3.10.2", "registry.k8s.io/pause:3.10", "registry.k8s.io/pause:3.9", "registry.k8s.io/pause:3.6", "k8s.gcr.io/pause:3.9"),
 		p.Server("/usr/sbin/nginx", nil, "ghcr.io/containerd/nginx:1.27.0", "registry.k8s.io/e2e-test-images/nginx:1.14-2",
 			"docker.io/library/nginx:latest"),
@@ -143,6 +144,12 @@ func (p *Parts) All() []Image {
 		p.noNewPrivs("registry.k8s.io/e2e-test-images/nonewprivs:1.3"),
 	}
 	return append(list, p.criTools()...)
+}
+
+func (p *Parts) alpine(names ...string) Image {
+	i := p.Busybox(names...)
+	i.Layers = append(i.Layers, Layer{{Path: "etc/os-release", Mode: 0o644, Data: []byte("NAME=\"Alpine Linux\"\nID=alpine\nVERSION_ID=3.14.0\n")}})
+	return i
 }
 
 func (p *Parts) pause(names ...string) Image {
@@ -173,9 +180,17 @@ func (p *Parts) volumeOwnership(names ...string) Image {
 	i.Layers = append(i.Layers, Layer{
 		{Path: "test_dir/", UID: 65534, GID: 65534},
 		{Path: "usr/bin/passwd", Mode: 0o4755, Data: []byte("#!/bin/sh\n")}, // the bit is looked at
+		{Path: "bulk", Mode: 0o644, Data: noise(4 << 20)},                   // pulls of it are cut off after 3 MB
 	})
 	i.Config.Volumes = map[string]struct{}{"/test_dir": {}}
 	return i
+}
+
+// noise are n bytes that cannot be compressed, always the same.
+func noise(n int) []byte {
+	data := make([]byte, n)
+	_, _ = rand.NewChaCha8([32]byte{}).Read(data) // never fails
+	return data
 }
 
 // noNewPrivs holds a program that belongs to root and has the set-user-id bit.

@@ -83,6 +83,13 @@ func (r *Registry) host(name string) http.Handler {
 	return r.hosts[name]
 }
 
+// Handle has another handler answer for a host.
+func (r *Registry) Handle(host string, h http.Handler) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.hosts[host] = h
+}
+
 // RoundTrip lets the library push without a network.
 func (r *Registry) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req.Body == nil {
@@ -189,14 +196,19 @@ func NewIdentity(hosts []string) (*Identity, error) {
 
 // Serve serves over HTTPS at the address until the process ends. It returns once it listens.
 func (r *Registry) Serve(address string, id *Identity) error {
+	_, err := r.listen(address, id)
+	return err
+}
+
+func (r *Registry) listen(address string, id *Identity) (net.Listener, error) {
 	pair, err := tls.X509KeyPair(id.Certificate, id.Key)
 	if err != nil {
-		return errors.Wrap(err, "cannot use the registry's certificate")
+		return nil, errors.Wrap(err, "cannot use the registry's certificate")
 	}
 	l, err := tls.Listen("tcp", address, &tls.Config{Certificates: []tls.Certificate{pair}})
 	if err != nil {
-		return errors.Wrap(err, "cannot listen for the registry")
+		return nil, errors.Wrap(err, "cannot listen for the registry")
 	}
-	go http.Serve(l, r) //nolint:errcheck // it ends with the process
-	return nil
+	go http.Serve(l, r) //nolint:errcheck // it ends with the listener
+	return l, nil
 }

@@ -29,7 +29,7 @@ var shared struct {
 func node(t *testing.T) *crinode.Node {
 	t.Helper()
 	site := suite.Attach(t)
-	shared.Do(func() { shared.node, shared.err = crinode.Start(context.Background(), site, Config()) })
+	shared.Do(func() { shared.node, shared.err = crinode.Start(context.Background(), site, Config) })
 	require.NoError(t, shared.err)
 	return shared.node
 }

@@ -12,7 +12,7 @@ import (
 // Kind says how a known test behaves.
 type Kind string
 
-// The kinds. All but Flaky are held to: a test that behaves better than its kind makes the comparison fail, so that no list grows stale.
+// The kinds. All but the flaky ones are held to: a test that behaves better than its kind makes the comparison fail, so that no list grows stale.
 const (
 	// FailsOurs fails with ours and passes with stock, on purpose.
 	FailsOurs Kind = "ours"
@@ -20,6 +20,8 @@ const (
 	FailsStock Kind = "stock"
 	// FailsBoth fails with either: the machine, or the test, is to blame.
 	FailsBoth Kind = "both"
+	// Alike ends alike with stock and ours, in a way that depends on the machine.
+	Alike Kind = "alike"
 	// FlakyBoth may fail with either; it was seen to fail with stock.
 	FlakyBoth Kind = "flaky"
 	// FlakyStock may fail with stock, and passes with ours.
@@ -50,7 +52,7 @@ func ParseKnown(text string) ([]Entry, error) {
 		}
 		e := Entry{Kind: Kind(strings.TrimSpace(f[0])), Name: strings.TrimSpace(f[1]), Reason: strings.TrimSpace(f[2])}
 		switch e.Kind {
-		case FailsOurs, FailsStock, FailsBoth, FlakyBoth, FlakyStock:
+		case FailsOurs, FailsStock, FailsBoth, Alike, FlakyBoth, FlakyStock:
 		default:
 			return nil, errors.Errorf("line %d: no kind is called %q", n, e.Kind)
 		}
@@ -72,6 +74,8 @@ func (k Kind) allows(stock, ours Outcome) bool {
 		return stock == Fail && ours == Pass
 	case FailsBoth:
 		return stock == Fail && ours == Fail
+	case Alike:
+		return stock == ours && stock != Absent
 	case FlakyStock:
 		return (stock == Pass || stock == Fail) && ours == Pass
 	default:

@@ -48,11 +48,12 @@ func (s *Site) Network(ctx context.Context) error {
 			return errors.Wrap(err, "cannot put a CNI plugin in place")
 		}
 	}
-	return s.CNIConfig(CNIConf, "bridge")
+	return CNIConfig(CNIConf, "containerd-net", "bridge", "cni0")
 }
 
-// CNIConfig writes the configuration of a network of pods, whose plugin is bridge or one like it.
-func (s *Site) CNIConfig(dir, plugin string) error {
+// CNIConfig writes the configuration of a network of pods, whose plugin is bridge or one like it, into dir. device is the name of the bridge,
+// at most 15 bytes.
+func CNIConfig(dir, network, plugin, device string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return errors.Wrap(err, "cannot make a directory for CNI")
 	}
@@ -60,17 +61,17 @@ func (s *Site) CNIConfig(dir, plugin string) error {
 	if plugin != "bridge" {
 		capabilities = `, "capabilities": {"io.kubernetes.cri.pod-annotations": true}`
 	}
-	text := strings.NewReplacer("PLUGIN", plugin, "CAPABILITIES", capabilities).Replace(conflist)
+	text := strings.NewReplacer("NETWORK", network, "PLUGIN", plugin, "DEVICE", device, "CAPABILITIES", capabilities).Replace(conflist)
 	return errors.Wrap(os.WriteFile(filepath.Join(dir, "10-containerd-net.conflist"), []byte(text), 0o644), "cannot write CNI's configuration")
 }
 
 // conflist is the network that containerd's own scripts set up.
 const conflist = `{
   "cniVersion": "1.0.0",
-  "name": "net-PLUGIN",
+  "name": "NETWORK",
   "plugins": [
     {
-      "type": "PLUGIN", "bridge": "cni-PLUGIN", "isGateway": true, "ipMasq": true, "promiscMode": true,
+      "type": "PLUGIN", "bridge": "DEVICE", "isGateway": true, "ipMasq": true, "promiscMode": true,
       "ipam": {
         "type": "host-local",
         "ranges": [[{"subnet": "10.88.0.0/16"}], [{"subnet": "2001:4860:4860::/64"}]],

@@ -7,9 +7,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// RestrictOOM tells whether root lacks the capability to lower a process's OOM score, as on some rented machines. CRI's runtime plugin needs
-// restrict_oom_score_adj there, or no container starts.
-func RestrictOOM() bool {
+// CannotLowerOOM tells whether root lacks the capability to lower a process's OOM score, as on some rented machines. CRI asks for that for
+// each container.
+func CannotLowerOOM() bool {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData
 	if err := unix.Capget(&header, &data[0]); err != nil {

@@ -7,6 +7,7 @@ package suite
 
 import (
 	"context"
+	"net/http"
 	"time"
 
 	"github.com/shimyard/shimyard/integration/conformance/images"
@@ -26,6 +27,8 @@ type Suite struct {
 	Prepare func(k *Kit, p *Plan) error
 	// Images are those that it pulls beyond images.Parts.All; nil for none.
 	Images func(parts *images.Parts) []images.Image
+	// Web are other hosts that it asks over HTTPS, by name; nil for none. It is called on the machine for the names, and in the box.
+	Web func(p *Plan) map[string]http.Handler
 	// Run runs it, in the box, as one side. What it reports through the Site counts, and stays when it fails with an error.
 	Run func(ctx context.Context, s *Site) error
 }

@@ -5,7 +5,6 @@ package suites
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -52,14 +51,9 @@ var cri = &suite.Suite{
 }
 
 // criConfig is that of containerd's own scripts.
-func criConfig() string {
-	return fmt.Sprintf(criTemplate, suite.RestrictOOM())
-}
-
-const criTemplate = `version = 2
+const criConfig = `version = 2
 [plugins."io.containerd.grpc.v1.cri"]
   drain_exec_sync_io_timeout = "10s"
-  restrict_oom_score_adj = %t
 [plugins."io.containerd.snapshotter.v1.overlayfs"]
   slow_chown = true
 [plugins."io.containerd.nri.v1.nri"]
@@ -85,7 +79,7 @@ func runCRI(ctx context.Context, s *suite.Site) error {
 	if err := s.Network(ctx); err != nil {
 		return err
 	}
-	if err := s.CNIConfig(failpointCNI, "cni-bridge-fp"); err != nil {
+	if err := suite.CNIConfig(failpointCNI, "containerd-net-failpoint", "cni-bridge-fp", "cni-fp"); err != nil {
 		return err
 	}
 	for _, plugin := range []string{"cni-bridge-fp", "loopback-v2"} {
@@ -93,12 +87,12 @@ func runCRI(ctx context.Context, s *suite.Site) error {
 			return errors.Wrap(err, "cannot put a CNI plugin in place")
 		}
 	}
-	err := underCRI(ctx, s, criConfig(), func(d *suite.Daemon) error { return criTests(ctx, s, d, "", "") })
+	err := underCRI(ctx, s, criConfig, func(d *suite.Daemon) error { return criTests(ctx, s, d, "", "") })
 	if err != nil {
 		return err
 	}
 	// What it wants, a shim that ends with its pod, is what the daemon does when it is told not to keep shims.
-	return underCRI(ctx, s, criConfig()+noReuse, func(d *suite.Daemon) error { return criTests(ctx, s, d, "reuse=0: ", "^TestIssue7496$") })
+	return underCRI(ctx, s, criConfig+noReuse, func(d *suite.Daemon) error { return criTests(ctx, s, d, "reuse=0: ", "^TestIssue7496$") })
 }
 
 func criTests(ctx context.Context, s *suite.Site, d *suite.Daemon, label, only string) error {
@@ -109,9 +103,13 @@ func criTests(ctx context.Context, s *suite.Site, d *suite.Daemon, label, only s
 	})
 }
 
-// criSkip are tests that want a network.
+// criSkip are tests that want more than a box has.
 var criSkip = map[string]string{
-	"TestUpgrade": "downloads releases of containerd",
+	"TestIssue10467": "downloads a release of containerd",
+	"TestUpgrade":    "downloads releases of containerd",
+	"TestImageLoad":  "asks a Docker daemon for an image",
+	"TestCRIImagePullTimeout/HoldingContentOpenWriterWithLocalPull":       "names the bytes that an image has in its registry",
+	"TestCRIImagePullTimeout/HoldingContentOpenWriterWithTransferService": "names the bytes that an image has in its registry",
 }
 
 // underCRI starts a daemon that comes back when it ends, and ends it after do.

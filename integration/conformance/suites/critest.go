@@ -65,7 +65,7 @@ func onBridge(ctx context.Context, s *suite.Site, do func(d *suite.Daemon) error
 	if err := s.Network(ctx); err != nil {
 		return err
 	}
-	return underCRI(ctx, s, criConfig(), do)
+	return underCRI(ctx, s, criConfig, do)
 }
 
 // crictl asks with crictl what people ask first.

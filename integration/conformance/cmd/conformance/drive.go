@@ -64,6 +64,14 @@ func furnish(s *suite.Suite, b *brief, out string) error {
 			return err
 		}
 	}
+	if suite.CannotLowerOOM() {
+		if err := os.Rename(filepath.Join(box.Programs, "runc"), filepath.Join(box.Programs, "runc.real")); err != nil {
+			return errors.Wrap(err, "cannot put a program before runc")
+		}
+		if err := copyFile(b.Wrapper, filepath.Join(box.Programs, "runc")); err != nil {
+			return err
+		}
+	}
 	parts, err := images.NewParts(images.Programs{Busybox: b.Busybox, Guest: b.Guest})
 	if err != nil {
 		return err
@@ -76,6 +84,9 @@ func furnish(s *suite.Suite, b *brief, out string) error {
 	reg.Missing = func(url string) { fmt.Fprintln(log, "not found:", url) }
 	if err := reg.Add(catalog(s, parts)...); err != nil {
 		return err
+	}
+	for host, h := range web(s, &b.Plan) {
+		reg.Handle(host, h)
 	}
 	return reg.Serve(":443", &b.Identity)
 }

@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -37,6 +38,7 @@ type brief struct {
 	Identity images.Identity
 	Busybox  string
 	Guest    string
+	Wrapper  string // cmd/runc
 }
 
 // report is what it leaves there.
@@ -110,6 +112,9 @@ func (r *runner) prepare(s *suite.Suite, p *suite.Plan) (*brief, error) {
 	if b.Guest, err = k.Own("guest", "./cmd/guest", false); err != nil {
 		return nil, err
 	}
+	if b.Wrapper, err = k.Own("runc-wrapper", "./cmd/runc", false); err != nil {
+		return nil, err
+	}
 	if err := s.Prepare(k, p); err != nil {
 		return nil, err
 	}
@@ -131,6 +136,9 @@ func (r *runner) sideOf(ctx context.Context, s *suite.Suite, b brief) (*report, 
 		return nil, err
 	}
 	hosts := images.Hosts(catalog(s, parts))
+	for host := range web(s, &b.Plan) {
+		hosts = append(hosts, host)
+	}
 	id, err := images.NewIdentity(hosts)
 	if err != nil {
 		return nil, err
@@ -149,7 +157,7 @@ func (r *runner) sideOf(ctx context.Context, s *suite.Suite, b brief) (*report, 
 	defer cancel()
 	start := time.Now()
 	err = box.Run(ctx, box.Spec{
-		Layers: b.Layers, Shared: append([]string{filepath.Dir(r.kit.Tools.Module)}, b.Shared...), Out: out,
+		Layers: b.Layers, Shared: append([]string{filepath.Dir(r.kit.Tools.Module), r.kit.Tools.Dir}, b.Shared...), Out: out,
 		Hosts: hosts, Trusted: id.Certificate, Stdout: console, Stderr: console,
 		Args: []string{driveRole, s.Name, out},
 		Env:  []string{"PATH=" + box.Path, "HOME=/root", "LANG=C.UTF-8", "USER=root"},
@@ -173,6 +181,14 @@ func catalog(s *suite.Suite, parts *images.Parts) []images.Image {
 		list = append(list, s.Images(parts)...)
 	}
 	return list
+}
+
+// web are the other hosts that the suite asks.
+func web(s *suite.Suite, p *suite.Plan) map[string]http.Handler {
+	if s.Web == nil {
+		return nil
+	}
+	return s.Web(p)
 }
 
 // table prints what the last runs of all suites have left.

@@ -64,7 +64,8 @@ func serve(name string, ports []string) {
 		fmt.Printf("%s - - [%s] %q 200\n", r.RemoteAddr, time.Now().Format(time.RFC3339), r.Method+" "+r.URL.Path)
 		fmt.Fprint(w, page)
 	})
-	fmt.Fprintf(os.Stderr, "%s: resuming normal operations -- Command line: 'httpd -D FOREGROUND'\n", name)
+	// Suites wait for what the real ones log.
+	fmt.Fprintf(os.Stderr, "%s: start worker processes; resuming normal operations -- Command line: 'httpd -D FOREGROUND'\n", name)
 	failed := make(chan error, len(ports))
 	for _, port := range ports {
 		go func() { failed <- http.ListenAndServe(":"+port, handler) }()
