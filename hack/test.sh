@@ -16,7 +16,7 @@ for program in go git make gcc; do
   fi
 done
 
-steps=7 at=0 begin=$SECONDS
+steps=9 at=0 begin=$SECONDS
 # step DESCRIPTION COMMAND... runs one step, or ends the run saying which step failed.
 step() {
   at=$((at + 1))
@@ -45,6 +45,12 @@ if [ "$(id -u)" -eq 0 ]; then
   step "what the integration tests run against: built or unpacked into bin/tools, nothing is installed" make --no-print-directory tools
 else
   step "no tools to build: not root" true
+fi
+step "the ground that other people's suites run on" go -C integration/conformance test -count=1 ./...
+if [ "$(id -u)" -eq 0 ]; then
+  step "other people's suites, the part that is quick: containerd's client suite, NRI" make --no-print-directory conformance-quick
+else
+  step "no suites of other people: not root" true
 fi
 step "integration: real containerd, real shims, real runc" make --no-print-directory integration
 

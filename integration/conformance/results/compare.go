@@ -17,8 +17,6 @@ type Summary struct {
 	Errors []string `json:"errors,omitempty"`
 	// Notes is what a suite wants to have said, such as figures that it measured.
 	Notes []string `json:"notes,omitempty"`
-	// Narrowed says that only some tests ran.
-	Narrowed bool `json:"narrowed,omitempty"`
 }
 
 // Numbers are those of one side.
@@ -42,7 +40,7 @@ type Line struct {
 // Compare holds both runs against each other and against the list. narrowed says that only some of the tests ran, so that one which is absent
 // proves nothing.
 func Compare(suite string, stock, ours *Run, known []Entry, narrowed bool) *Summary {
-	s := &Summary{Suite: suite, Narrowed: narrowed, Sides: map[Side]Numbers{Stock: stock.numbers(), Ours: ours.numbers()}}
+	s := &Summary{Suite: suite, Sides: map[Side]Numbers{Stock: stock.numbers(), Ours: ours.numbers()}}
 	for side, run := range map[Side]*Run{Stock: stock, Ours: ours} {
 		for _, e := range run.Errors {
 			s.fail("%s: %s", side, e)
