@@ -84,7 +84,7 @@ func (i *Instance) endLaunches(ctx context.Context) error {
 	ctx, cancel := timeout.WithContext(ctx, TimeoutCleanup)
 	defer cancel()
 	for _, token := range tokens {
-		if err := shimclient.EndLaunch(ctx, token); err != nil && !errdefs.IsNotImplemented(err) {
+		if err := shimclient.EndLaunch(ctx, token, nil); err != nil && !errdefs.IsNotImplemented(err) {
 			return errors.Wrap(err, "cannot end the processes of the launch")
 		}
 	}

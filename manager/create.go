@@ -133,7 +133,8 @@ func (i *Instance) awaitHelpers(p *Process) {
 	until := time.Now().Add(helperGrace)
 	for time.Now().Before(until) {
 		others := func(token string) bool {
-			return slices.ContainsFunc(shimclient.FindByToken(token), func(id shimclient.ProcessID) bool { return id != shim })
+			ids, err := i.m.findByToken(token)
+			return err != nil || slices.ContainsFunc(ids, func(id shimclient.ProcessID) bool { return id != shim })
 		}
 		if !slices.ContainsFunc(tokens, others) || !i.m.sleep(helperPause) {
 			return

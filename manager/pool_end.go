@@ -73,7 +73,7 @@ func (o *pool) clear(w *warmShim) {
 	if pid := w.p.verified(); (pid == shimclient.ProcessID{}) || pid.Alive() {
 		ctx, cancel := timeout.WithContext(ctx, TimeoutCleanup)
 		defer cancel()
-		if err := shimclient.EndLaunch(ctx, w.token); err != nil {
+		if err := shimclient.EndLaunch(ctx, w.token, nil); err != nil {
 			log.G(ctx).WithError(err).WithField("id", w.dir.ID).Warn("cannot end a warm shim, leaving it for the next start of the daemon")
 			return
 		}

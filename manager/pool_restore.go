@@ -134,7 +134,7 @@ func (w *warmShim) takeOver(ctx context.Context, idle bool) {
 		w.p.verify(ctx, l, w.spec.binary, w.token)
 	}
 	// Its bundle may be one that we cannot see.
-	if pid, has := w.hasChildren(); has {
+	if pid, has := w.hasChildren(ctx); has {
 		log.G(ctx).WithField("pid", pid.Pid).Error("found a warm shim without a bundle that has processes, leaving it alone")
 		return
 	}
@@ -144,14 +144,20 @@ func (w *warmShim) takeOver(ctx context.Context, idle bool) {
 	m.pool.put(w, 0)
 }
 
-// hasChildren tells which of the shim's processes, if any, runs others. One that does not answer may not have a verified pid.
-func (w *warmShim) hasChildren() (shimclient.ProcessID, bool) {
+// hasChildren tells which of the shim's processes, if any, runs others, or may run some. One that does not answer may not have a verified
+// pid.
+func (w *warmShim) hasChildren(ctx context.Context) (shimclient.ProcessID, bool) {
+	ctx, cancel := context.WithTimeout(ctx, scanTime)
+	defer cancel()
 	pids := []shimclient.ProcessID{w.p.verified()}
 	if !pids[0].Alive() {
-		pids = shimclient.FindByToken(w.token)
+		var err error
+		if pids, err = shimclient.FindByToken(ctx, w.token); err != nil {
+			return shimclient.ProcessID{}, !errdefs.IsNotImplemented(err)
+		}
 	}
 	for _, pid := range pids {
-		if pid.HasChildren() {
+		if has, err := pid.HasChildren(ctx); has || err != nil && !errdefs.IsNotImplemented(err) {
 			return pid, true
 		}
 	}
@@ -163,13 +169,16 @@ func (m *ShimManager) sweepWarm(ctx context.Context, dir *bundle.Warm, rec *bund
 	if rec.Launch.Token != "" {
 		ectx, cancel := context.WithTimeout(ctx, endWarmTime)
 		defer cancel()
-		if err := shimclient.EndLaunch(ectx, rec.Launch.Token); err != nil && !errdefs.IsNotImplemented(err) {
+		if err := shimclient.EndLaunch(ectx, rec.Launch.Token, nil); err != nil && !errdefs.IsNotImplemented(err) {
 			log.G(ctx).WithError(err).Warn("cannot end a warm shim whose launch was cut short, leaving it for the next start of the daemon")
 			return
 		}
 	}
-	if len(shimclient.FindByDir(dir.Path)) > 0 {
-		log.G(ctx).WithError(errors.New("a process works in it")).Error("cannot remove the directory of a warm shim, leaving it alone")
+	if works, err := found(ctx, nil, []string{dir.Path}); works && !errdefs.IsNotImplemented(err) {
+		if err == nil {
+			err = errors.New("a process works in it")
+		}
+		log.G(ctx).WithError(err).Error("cannot remove the directory of a warm shim, leaving it alone")
 		return
 	}
 	m.removeWarm(ctx, dir, rec.Namespace, address)

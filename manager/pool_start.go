@@ -304,7 +304,7 @@ func (w *warmShim) undo(ctx context.Context, m *ShimManager) {
 	}
 	ectx, cancel := context.WithTimeout(ctx, endWarmTime)
 	defer cancel()
-	if err := shimclient.EndLaunch(ectx, w.token); err != nil && !errdefs.IsNotImplemented(err) {
+	if err := shimclient.EndLaunch(ectx, w.token, nil); err != nil && !errdefs.IsNotImplemented(err) {
 		log.G(ctx).WithError(err).WithField("id", w.dir.ID).Warn("cannot end a warm shim, leaving it for the next start of the daemon")
 		return
 	}

@@ -356,7 +356,7 @@ func (p *Process) verify(ctx context.Context, l *link, b shimclient.Binary, toke
 	if err != nil || r.ShimPid == 0 {
 		return
 	}
-	pid, err := shimclient.VerifyShim(int(r.ShimPid), b, token)
+	pid, err := shimclient.VerifyShim(ctx, int(r.ShimPid), b, token)
 	if err != nil {
 		log.G(ctx).WithError(err).WithField("pid", r.ShimPid).Debug("cannot verify the shim's pid")
 		return

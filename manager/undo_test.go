@@ -5,6 +5,7 @@ package manager
 
 import (
 	"context"
+	"strconv"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -178,7 +179,7 @@ func TestCreatesThatHangArePiledUp(t *testing.T) {
 		require.NoError(t, p.onConnected(s.connect()))
 		s.stall("Create")
 		for n := range 3 * strandedLimit {
-			err := giveUp(t, joining(t, m, p, "c"+itoa(n)))
+			err := giveUp(t, joining(t, m, p, "c"+strconv.Itoa(n)))
 			require.Error(t, err)
 			require.Equal(t, n >= strandedLimit, errdefs.IsUnavailable(err), "create %d: %v", n, err)
 		}

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/pkg/timeout"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
 	"github.com/pkg/errors"
 
 	"github.com/shimyard/shimyard/shimclient"
@@ -22,8 +24,8 @@ const probeReach = 2 * time.Second
 // when that began. What proves death:
 //
 //   - the verified pid is gone;
-//   - or no pid was verified, the connect is refused or the socket is missing, and no process of its launches lives. A missing
-//     socket alone proves nothing, tmp cleaners remove them. A refused abstract socket may be one of another network namespace, so it
+//   - or no pid was verified, the connect is refused or the socket is missing, and no process of its launches lives, which takes a look
+//     at all of them that did not fail. A missing socket alone proves nothing, tmp cleaners remove them. A refused abstract socket may be one of another network namespace, so it
 //     must be refused for the whole load timeout, and so must the socket of a process that no daemon of this machine launched;
 //   - for vsock and the like: unreachable for the whole load timeout. A connect that succeeds is no failure, whatever follows it.
 func (p *Process) proofOfDeath(from time.Time) string {
@@ -43,7 +45,7 @@ func (p *Process) proofOfDeath(from time.Time) string {
 	if !(p.isLaunched() && p.endpoint.Local()) && time.Since(from) < timeout.Get(TimeoutLoad) {
 		return ""
 	}
-	if found(p.traces()) {
+	if p.mayLive(from) {
 		return ""
 	}
 	return "it cannot be reached and no process of it lives"
@@ -56,13 +58,50 @@ func (p *Process) reach() shimclient.Reach {
 	return p.endpoint.Probe(ctx)
 }
 
-// found tells whether a process lives that carries one of the tokens, or that works in one of the directories.
-func found(tokens, dirs []string) bool {
-	return slices.ContainsFunc(tokens, func(t string) bool { return len(shimclient.FindByToken(t)) > 0 }) ||
-		slices.ContainsFunc(dirs, func(d string) bool { return len(shimclient.FindByDir(d)) > 0 })
+// scanTime bounds one look for the processes of a shim.
+const scanTime = 2 * time.Second
+
+// found tells whether a process lives, or may live, that carries one of the tokens, or that works in one of the directories. What could
+// not be looked at may be one. A platform whose processes cannot be looked at has an error of class NotImplemented.
+func found(ctx context.Context, tokens, dirs []string) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, scanTime)
+	defer cancel()
+	look := func(names []string, find func(context.Context, string) ([]shimclient.ProcessID, error)) (bool, error) {
+		for _, name := range names {
+			if ids, err := find(ctx, name); len(ids) > 0 || err != nil {
+				return true, err
+			}
+		}
+		return false, nil
+	}
+	if is, err := look(tokens, shimclient.FindByToken); is {
+		return is, err
+	}
+	return look(dirs, shimclient.FindByDir)
 }
 
-// hasProcess tells whether a process lives that looks like the instance's shim.
+// findByToken is shimclient's, bounded.
+func (m *ShimManager) findByToken(token string) ([]shimclient.ProcessID, error) {
+	ctx, cancel := context.WithTimeout(m.ctx, scanTime)
+	defer cancel()
+	return shimclient.FindByToken(ctx, token)
+}
+
+// mayLive tells whether a process lives, or may live, that looks like the shim: a look that failed proves nothing. Where the platform
+// lets no process be looked at, its connection is all that a shim can be judged by, for the whole load timeout.
+func (p *Process) mayLive(from time.Time) bool {
+	tokens, dirs := p.traces()
+	is, err := found(p.m.ctx, tokens, dirs)
+	if errdefs.IsNotImplemented(err) {
+		return time.Since(from) < timeout.Get(TimeoutLoad)
+	}
+	if err != nil {
+		log.G(p.m.ctx).WithError(err).WithField("address", p.endpoint).Debug("cannot tell whether a shim lives")
+	}
+	return is
+}
+
+// hasProcess tells whether a process lives, or may live, that looks like the instance's shim.
 func (i *Instance) hasProcess() bool {
 	i.mu.Lock()
 	var tokens, dirs []string
@@ -73,7 +112,8 @@ func (i *Instance) hasProcess() bool {
 		dirs = append(dirs, i.bundle.Path)
 	}
 	i.mu.Unlock()
-	return found(tokens, dirs)
+	is, err := found(i.m.ctx, tokens, dirs)
+	return is && !errdefs.IsNotImplemented(err)
 }
 
 // isLocalShortage tells errors of a connect that are about this daemon.

@@ -212,7 +212,7 @@ func (l *Launcher) attempt(ctx context.Context, r StartRequest, p StartProtocol)
 func (l *Launcher) undo(ctx context.Context, r StartRequest, result *bootapi.BootstrapResult) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
 	defer cancel()
-	err := EndLaunch(ctx, r.Token)
+	err := EndLaunch(ctx, r.Token, nil)
 	if errdefs.IsNotImplemented(err) {
 		err = nil
 	}

@@ -57,7 +57,7 @@ func newLaunchTest(t *testing.T, s shimtest.Scenario, opts ...shimtest.InstallOp
 
 // end ends what a successful start has left running.
 func (lt *launchTest) end() {
-	require.NoError(lt.t, EndLaunch(context.Background(), lt.req.Token))
+	require.NoError(lt.t, EndLaunch(context.Background(), lt.req.Token, nil))
 	lt.RemoveSockets("ns", []string{"c1"})
 }
 
@@ -65,7 +65,7 @@ func (lt *launchTest) end() {
 func (lt *launchTest) requireNothingLeft() {
 	lt.t.Helper()
 	require.Empty(lt.t, lt.Procs())
-	require.Empty(lt.t, FindByToken(lt.req.Token))
+	require.Empty(lt.t, byToken(lt.t, lt.req.Token))
 	require.Empty(lt.t, lt.Sockets())
 }
 
@@ -116,8 +116,10 @@ func TestStartContract(t *testing.T) {
 	}
 	lt.Await(shimtest.KindExec, "daemon", 1)
 	daemon := lt.Daemon("c1")
-	require.True(t, hasToken(daemon.Pid, lt.req.Token), "the daemon carries the token")
-	id, err := VerifyShim(daemon.Pid, lt.req.Binary, "")
+	carriers := byToken(t, lt.req.Token)
+	require.Len(t, carriers, 1, "the daemon carries the token")
+	require.Equal(t, daemon.Pid, carriers[0].Pid)
+	id, err := VerifyShim(lt.t.Context(), daemon.Pid, lt.req.Binary, "")
 	require.NoError(t, err)
 	require.Equal(t, daemon.Start, id.StartTime)
 }

@@ -6,6 +6,7 @@ package shimclient
 import (
 	"crypto/rand"
 	"encoding/hex"
+	"strconv"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -17,11 +18,25 @@ import (
 // of their spec.
 const TokenEnv = "SHIMYARD_LAUNCH"
 
-// NewToken makes the token of one launch.
+// NewToken makes the token of one launch. It ends with the moment at which it was
+// made: what began before cannot carry it, and need not be looked at.
 func NewToken() string {
 	b := make([]byte, 16)
 	rand.Read(b) //nolint:errcheck // it never fails
-	return hex.EncodeToString(b)
+	return hex.EncodeToString(b) + tokenMoment + strconv.FormatUint(Now(), 16)
+}
+
+// tokenMoment comes before the moment in a token.
+const tokenMoment = "-"
+
+// madeAt is the moment in a token; 0 for one without.
+func madeAt(token string) uint64 {
+	_, moment, _ := strings.Cut(token, tokenMoment)
+	at, err := strconv.ParseUint(moment, 16, 64)
+	if err != nil {
+		return 0
+	}
+	return at
 }
 
 // checkToken keeps a token from matching more than one launch.

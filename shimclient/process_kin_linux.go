@@ -4,6 +4,7 @@
 package shimclient
 
 import (
+	"context"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -51,10 +52,23 @@ func (p ProcessID) StartedBefore(t time.Time) bool {
 	return p.StartTime != 0 && time.Now().Add(-age).Before(t.Add(startSlack))
 }
 
-// HasChildren reports whether the process has children that run. A process that is gone has none.
-func (p ProcessID) HasChildren() bool {
-	return p.Alive() && len(scanProcesses(func(pid int) bool {
-		st, err := readStat(pid)
-		return err == nil && st.parent == p.Pid
-	})) > 0
+// SharesSession reports whether two processes are of one session. A process that
+// was detached from the one that ran it, a daemon, has its own. False where that
+// is not certain.
+func (p ProcessID) SharesSession(o ProcessID) bool {
+	a, aerr := readStat(p.Pid)
+	b, berr := readStat(o.Pid)
+	return aerr == nil && berr == nil && a.start == p.StartTime && b.start == o.StartTime && a.session == b.session
+}
+
+// HasChildren reports whether the process has children that run. A process that is
+// gone has none. An error means that it could not be told.
+func (p ProcessID) HasChildren(ctx context.Context) (bool, error) {
+	if !p.Alive() {
+		return false, nil
+	}
+	s, err := scanProcesses(ctx, p.StartTime, func(_ ProcessID, st procStat) sight {
+		return seenIf(st.parent == p.Pid)
+	})
+	return len(s.found) > 0 && p.Alive(), err
 }

@@ -26,6 +26,17 @@ const pollInterval = 100 * time.Millisecond
 // pidfdOpen is a variable for the tests of what is done without it.
 var pidfdOpen = unix.PidfdOpen
 
+// Now is the moment on the clock of process starts: a process that begins from now
+// on has a StartTime of at least this. Its unit is that of ProcessID.StartTime;
+// 0 where the system does not say.
+func Now() uint64 {
+	var up unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &up); err != nil {
+		return 0
+	}
+	return uint64(time.Duration(up.Nano()) / (time.Second / ticksPerSecond))
+}
+
 // LookupProcess returns the identity of a running process; NotFound when there
 // is none, or only a zombie.
 func LookupProcess(pid int) (ProcessID, error) {
@@ -173,6 +184,7 @@ func (p ProcessID) poll(ctx context.Context) error {
 type procStat struct {
 	state   byte
 	parent  int
+	session int
 	threads int
 	start   uint64
 	// ticks of CPU time used, in user and kernel mode; pages of memory resident.
@@ -211,7 +223,7 @@ func readStat(pid int) (procStat, error) {
 // taskExiting is PF_EXITING among the flags of a process (field 9).
 const taskExiting = 0x4
 
-// parseStat reads fields 3, 4, 20, 22, and those that tell an exec or an exit. The second, the name in parentheses, may
+// parseStat reads fields 3, 4, 6, 20, 22, and those that tell an exec or an exit. The second, the name in parentheses, may
 // hold spaces, parentheses and newlines, so counting starts after the last one.
 func parseStat(data []byte) (procStat, bool) {
 	end := bytes.LastIndexByte(data, ')')
@@ -229,7 +241,8 @@ func parseStat(data []byte) (procStat, bool) {
 	}
 	start, err := strconv.ParseUint(fields[22-first], 10, 64)
 	parent, _ := strconv.Atoi(fields[4-first])
-	st := procStat{state: fields[0][0], parent: parent, threads: threads, start: start}
+	session, _ := strconv.Atoi(fields[6-first])
+	st := procStat{state: fields[0][0], parent: parent, session: session, threads: threads, start: start}
 	user, _ := strconv.ParseUint(fields[14-first], 10, 64)
 	system, _ := strconv.ParseUint(fields[15-first], 10, 64)
 	st.ticks = user + system

@@ -33,8 +33,16 @@ func (p ProcessID) Signal(syscall.Signal) error { return notHere("signal a proce
 // DescendsFrom cannot be told on this platform.
 func (p ProcessID) DescendsFrom(ProcessID) bool { return false }
 
-// HasChildren cannot be told on this platform.
-func (p ProcessID) HasChildren() bool { return false }
+// SharesSession cannot be told on this platform.
+func (p ProcessID) SharesSession(ProcessID) bool { return false }
+
+// HasChildren is not implemented on this platform.
+func (p ProcessID) HasChildren(context.Context) (bool, error) {
+	return false, notHere("look at processes")
+}
+
+// Now is not known on this platform.
+func Now() uint64 { return 0 }
 
 // StartedBefore cannot be told on this platform.
 func (p ProcessID) StartedBefore(time.Time) bool { return false }
@@ -59,18 +67,22 @@ func (p ProcessID) Catches(syscall.Signal) (bool, error) {
 }
 
 // VerifyShim is not implemented on this platform.
-func VerifyShim(int, Binary, string) (ProcessID, error) {
+func VerifyShim(context.Context, int, Binary, string) (ProcessID, error) {
 	return ProcessID{}, notHere("verify the process of a shim")
 }
 
-// FindByToken finds nothing on this platform.
-func FindByToken(string) []ProcessID { return nil }
+// FindByToken is not implemented on this platform.
+func FindByToken(context.Context, string) ([]ProcessID, error) {
+	return nil, notHere("look at processes")
+}
 
-// FindByDir finds nothing on this platform.
-func FindByDir(string) []ProcessID { return nil }
+// FindByDir is not implemented on this platform.
+func FindByDir(context.Context, string) ([]ProcessID, error) {
+	return nil, notHere("look at processes")
+}
 
 // EndLaunch is not implemented on this platform.
-func EndLaunch(_ context.Context, token string) error {
+func EndLaunch(_ context.Context, token string, _ func(ProcessID) bool) error {
 	if err := checkToken(token); err != nil {
 		return err
 	}

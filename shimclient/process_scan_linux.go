@@ -6,219 +6,199 @@ package shimclient
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
-	"syscall"
-	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/pkg/errors"
 	"golang.org/x/sys/unix"
 )
 
+// unclearScans is for how many scans a process counts as possibly one of the
+// launch, because its environment cannot be read: an exec and an exit are
+// short, unless the kernel is stuck, which has then nothing to do with us.
+const unclearScans = 100
+
+// sight is what a look at one process brought.
+type sight int
+
 const (
-	// rescanPause is between two scans.
-	rescanPause = 10 * time.Millisecond
-	// cleanScans is how many scans in a row must find nothing: a process may
-	// fork into a pid that one scan has passed, and exit before it is reached.
-	cleanScans = 2
-	// unclearScans is for how many scans a process counts as possibly one of the
-	// launch, because its environment cannot be read: an exec and an exit are
-	// short, unless the kernel is stuck, which has then nothing to do with us.
-	unclearScans = 100
-	// endTime bounds EndLaunch where its caller does not.
-	endTime = 10 * time.Second
+	unseen  sight = iota // it is not what is looked for
+	seen                 // it is
+	passing              // it cannot be told while the process is in an exec or an exit
+	blocked              // it cannot be told: the look does not return, or is not allowed
+	failed               // nothing can be looked at now: the daemon is out of descriptors or memory
 )
 
-// VerifyShim checks that the process pid, which a shim named as its own, is a
-// shim of that binary: its executable is that file, or one of the same name (the
-// file may have been replaced since), or it carries the token of the launch
-// (scripts run as their interpreter). It is never the daemon itself. Errors:
-// NotFound when there is no such process, FailedPrecondition when it is another.
-func VerifyShim(pid int, b Binary, token string) (ProcessID, error) {
-	id, err := LookupProcess(pid)
-	if err != nil {
-		return ProcessID{}, err
+func seenIf(is bool) sight {
+	if is {
+		return seen
 	}
-	matches := pid != os.Getpid() && (runsBinary(pid, b) || (checkToken(token) == nil && hasToken(pid, token)))
-	// What was read is this process's only if it is still there.
-	if !id.Alive() {
-		return ProcessID{}, id.gone()
-	}
-	if !matches {
-		return ProcessID{}, errors.Wrapf(errdefs.ErrFailedPrecondition,
-			"process %d is not a shim of %s, nor of its launch", pid, b.Path)
-	}
-	return id, nil
+	return unseen
 }
 
-func runsBinary(pid int, b Binary) bool {
-	link := procPath(pid, "exe")
-	if exe, err := IdentifyFile(link); err == nil {
-		if now, err := IdentifyFile(b.Path); err == nil && exe.dev == now.dev && exe.inode == now.inode {
-			return true
-		}
-		if b.File != (FileID{}) && exe == b.File {
-			return true
-		}
-	}
-	target, err := os.Readlink(link)
-	if err != nil || b.Path == "" {
-		return false
-	}
-	name := filepath.Base(strings.TrimSuffix(target, deletedMark))
-	if name == filepath.Base(b.Path) {
-		return true
-	}
-	resolved, err := filepath.EvalSymlinks(b.Path)
-	return err == nil && name == filepath.Base(resolved)
-}
+// sightings are what a scan of all processes brought.
+type sightings struct{ found, passing []ProcessID }
 
-// deletedMark is what the kernel appends to a link in /proc whose target is no
-// longer there.
-const deletedMark = " (deleted)"
-
-// hasToken reports whether a process was executed with the token in its
-// environment.
-func hasToken(pid int, token string) bool {
-	has, _ := readToken(pid, token)
-	return has
-}
-
-// readToken is hasToken, and tells whether there was an environment to read.
-func readToken(pid int, token string) (has, readable bool) {
-	env, err := os.ReadFile(procPath(pid, "environ"))
-	if err != nil {
-		return false, false
-	}
-	want := []byte(TokenEnv + "=" + token)
-	for entry := range bytes.SplitSeq(env, []byte{0}) {
-		if bytes.Equal(entry, want) {
-			return true, true
-		}
-	}
-	return false, len(env) > 0
-}
-
-// FindByToken returns the processes that carry the token of a launch, without
-// the caller's own.
-func FindByToken(token string) []ProcessID {
-	found, _ := scanToken(token)
-	return found
-}
-
-// scanToken is FindByToken, and tells of which processes it could not be told.
-func scanToken(token string) (found, unclear []ProcessID) {
+// FindByToken returns the processes that carry the token of a launch, without the
+// caller's own. An error means that there may be others: /proc or a process could
+// not be looked at, or ctx has ended. What was found is returned with it.
+func FindByToken(ctx context.Context, token string) ([]ProcessID, error) {
 	if checkToken(token) != nil {
 		return nil, nil
 	}
-	found = scanProcesses(func(pid int) bool {
-		has, readable := readToken(pid, token)
-		if !readable {
-			if st, err := readStat(pid); err == nil && st.unclear {
-				unclear = append(unclear, ProcessID{Pid: pid, StartTime: st.start})
-			}
+	for scans := 1; ; scans++ {
+		s, err := scanToken(ctx, token)
+		if err != nil || len(s.found) > 0 || len(s.passing) == 0 || scans == unclearScans {
+			return s.found, err
 		}
-		return has
+		if !sleep(ctx, rescanPause) {
+			return nil, errors.Wrap(endOf(ctx), "looking for the processes of a launch")
+		}
+	}
+}
+
+func scanToken(ctx context.Context, token string) (sightings, error) {
+	return scanProcesses(ctx, madeAt(token), func(id ProcessID, st procStat) sight {
+		env, err := environ(ctx, id)
+		if err != nil {
+			return sightOf(id, err)
+		}
+		if len(env) == 0 && st.unclear {
+			return passing
+		}
+		return seenIf(holdsToken(env, token))
 	})
-	return found, unclear
 }
 
 // FindByDir returns the processes whose working directory is dir, without the
-// caller's own. A directory that is gone is known by its old path.
-func FindByDir(dir string) []ProcessID {
+// caller's own. A directory that is gone is known by its old path. The error is
+// as that of FindByToken.
+//
+// The text of the link tells, and no file behind it is touched: a working directory
+// may be on a file system that does not answer. Only where the text is the
+// directory's is it asked for whether it really is: another mount namespace may
+// have the same path.
+func FindByDir(ctx context.Context, dir string) ([]ProcessID, error) {
+	dir = filepath.Clean(dir)
+	if real, err := filepath.EvalSymlinks(dir); err == nil {
+		dir = real
+	}
 	var want unix.Stat_t
-	exists := unix.Stat(dir, &want) == nil
-	clean := filepath.Clean(dir)
-	return scanProcesses(func(pid int) bool {
-		link := procPath(pid, "cwd")
-		if !exists {
-			target, err := os.Readlink(link)
-			return err == nil && target == clean+deletedMark
+	text := dir
+	if unix.Stat(dir, &want) != nil {
+		text = dir + deletedMark
+	}
+	s, err := scanProcesses(ctx, 0, func(id ProcessID, _ procStat) sight {
+		link := procPath(id.Pid, "cwd")
+		target, err := os.Readlink(link)
+		if err != nil {
+			return sightOf(id, err)
 		}
-		var st unix.Stat_t
-		return unix.Stat(link, &st) == nil && st.Dev == want.Dev && st.Ino == want.Ino
+		if target != text || text != dir {
+			return seenIf(target == text)
+		}
+		st, err := beside(ctx, id, func() (st unix.Stat_t, err error) { return st, unix.Stat(link, &st) })
+		if err != nil {
+			return sightOf(id, err)
+		}
+		return seenIf(st.Dev == want.Dev && st.Ino == want.Ino)
 	})
+	return s.found, err
 }
 
-// scanProcesses returns the running processes for which match holds.
-func scanProcesses(match func(pid int) bool) []ProcessID {
-	proc, err := os.Open("/proc")
-	if err != nil {
-		return nil
+// sightOf is what a failed look at a process means.
+func sightOf(id ProcessID, err error) sight {
+	switch {
+	case errors.Is(err, os.ErrNotExist), errors.Is(err, unix.ESRCH):
+		return unseen
+	case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE), errors.Is(err, unix.ENOMEM):
+		return failed
+	case errors.Is(err, os.ErrPermission):
+		if !couldBeOurs(id.Pid) {
+			return unseen
+		}
 	}
-	defer proc.Close()
-	names, _ := proc.Readdirnames(-1)
-	var found []ProcessID
-	for _, name := range names {
-		pid, err := strconv.Atoi(name)
-		if err != nil || pid == os.Getpid() || !match(pid) {
+	return blocked
+}
+
+// scanProcesses looks at all running processes that began at since or later, but
+// not at the caller's own. It fails where one of them could not be looked at, or
+// all could not; what was seen is returned with the error.
+func scanProcesses(ctx context.Context, since uint64, look func(ProcessID, procStat) sight) (s sightings, err error) {
+	pids, err := allPids()
+	if err != nil {
+		return s, err
+	}
+	var unknown error
+	for _, pid := range pids {
+		st, err := readStat(pid)
+		switch {
+		case errdefs.IsNotFound(err):
+			continue
+		case err != nil:
+			return s, unclear(pid, err)
+		case st.dead() || st.start < since || pid == os.Getpid():
 			continue
 		}
-		if id, err := LookupProcess(pid); err == nil {
-			found = append(found, id)
-		}
-	}
-	return found
-}
-
-// EndLaunch kills every process that carries the token of a launch, until none
-// is left. Only for a launch that never got a task: what a shim started for a
-// task would go with it. It returns an error that names what is left when ctx
-// ends, or after 10 s.
-func EndLaunch(ctx context.Context, token string) error {
-	if err := checkToken(token); err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, endTime)
-	defer cancel()
-	clean, seen := 0, make(map[ProcessID]int)
-	for {
-		left, unclear := scanToken(token)
-		clean++
-		for _, p := range unclear {
-			if seen[p]++; seen[p] <= unclearScans {
-				clean = 0
+		id := ProcessID{Pid: pid, StartTime: st.start}
+		switch look(id, st) {
+		case seen:
+			if id.Alive() {
+				s.found = append(s.found, id)
 			}
+		case passing:
+			s.passing = append(s.passing, id)
+		case blocked:
+			unknown = unclear(pid, errors.New("it does not let itself be looked at"))
+		case failed:
+			return s, unclear(pid, errors.New("out of descriptors or memory"))
+		case unseen:
 		}
-		if len(left) > 0 {
-			clean = 0
-		}
-		if clean == cleanScans {
-			return nil
-		}
-		killAll(ctx, left, token)
-		if !sleep(ctx, rescanPause) {
-			return leftError(ctx, token)
+		if ctx.Err() != nil {
+			return s, errors.Wrap(endOf(ctx), "looking at all processes")
 		}
 	}
+	return s, unknown
 }
 
-// killAll kills the processes, each only if it is still the one found, and waits
-// for those as long as ctx allows.
-func killAll(ctx context.Context, processes []ProcessID, token string) {
-	var killed []ProcessID
-	for _, p := range processes {
-		if p.signalIf(syscall.SIGKILL, func() bool { return hasToken(p.Pid, token) }) == nil {
-			killed = append(killed, p)
-		}
-	}
-	for _, p := range killed {
-		_ = p.Wait(ctx)
-	}
+func unclear(pid int, err error) error {
+	return errors.Wrapf(errdefs.ErrUnavailable, "cannot tell whether process %d belongs to the shim: %v", pid, err)
 }
 
-func leftError(ctx context.Context, token string) error {
-	left := FindByToken(token)
-	if len(left) == 0 {
-		return nil
+// procDir is a variable for the tests of what is done without it.
+var procDir = "/proc"
+
+func allPids() ([]int, error) {
+	proc, err := os.Open(procDir)
+	if err != nil {
+		return nil, errors.Wrapf(errdefs.ErrUnavailable, "cannot look at processes: %v", err)
 	}
-	pids := make([]string, len(left))
-	for i, p := range left {
-		pids[i] = fmt.Sprint(p.Pid)
+	defer proc.Close()
+	names, err := proc.Readdirnames(-1)
+	if err != nil {
+		return nil, errors.Wrapf(errdefs.ErrUnavailable, "cannot look at processes: %v", err)
 	}
-	return errors.Wrapf(endOf(ctx), "cannot end all processes of the launch, left: %s", strings.Join(pids, ", "))
+	var pids []int
+	for _, name := range names {
+		if pid, err := strconv.Atoi(name); err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	if len(pids) == 0 {
+		return nil, errors.Wrapf(errdefs.ErrUnavailable, "cannot look at processes: %s has none", procDir)
+	}
+	return pids, nil
+}
+
+// holdsToken reports whether an environment has the token.
+func holdsToken(env []byte, token string) bool {
+	want := []byte(TokenEnv + "=" + token)
+	for entry := range bytes.SplitSeq(env, []byte{0}) {
+		if bytes.Equal(entry, want) {
+			return true
+		}
+	}
+	return false
 }

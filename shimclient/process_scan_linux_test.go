@@ -25,6 +25,20 @@ func copySleep(t *testing.T, name string) string {
 	return path
 }
 
+func byToken(t *testing.T, token string) []ProcessID {
+	t.Helper()
+	found, err := FindByToken(t.Context(), token)
+	require.NoError(t, err)
+	return found
+}
+
+func byDir(t *testing.T, dir string) []ProcessID {
+	t.Helper()
+	found, err := FindByDir(t.Context(), dir)
+	require.NoError(t, err)
+	return found
+}
+
 func TestVerifyShim(t *testing.T) {
 	path := copySleep(t, "containerd-shim-foo-v9")
 	file, err := IdentifyFile(path)
@@ -34,14 +48,14 @@ func TestVerifyShim(t *testing.T) {
 	pid := runChild(t, withToken(exec.Command(path, "1000"), token)).Process.Pid
 	requireShim := func(b Binary, token string) {
 		t.Helper()
-		id, err := VerifyShim(pid, b, token)
+		id, err := VerifyShim(t.Context(), pid, b, token)
 		require.NoError(t, err)
 		require.Equal(t, pid, id.Pid)
 		require.True(t, id.Alive())
 	}
 	requireOther := func(pid int, b Binary, token string) {
 		t.Helper()
-		_, err := VerifyShim(pid, b, token)
+		_, err := VerifyShim(t.Context(), pid, b, token)
 		require.True(t, errdefs.IsFailedPrecondition(err), "%v", err)
 	}
 
@@ -67,7 +81,7 @@ func TestVerifyShim(t *testing.T) {
 	self, err := os.Executable()
 	require.NoError(t, err)
 	requireOther(os.Getpid(), Binary{Path: self}, "")
-	_, err = VerifyShim(1<<30, b, token)
+	_, err = VerifyShim(t.Context(), 1<<30, b, token)
 	require.True(t, errdefs.IsNotFound(err), "%v", err)
 }
 
@@ -82,30 +96,30 @@ func TestVerifyShimThatIsAScript(t *testing.T) {
 	runChild(t, cmd)
 	_, err = io.ReadFull(stdout, make([]byte, 3))
 	require.NoError(t, err)
-	_, err = VerifyShim(cmd.Process.Pid, Binary{Path: path}, token)
+	_, err = VerifyShim(t.Context(), cmd.Process.Pid, Binary{Path: path}, token)
 	require.NoError(t, err)
-	_, err = VerifyShim(cmd.Process.Pid, Binary{Path: path}, "")
+	_, err = VerifyShim(t.Context(), cmd.Process.Pid, Binary{Path: path}, "")
 	require.True(t, errdefs.IsFailedPrecondition(err), "%v", err)
 	stdin.Close()
 }
 
 func TestFindByToken(t *testing.T) {
 	token := NewToken()
-	require.Empty(t, FindByToken(token))
+	require.Empty(t, byToken(t, token))
 	cmd := runChild(t, withToken(exec.Command("sleep", "1000"), token))
 	runChild(t, withToken(exec.Command("sleep", "1000"), token+"0"))
 	runChild(t, withToken(exec.Command("sleep", "1000"), NewToken()))
 	want, err := LookupProcess(cmd.Process.Pid)
 	require.NoError(t, err)
-	eventually(t, func() bool { return len(FindByToken(token)) == 1 }, "found %v", FindByToken(token))
-	require.Equal(t, []ProcessID{want}, FindByToken(token))
-	require.Empty(t, FindByToken(token[:len(token)-1]))
-	require.Empty(t, FindByToken(""))
+	eventually(t, func() bool { return len(byToken(t, token)) == 1 }, "it runs")
+	require.Equal(t, []ProcessID{want}, byToken(t, token))
+	require.Empty(t, byToken(t, token[:len(token)-1]))
+	require.Empty(t, byToken(t, ""))
 
 	// A zombie is not found.
 	require.NoError(t, cmd.Process.Kill())
 	require.NoError(t, want.Wait(t.Context()))
-	require.Empty(t, FindByToken(token))
+	require.Empty(t, byToken(t, token))
 }
 
 func TestFindByDir(t *testing.T) {
@@ -115,16 +129,16 @@ func TestFindByDir(t *testing.T) {
 	runChild(t, cmd)
 	want, err := LookupProcess(cmd.Process.Pid)
 	require.NoError(t, err)
-	require.Equal(t, []ProcessID{want}, FindByDir(dir))
+	require.Equal(t, []ProcessID{want}, byDir(t, dir))
 	link := filepath.Join(t.TempDir(), "link")
 	require.NoError(t, os.Symlink(dir, link))
-	require.Equal(t, []ProcessID{want}, FindByDir(link))
-	require.Empty(t, FindByDir(t.TempDir()))
+	require.Equal(t, []ProcessID{want}, byDir(t, link))
+	require.Empty(t, byDir(t, t.TempDir()))
 
 	require.NoError(t, os.Remove(dir))
-	require.Equal(t, []ProcessID{want}, FindByDir(dir))
+	require.Equal(t, []ProcessID{want}, byDir(t, dir))
 	require.NoError(t, os.Mkdir(dir, 0o700))
-	require.Empty(t, FindByDir(dir), "another directory of the same path")
+	require.Empty(t, byDir(t, dir), "another directory of the same path")
 }
 
 // Daemons that fork away from a helper are found, in sessions and groups of their own, and while they fork on.
@@ -136,33 +150,60 @@ for i in 1 2 3; do setsid sleep 1000 & done
 (while :; do sh -c 'sleep 0.01; exec sleep 1000' & sleep 0.005; done) &
 exec sleep 1000`
 	cmd := runChild(t, withToken(exec.Command("sh", "-c", script), token))
-	eventually(t, func() bool { return len(FindByToken(token)) > 10 }, "the launch forks")
-	require.NoError(t, EndLaunch(t.Context(), token))
-	require.Empty(t, FindByToken(token))
+	eventually(t, func() bool { return len(byToken(t, token)) > 10 }, "the launch forks")
+	require.NoError(t, EndLaunch(t.Context(), token, nil))
+	require.Empty(t, byToken(t, token))
 	require.Error(t, cmd.Wait())
 	id, err := LookupProcess(other.Process.Pid)
 	require.NoError(t, err, "the process of another launch was killed")
 	require.True(t, id.Alive())
-	require.NoError(t, EndLaunch(t.Context(), token), "again")
+	require.NoError(t, EndLaunch(t.Context(), token, nil), "again")
 }
 
 func TestEndLaunchNeedsAToken(t *testing.T) {
 	for _, token := range []string{"", "x", "=", "1234567\x00"} {
-		require.True(t, errdefs.IsInvalidArgument(EndLaunch(t.Context(), token)), "%q", token)
+		require.True(t, errdefs.IsInvalidArgument(EndLaunch(t.Context(), token, nil)), "%q", token)
 	}
 }
 
 func TestEndLaunchSaysWhatIsLeft(t *testing.T) {
 	token := NewToken()
 	cmd := runChild(t, withToken(exec.Command("sleep", "1000"), token))
-	eventually(t, func() bool { return len(FindByToken(token)) == 1 }, "it runs")
+	eventually(t, func() bool { return len(byToken(t, token)) == 1 }, "it runs")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	pidfd := pidfdOpen
 	pidfdOpen = func(int, int) (int, error) { return -1, os.ErrPermission }
 	t.Cleanup(func() { pidfdOpen = pidfd })
-	err := EndLaunch(ctx, token)
+	err := EndLaunch(ctx, token, nil)
 	require.ErrorIs(t, err, context.Canceled)
 	require.ErrorContains(t, err, "left: ")
 	require.True(t, cmd.ProcessState == nil)
+}
+
+// What a launch has run for a container is not what it has made: what began between two moments stays.
+func TestEndLaunchSpares(t *testing.T) {
+	token := NewToken()
+	shim := runChild(t, withToken(exec.Command("sleep", "1000"), token))
+	daemon := runChild(t, withToken(exec.Command("sleep", "1000"), token))
+	kept, err := LookupProcess(daemon.Process.Pid)
+	require.NoError(t, err)
+	eventually(t, func() bool { return len(byToken(t, token)) == 2 }, "both run")
+	require.NoError(t, EndLaunch(t.Context(), token, func(id ProcessID) bool { return id == kept }))
+	require.Equal(t, []ProcessID{kept}, byToken(t, token))
+	require.Error(t, shim.Wait(), "it was killed")
+	require.NoError(t, EndLaunch(t.Context(), token, nil))
+	require.Empty(t, byToken(t, token))
+}
+
+// A process that began before the launch cannot be one of it, and is not looked at.
+func TestTokenTellsWhenItWasMade(t *testing.T) {
+	before := Now()
+	token := NewToken()
+	require.GreaterOrEqual(t, madeAt(token), before)
+	require.LessOrEqual(t, madeAt(token), Now())
+	require.Zero(t, madeAt("0123456789abcdef"), "one of an earlier version")
+	id, err := LookupProcess(sleeper(t).Process.Pid)
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, id.StartTime, madeAt(token))
 }

@@ -110,7 +110,12 @@ func TestFollowed(t *testing.T) {
 }
 
 func TestHasChildren(t *testing.T) {
-	require.False(t, ProcessID{}.HasChildren())
+	has := func(id ProcessID) bool {
+		is, err := id.HasChildren(t.Context())
+		require.NoError(t, err)
+		return is
+	}
+	require.False(t, has(ProcessID{}))
 	parent := exec.Command("sh", "-c", "read x; sleep 60 & read x; kill $!; wait; read x")
 	in, err := parent.StdinPipe()
 	require.NoError(t, err)
@@ -118,16 +123,16 @@ func TestHasChildren(t *testing.T) {
 	t.Cleanup(func() { _ = parent.Process.Kill(); _ = parent.Wait() })
 	id, err := LookupProcess(parent.Process.Pid)
 	require.NoError(t, err)
-	require.False(t, id.HasChildren())
+	require.False(t, has(id))
 	_, err = in.Write([]byte("\n"))
 	require.NoError(t, err)
-	require.Eventually(t, id.HasChildren, time.Minute, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return has(id) }, time.Minute, 5*time.Millisecond)
 	_, err = in.Write([]byte("\n"))
 	require.NoError(t, err)
-	require.Eventually(t, func() bool { return !id.HasChildren() }, time.Minute, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return !has(id) }, time.Minute, 5*time.Millisecond)
 	require.NoError(t, in.Close())
 	_ = parent.Wait()
-	require.False(t, id.HasChildren(), "it is gone")
+	require.False(t, has(id), "it is gone")
 }
 
 // Only the names of sockets that are not there any more go.
