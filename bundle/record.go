@@ -33,6 +33,9 @@ type Record struct {
 	Warm string `json:"warm,omitempty"`
 	// Launched: the shim process was started by a daemon of this machine, not by a sandboxer of its own.
 	Launched bool `json:"launched,omitempty"`
+	// Took is when the instance got its shim, or was about to launch it, in clock ticks since boot: of what carries the shim's token, only
+	// what began since can be the instance's.
+	Took uint64 `json:"took,omitempty"`
 	// Shim is the process that serves it, once verified.
 	Shim *Proc `json:"shim,omitempty"`
 	// Endpoint is how to reach that process, as bootstrap.json says it, which may get lost.
@@ -57,6 +60,9 @@ type Launch struct {
 	Token  string    `json:"token,omitempty"`
 	Binary string    `json:"binary,omitempty"`
 	At     time.Time `json:"at,omitzero"`
+	// Answered is when the shim ran and had not been given any task, in clock ticks since boot; 0 until then. What carries the token and
+	// began later is no shim.
+	Answered uint64 `json:"answered,omitempty"`
 	// Groups are the ids, other than the instance's, under which the shim may have named its socket.
 	Groups []string `json:"groups,omitempty"`
 }

@@ -75,16 +75,16 @@ func (i *Instance) tryClean(ctx context.Context, c *cleaning) error {
 	return err
 }
 
-// endLaunches ends all processes that carry the tokens of launches that came to nothing. It must succeed before the bundle goes: the
-// tokens are in it.
+// endLaunches ends the processes that carry the tokens of launches that came to nothing, but those that were there before the instance.
+// It must succeed before the bundle goes: the tokens are in it.
 func (i *Instance) endLaunches(ctx context.Context) error {
 	i.mu.Lock()
-	tokens := i.tokens
+	tokens, spare := i.tokens, i.spare
 	i.mu.Unlock()
 	ctx, cancel := timeout.WithContext(ctx, TimeoutCleanup)
 	defer cancel()
 	for _, token := range tokens {
-		if err := shimclient.EndLaunch(ctx, token, nil); err != nil && !errdefs.IsNotImplemented(err) {
+		if err := shimclient.EndLaunch(ctx, token, spare); err != nil && !errdefs.IsNotImplemented(err) {
 			return errors.Wrap(err, "cannot end the processes of the launch")
 		}
 	}
@@ -190,6 +190,9 @@ func (i *Instance) bury() {
 		exit, ok := i.findExit(ctx)
 		if !ok {
 			return // the manager was closed; the next start goes on
+		}
+		if i.initProcess().Alive() {
+			i.killInit(ctx) // what the shim's delete should have done
 		}
 		i.learnDeath(exit)
 		failpoint("bury-recorded")

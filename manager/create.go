@@ -104,37 +104,44 @@ func (i *Instance) setCut(cut bool) {
 // nobody else is behind.
 func (i *Instance) endLaunchOf(p *Process) {
 	var tokens []string
+	var spare func(shimclient.ProcessID) bool
 	if p != nil {
 		tokens, _ = p.traces()
+		spare = p.sparing(i.took())
 		p.end()
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	if i.rec.Took == 0 && !i.rec.Joined {
+		spare = nil // the record of an earlier version; the launch is the instance's own
+	}
 	if l := i.rec.Launch; l != nil && !i.rec.Joined && !slices.Contains(tokens, l.Token) {
 		tokens = append(tokens, l.Token)
 	}
 	if p == nil && i.house != nil {
 		tokens = append(tokens, i.house.token)
+		spare = sparing(shimclient.ProcessID{}, i.house.answered, i.rec.Took)
 	}
-	i.tokens = tokens
+	i.tokens, i.spare = tokens, spare
 }
 
 // awaitHelpers waits until no process of the instance's launch is left but the shim itself: a Create that a crash of the daemon, or the
-// death of the shim, has cut off goes on in the OCI runtime that the shim has run for it.
+// death of the shim, has cut off goes on in the OCI runtime that the shim has run for it. What was there before, and what was detached, as
+// a hook detaches a daemon, is not waited for.
 func (i *Instance) awaitHelpers(p *Process) {
 	tokens := i.launchTokens(p)
 	if len(tokens) == 0 || p == nil {
 		return
 	}
-	shim := p.verified()
-	if (shim == shimclient.ProcessID{}) {
-		return // it could not be told from what it runs
+	took := i.took()
+	helps := func(id shimclient.ProcessID) bool {
+		return !p.mayBeShim(id) && id.StartTime >= took && !id.LeadsSession()
 	}
 	until := time.Now().Add(helperGrace)
 	for time.Now().Before(until) {
 		others := func(token string) bool {
 			ids, err := i.m.findByToken(token)
-			return err != nil || slices.ContainsFunc(ids, func(id shimclient.ProcessID) bool { return id != shim })
+			return err != nil && !errdefs.IsNotImplemented(err) || slices.ContainsFunc(ids, helps)
 		}
 		if !slices.ContainsFunc(tokens, others) || !i.m.sleep(helperPause) {
 			return

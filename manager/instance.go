@@ -79,6 +79,8 @@ type Instance struct {
 	failedDeletes int      // attempts of it that failed
 	deleteHeard   bool     // the shim has told the deletion
 	tokens        []string // of launches whose processes are to be ended before anything is removed
+	// spare tells which of these processes are not; nil: none.
+	spare func(shimclient.ProcessID) bool
 }
 
 func newInstance(m *ShimManager, layout bundle.Layout, kind Kind, namespace, id string, st state) *Instance {

@@ -139,6 +139,9 @@ func (m *ShimManager) start(ctx context.Context, i *Instance, opts *anypb.Any) (
 		token = i.rec.Launch.Token // a second start, after a group's process has gone, is part of the same launch
 	}
 	i.rec.Launch = &bundle.Launch{Token: token, Binary: i.binary.Path, At: time.Now().UTC(), Groups: i.groups}
+	if i.rec.Took == 0 {
+		i.rec.Took = shimclient.Now()
+	}
 	b, d := i.binary, i.bundle
 	i.mu.Unlock()
 	// The trace of the launch must be on disk before there is anything to find by it.
@@ -208,6 +211,7 @@ func (m *ShimManager) adopt(ctx context.Context, i *Instance, r *bootapi.Bootstr
 	i.mu.Unlock()
 	if created && launch != nil {
 		p.verify(ctx, l, b, launch.Token)
+		i.recordAnswer(p.answeredNow())
 	}
 	i.recordShim(p.verified())
 	return p, created, i.persist()
@@ -247,7 +251,7 @@ func (i *Instance) recordJoin(sandbox string, r *bootapi.BootstrapResult) error 
 		}
 	}
 	i.mu.Lock()
-	i.rec.Joined = true
+	i.rec.Joined, i.rec.Took = true, shimclient.Now()
 	d := i.bundle
 	i.mu.Unlock()
 	if err := i.persist(); err != nil {
@@ -362,6 +366,13 @@ func (i *Instance) recordEndpoint(ep shimclient.Endpoint) {
 	defer i.mu.Unlock()
 	i.rec.Endpoint = &bundle.Endpoint{Version: ep.Version, Protocol: ep.Protocol, Address: ep.Address}
 	i.version = ep.Version
+}
+
+// recordAnswer notes when the shim that was launched for the instance had answered.
+func (i *Instance) recordAnswer(at uint64) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.rec.Launch.Answered = at
 }
 
 func (i *Instance) recordShim(pid shimclient.ProcessID) {

@@ -38,21 +38,25 @@ type warmShim struct {
 	reply *bootapi.BootstrapResult
 	spec  poolSpec
 	token string
+	// answered is when it ran and had no task yet, in clock ticks since boot; 0 when that is not known.
+	answered uint64
 
 	// Guarded by pool.mu.
-	tasks   int    // that have it now; not kept any more once it is retired
-	leaving int    // that are deleted and about to leave it
-	worn    bool   // a task has left it
-	reused  int    // tasks that it took after that
-	retired bool   // given to nobody any more
-	home    bool   // its directory waits in its own place, for the next task whose bundle it may be
-	placed  bool   // has one of the places of pool.idle
-	idle    bool   // on the shelf, without a task; implies placed
-	mine    bool   // the pool ends it by itself
-	size    uint64 // bytes that it holds, as measured last
-	counted uint64 // of them in pool.held, while it is placed
-	since   time.Time
-	expiry  *time.Timer
+	// served is when the first task took it, left when one was last about to leave, in clock ticks since boot; 0: none has.
+	served, left uint64
+	tasks        int    // that have it now; not kept any more once it is retired
+	leaving      int    // that are deleted and about to leave it
+	worn         bool   // a task has left it
+	reused       int    // tasks that it took after that
+	retired      bool   // given to nobody any more
+	home         bool   // its directory waits in its own place, for the next task whose bundle it may be
+	placed       bool   // has one of the places of pool.idle
+	idle         bool   // on the shelf, without a task; implies placed
+	mine         bool   // the pool ends it by itself
+	size         uint64 // bytes that it holds, as measured last
+	counted      uint64 // of them in pool.held, while it is placed
+	since        time.Time
+	expiry       *time.Timer
 
 	// clearing orders the removal of what it leaves and the return of its directory, and guards cleared.
 	clearing sync.Mutex
@@ -146,6 +150,21 @@ func (o *pool) take(key string) (w *warmShim, idleFor time.Duration) {
 	return w, idleFor
 }
 
+// tookNow notes that a task takes the shim, and returns the moment: what began before it is not the task's. What the one before has left
+// behind may have begun within the same tick.
+func (o *pool) tookNow(w *warmShim) uint64 {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	now := shimclient.Now()
+	if w.served == 0 {
+		w.served = now
+	}
+	if w.left != 0 {
+		now = max(now, w.left+1)
+	}
+	return now
+}
+
 // put takes in a shim that was just started, or found: for a task, or idle. One that is not wanted any more is ended before put returns.
 func (o *pool) put(w *warmShim, tasks int) {
 	o.lookAtMemory()
@@ -172,6 +191,7 @@ func (o *pool) keep(w *warmShim) bool {
 	defer o.mu.Unlock()
 	w.tasks--
 	w.worn = true
+	w.left = shimclient.Now()
 	if o.closed || w.retired || w.wornOutLocked() || w.tasks == 0 && !o.placeLocked(w) {
 		o.retireLocked(w, o.noRoomLocked(w))
 		return false

@@ -62,7 +62,8 @@ func (o *pool) ended(w *warmShim) {
 }
 
 // clear makes sure that nothing of the shim's launch is left and removes its directory and sockets. Whoever was in it has left: what is
-// ended here by force has no task. What cannot be done is left for the next start of the daemon.
+// ended here by force has no task, and what containers and their hooks have left behind is not touched. What cannot be done is left for
+// the next start of the daemon.
 func (o *pool) clear(w *warmShim) {
 	w.clearing.Lock()
 	defer w.clearing.Unlock()
@@ -73,7 +74,7 @@ func (o *pool) clear(w *warmShim) {
 	if pid := w.p.verified(); (pid == shimclient.ProcessID{}) || pid.Alive() {
 		ctx, cancel := timeout.WithContext(ctx, TimeoutCleanup)
 		defer cancel()
-		if err := shimclient.EndLaunch(ctx, w.token, nil); err != nil {
+		if err := shimclient.EndLaunch(ctx, w.token, w.sparing()); err != nil {
 			log.G(ctx).WithError(err).WithField("id", w.dir.ID).Warn("cannot end a warm shim, leaving it for the next start of the daemon")
 			return
 		}

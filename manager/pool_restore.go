@@ -86,11 +86,22 @@ func (m *ShimManager) restoreOneWarm(ctx context.Context, dir *bundle.Warm) {
 // warmOf is a warm shim as its record tells of it, without a process.
 func (m *ShimManager) warmOf(dir *bundle.Warm, rec *bundle.WarmRecord) *warmShim {
 	w := &warmShim{
-		dir: dir, token: rec.Launch.Token,
+		dir: dir, token: rec.Launch.Token, answered: rec.Launch.Answered,
 		spec: poolSpec{key: rec.Key, namespace: rec.Namespace, binary: shimclient.Binary{Runtime: rec.Runtime, Path: rec.Launch.Binary}},
 	}
 	w.spec.limits = m.config.pool(w.spec.binary)
+	if w.answered != 0 {
+		w.served = w.answered + 1 // it may have been
+	}
 	return w
+}
+
+// sparingAfter spares what began after a shim had answered, and may have served; nothing where it did not come to that.
+func sparingAfter(answered uint64) func(shimclient.ProcessID) bool {
+	if answered == 0 {
+		return nil
+	}
+	return func(id shimclient.ProcessID) bool { return id.StartTime > answered }
 }
 
 // lent tells whether an instance's record names the warm shim.
@@ -169,12 +180,12 @@ func (m *ShimManager) sweepWarm(ctx context.Context, dir *bundle.Warm, rec *bund
 	if rec.Launch.Token != "" {
 		ectx, cancel := context.WithTimeout(ctx, endWarmTime)
 		defer cancel()
-		if err := shimclient.EndLaunch(ectx, rec.Launch.Token, nil); err != nil && !errdefs.IsNotImplemented(err) {
+		if err := shimclient.EndLaunch(ectx, rec.Launch.Token, sparingAfter(rec.Launch.Answered)); err != nil && !errdefs.IsNotImplemented(err) {
 			log.G(ctx).WithError(err).Warn("cannot end a warm shim whose launch was cut short, leaving it for the next start of the daemon")
 			return
 		}
 	}
-	if works, err := found(ctx, nil, []string{dir.Path}); works && !errdefs.IsNotImplemented(err) {
+	if works, err := found(ctx, nil, []string{dir.Path}, func(shimclient.ProcessID) bool { return true }); works && !errdefs.IsNotImplemented(err) {
 		if err == nil {
 			err = errors.New("a process works in it")
 		}

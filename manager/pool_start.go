@@ -96,9 +96,11 @@ func (o *pool) giveUp(w *warmShim) {
 // occupy makes a shim of the pool the instance's. The bundle says who serves it from its first moment on, so that the daemon may die at any.
 // When it fails and returns errShimDead or errClosing, nothing of it is left; after another failure what is left is undone with the create.
 func (m *ShimManager) occupy(ctx context.Context, i *Instance, w *warmShim, facts specFacts) error {
+	took := m.pool.tookNow(w)
 	i.mu.Lock()
 	before := i.rec
 	i.rec.Warm, i.rec.Joined, i.rec.Launched, i.rec.Launch = w.dir.ID, true, true, nil
+	i.rec.Took = took
 	i.mu.Unlock()
 	i.recordEndpoint(w.p.endpoint)
 	i.recordShim(w.p.verified())
@@ -222,6 +224,8 @@ func (w *warmShim) launch(ctx context.Context, m *ShimManager) error {
 		return errors.Wrapf(err, "cannot connect to the shim at %s", w.p.endpoint)
 	}
 	w.p.verify(ctx, l, w.spec.binary, w.token)
+	w.answered = w.p.answeredNow()
+	rec.Launch.Answered = w.answered
 	if pid := w.p.verified(); pid != (shimclient.ProcessID{}) {
 		rec.Shim = &bundle.Proc{Pid: pid.Pid, StartTime: pid.StartTime}
 	}
@@ -281,6 +285,9 @@ func (w *warmShim) own(p *Process, pid shimclient.ProcessID) error {
 	p.deadlines = p.m.config.deadlines(w.spec.binary)
 	if (p.pid == shimclient.ProcessID{}) {
 		p.pid = pid
+	}
+	if p.upAt == 0 {
+		p.upAt = w.answered
 	}
 	p.tokens[w.token] = struct{}{}
 	p.dirs[w.dir.Path] = struct{}{}

@@ -67,6 +67,7 @@ type Process struct {
 	version   int           // of the Task API in use
 	link      *link
 	pid       shimclient.ProcessID // verified; zero when there is none
+	upAt      uint64               // when it ran and had no task yet, in clock ticks since boot; 0 when that is not known
 	died      bool
 	failure   error // of the last connect, while there is no connection
 	failedAt  time.Time
@@ -87,6 +88,7 @@ type Process struct {
 type origin struct {
 	launched bool
 	pid      shimclient.ProcessID // verified by an earlier daemon
+	answered uint64               // as that daemon has recorded it
 	// group is the instance whose shim is joined; "" where the spec names the group.
 	group string
 	// owned: the pool gave the process to the instance, or it was the instance's before this daemon began.
@@ -114,6 +116,9 @@ func (p *Process) join(i *Instance, from origin) error {
 	p.launched = p.launched || from.launched
 	if p.pid == (shimclient.ProcessID{}) {
 		p.pid = from.pid
+	}
+	if p.upAt == 0 {
+		p.upAt = from.answered
 	}
 	p.enterLocked(i)
 	return nil
@@ -359,6 +364,10 @@ func (p *Process) verify(ctx context.Context, l *link, b shimclient.Binary, toke
 	pid, err := shimclient.VerifyShim(ctx, int(r.ShimPid), b, token)
 	if err != nil {
 		log.G(ctx).WithError(err).WithField("pid", r.ShimPid).Debug("cannot verify the shim's pid")
+		return
+	}
+	if p.begunForTask(pid) {
+		log.G(ctx).WithField("pid", r.ShimPid).Debug("what the shim tells as its pid is a process that it has run for a task")
 		return
 	}
 	p.setPid(pid)

@@ -130,7 +130,9 @@ func (m *ShimManager) restoreOne(ctx context.Context, i *Instance, b *bundle.Bun
 		return
 	}
 	i.recordEndpoint(ep)
-	p, _, err := m.attach(i, ep.Followed(), origin{launched: i.launchedHere(), pid: i.recordedShim(), owned: true})
+	p, _, err := m.attach(i, ep.Followed(), origin{
+		launched: i.launchedHere(), pid: i.recordedShim(), answered: i.answered(), owned: true,
+	})
 	if err != nil {
 		log.G(ctx).WithError(err).Error("cannot attach a bundle to its shim, leaving it alone")
 		return

@@ -125,6 +125,8 @@ func (t *TaskManager) build(ctx context.Context, i *Instance, opts runtime.Creat
 	if err != nil {
 		return err
 	}
+	// Some shims, runwasi's among them, know no Connect before they have a task.
+	i.verifyAgain(ctx)
 	failpoint("create-task")
 	if opts.RestoreFromPath {
 		if pid, err = i.restoreCheckpoint(ctx, opts.Checkpoint); err != nil {

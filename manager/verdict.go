@@ -10,8 +10,6 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/pkg/timeout"
-	"github.com/containerd/errdefs"
-	"github.com/containerd/log"
 	"github.com/pkg/errors"
 
 	"github.com/shimyard/shimyard/shimclient"
@@ -56,64 +54,6 @@ func (p *Process) reach() shimclient.Reach {
 	ctx, cancel := context.WithTimeout(p.m.ctx, probeReach)
 	defer cancel()
 	return p.endpoint.Probe(ctx)
-}
-
-// scanTime bounds one look for the processes of a shim.
-const scanTime = 2 * time.Second
-
-// found tells whether a process lives, or may live, that carries one of the tokens, or that works in one of the directories. What could
-// not be looked at may be one. A platform whose processes cannot be looked at has an error of class NotImplemented.
-func found(ctx context.Context, tokens, dirs []string) (bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, scanTime)
-	defer cancel()
-	look := func(names []string, find func(context.Context, string) ([]shimclient.ProcessID, error)) (bool, error) {
-		for _, name := range names {
-			if ids, err := find(ctx, name); len(ids) > 0 || err != nil {
-				return true, err
-			}
-		}
-		return false, nil
-	}
-	if is, err := look(tokens, shimclient.FindByToken); is {
-		return is, err
-	}
-	return look(dirs, shimclient.FindByDir)
-}
-
-// findByToken is shimclient's, bounded.
-func (m *ShimManager) findByToken(token string) ([]shimclient.ProcessID, error) {
-	ctx, cancel := context.WithTimeout(m.ctx, scanTime)
-	defer cancel()
-	return shimclient.FindByToken(ctx, token)
-}
-
-// mayLive tells whether a process lives, or may live, that looks like the shim: a look that failed proves nothing. Where the platform
-// lets no process be looked at, its connection is all that a shim can be judged by, for the whole load timeout.
-func (p *Process) mayLive(from time.Time) bool {
-	tokens, dirs := p.traces()
-	is, err := found(p.m.ctx, tokens, dirs)
-	if errdefs.IsNotImplemented(err) {
-		return time.Since(from) < timeout.Get(TimeoutLoad)
-	}
-	if err != nil {
-		log.G(p.m.ctx).WithError(err).WithField("address", p.endpoint).Debug("cannot tell whether a shim lives")
-	}
-	return is
-}
-
-// hasProcess tells whether a process lives, or may live, that looks like the instance's shim.
-func (i *Instance) hasProcess() bool {
-	i.mu.Lock()
-	var tokens, dirs []string
-	if i.rec.Launch != nil {
-		tokens = append(tokens, i.rec.Launch.Token)
-	}
-	if i.bundle != nil {
-		dirs = append(dirs, i.bundle.Path)
-	}
-	i.mu.Unlock()
-	is, err := found(i.m.ctx, tokens, dirs)
-	return is && !errdefs.IsNotImplemented(err)
 }
 
 // isLocalShortage tells errors of a connect that are about this daemon.

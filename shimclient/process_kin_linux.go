@@ -52,13 +52,11 @@ func (p ProcessID) StartedBefore(t time.Time) bool {
 	return p.StartTime != 0 && time.Now().Add(-age).Before(t.Add(startSlack))
 }
 
-// SharesSession reports whether two processes are of one session. A process that
-// was detached from the one that ran it, a daemon, has its own. False where that
-// is not certain.
-func (p ProcessID) SharesSession(o ProcessID) bool {
-	a, aerr := readStat(p.Pid)
-	b, berr := readStat(o.Pid)
-	return aerr == nil && berr == nil && a.start == p.StartTime && b.start == o.StartTime && a.session == b.session
+// LeadsSession reports whether the process was detached from the one that ran it,
+// as a daemon is. False where that is not certain.
+func (p ProcessID) LeadsSession() bool {
+	st, err := readStat(p.Pid)
+	return err == nil && st.start == p.StartTime && st.session == p.Pid
 }
 
 // HasChildren reports whether the process has children that run. A process that is

@@ -234,16 +234,14 @@ func TestScanPassesOverProcessesOfOthers(t *testing.T) {
 	require.Empty(t, byToken(t, token))
 }
 
-func TestSharesSession(t *testing.T) {
-	self, err := LookupProcess(os.Getpid())
-	require.NoError(t, err)
+func TestLeadsSession(t *testing.T) {
 	child, err := LookupProcess(sleeper(t).Process.Pid)
 	require.NoError(t, err)
-	require.True(t, child.SharesSession(self))
+	require.False(t, child.LeadsSession())
 	cmd := exec.Command("sleep", "1000")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	daemon, err := LookupProcess(runChild(t, cmd).Process.Pid)
 	require.NoError(t, err)
-	require.False(t, daemon.SharesSession(self))
-	require.False(t, ProcessID{Pid: 1 << 30, StartTime: 1}.SharesSession(self))
+	require.True(t, daemon.LeadsSession())
+	require.False(t, ProcessID{Pid: 1 << 30, StartTime: 1}.LeadsSession())
 }

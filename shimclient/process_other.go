@@ -33,8 +33,8 @@ func (p ProcessID) Signal(syscall.Signal) error { return notHere("signal a proce
 // DescendsFrom cannot be told on this platform.
 func (p ProcessID) DescendsFrom(ProcessID) bool { return false }
 
-// SharesSession cannot be told on this platform.
-func (p ProcessID) SharesSession(ProcessID) bool { return false }
+// LeadsSession cannot be told on this platform.
+func (p ProcessID) LeadsSession() bool { return false }
 
 // HasChildren is not implemented on this platform.
 func (p ProcessID) HasChildren(context.Context) (bool, error) {

@@ -94,6 +94,9 @@ func (d *daemon) spawn(p *process, id, bundle string, onExit func(status int, at
 	cmd := exec.Command(filepath.Join(d.home, guestName), p.args...)
 	cmd.Dir = "/"
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "GORACE=" + os.Getenv("GORACE"), homeEnv + "=" + d.home, guestIDEnv + "=" + id, guestBundleEnv + "=" + bundle}
+	if d.load().InheritEnv {
+		cmd.Env = append(os.Environ(), cmd.Env...)
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	cmd.ExtraFiles = []*os.File{goR, readyW}
 	closeStdio, err := p.attach(cmd)

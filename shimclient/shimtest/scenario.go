@@ -202,6 +202,8 @@ type Scenario struct {
 	// EarlyDelete: the Delete of a task that was never started does not wait for the end of its init, as runc's shim does
 	// not: its delete event, with status 0, comes before the exit's.
 	EarlyDelete bool `json:"early_delete,omitempty"`
+	// InheritEnv: containers get the whole environment of the shim, as those of runwasi's shims do.
+	InheritEnv bool `json:"inherit_env,omitempty"`
 	// Sandbox: the Sandbox service is served too.
 	Sandbox bool `json:"sandbox,omitempty"`
 
