@@ -441,3 +441,30 @@ func TestSuccessorIsLeftAlone(t *testing.T) {
 	y.remove("c1")
 	y.empty()
 }
+
+// TestDeathWithDeleteThatSaysNothing: the exit is what the shim has written down, and unknown, not 0, where it has not.
+func TestDeathWithDeleteThatSaysNothing(t *testing.T) {
+	for name, faults := range map[string]shimtest.DeleteFaults{"prints nothing": {Mute: true}, "prints no reply": {Garbage: true}} {
+		for _, written := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, written down: %v", name, written), func(t *testing.T) {
+				y := newYard(t, shimtest.Scenario{
+					Delete: faults, NoExitFile: !written,
+					Events: []shimtest.EventRule{{Topic: exitTopic, Drop: true}},
+				})
+				task := y.run("c1", "sleep")
+				if written {
+					require.NoError(t, task.Kill(y.ctx, 15, false))
+					y.until("it has exited", func() bool { _, err := os.Stat(y.bundle("c1") + "/exit.json"); return err == nil })
+				}
+				y.killShim("c1")
+				heard := y.exitsOf("c1")
+				require.Equal(t, []string{"c1", ""}, idsOf(heard))
+				want := uint32(255)
+				if written {
+					want = 128 + 15
+				}
+				require.Equal(t, want, heard[0].Status)
+			})
+		}
+	}
+}

@@ -4,6 +4,7 @@
 package shimclient
 
 import (
+	"cmp"
 	"context"
 	"path/filepath"
 	"time"
@@ -158,21 +159,38 @@ func checkTarget(action string, b Binary, namespace, id, bundle string) error {
 	return errors.Wrapf(errdefs.ErrInvalidArgument, "cannot %s a shim without %s", action, missing)
 }
 
-// launch tries the protocols in turn.
+// launch tries the protocols in turn, and once more from the start where what was
+// learnt about the shim does not hold any more.
 func (l *Launcher) launch(ctx context.Context, r StartRequest) (*bootapi.BootstrapResult, error) {
-	order, file, silent := l.protocols.order(r.Binary.Path, r.Protocol)
+	result, err := l.tryProtocols(ctx, r)
+	if errors.Is(err, errOutlived) {
+		log.G(ctx).WithFields(log.Fields{"id": r.ID, "namespace": r.Namespace, "shim": r.Binary.Path}).
+			Info("shim answers in another form than before, starting it once more")
+		result, err = l.tryProtocols(ctx, r)
+	}
+	return result, err
+}
+
+// errOutlived: the shim is another than the start protocol was learnt from.
+var errOutlived = errors.New("what was learnt about the shim does not hold any more")
+
+func (l *Launcher) tryProtocols(ctx context.Context, r StartRequest) (*bootapi.BootstrapResult, error) {
+	order, file, known := l.protocols.order(r.Binary.Path, r.Protocol)
 	var refusal error
 	for i, protocol := range order {
-		result, said, err := l.attempt(ctx, r, protocol)
-		if err == nil {
-			l.protocols.learn(file, protocol)
+		result, out, err := l.attempt(ctx, r, protocol)
+		if err == nil && !(i == 0 && known.outlived(out.binary)) {
+			l.protocols.learn(file, guess{protocol: protocol, silent: known.silent, binary: out.binary})
 			return result, nil
 		}
 		undone := l.undo(ctx, r, result)
 		switch {
+		case err == nil && undone == nil:
+			l.protocols.forget(file)
+			return nil, errOutlived
 		case undone != nil:
-			return nil, errors.Wrapf(err, "not all of the failed launch could be ended (%v)", undone)
-		case ctx.Err() != nil || !exitedByItself(err) || !refused(protocol, said, silent):
+			return nil, errors.Wrapf(cmp.Or(err, errOutlived), "not all of the failed launch could be ended (%v)", undone)
+		case ctx.Err() != nil || !exitedByItself(err) || !refused(protocol, out.said, known.silent):
 			return nil, err
 		case refusal != nil:
 			return nil, errors.Wrapf(ErrProtocolRefused, "%v; and with the %s protocol: %v", refusal, protocol, err)
@@ -186,25 +204,32 @@ func (l *Launcher) launch(ctx context.Context, r StartRequest) (*bootapi.Bootstr
 	return nil, refusal
 }
 
-// attempt runs the helper once. said is all that it wrote, for refused; the
-// result is set also where it was no use, for undo.
-func (l *Launcher) attempt(ctx context.Context, r StartRequest, p StartProtocol) (_ *bootapi.BootstrapResult, said string, _ error) {
+// attempted is what a helper wrote: all of it, for refused, and whether its reply is
+// a BootstrapResult in protobuf.
+type attempted struct {
+	said   string
+	binary bool
+}
+
+// attempt runs the helper once. The result is set also where it was no use, for undo.
+func (l *Launcher) attempt(ctx context.Context, r StartRequest, p StartProtocol) (_ *bootapi.BootstrapResult, a attempted, _ error) {
 	cmd, err := l.startCommand(&r, p)
 	if err != nil {
-		return nil, "", err
+		return nil, a, err
 	}
 	l.config.OnExec("start")
 	out, err := runHelper(ctx, cmd)
-	said = out.stderr
+	a = attempted{said: out.stderr, binary: !isText(out.stdout)}
 	if err != nil {
-		return nil, said + string(out.stdout), err
+		a.said += string(out.stdout)
+		return nil, a, err
 	}
 	logStderr(ctx, "starting", r.Namespace, r.ID, out.stderr)
 	result, err := ParseReply(out.stdout)
 	if err != nil && out.stderr != "" {
 		err = errors.Wrapf(err, "shim said on stderr: %s", out.stderr)
 	}
-	return result, said, err
+	return result, a, err
 }
 
 // undo ends what a failed attempt has started. The caller's context may have
@@ -248,6 +273,8 @@ type DeleteResult struct {
 // that takes long makes room after 5 s. When Timeout has passed, or ctx ends where
 // there is none, the process group of the command is killed; with a Timeout ctx
 // ends the wait alone. stdout is the reply; stderr is logged, or part of the error.
+// ErrDeleteReply means that it has done its work and that its reply, which may be
+// empty, tells no exit.
 func (l *Launcher) Delete(ctx context.Context, r DeleteRequest) (*DeleteResult, error) {
 	if err := checkTarget("delete", r.Binary, r.Namespace, r.ID, r.Bundle); err != nil {
 		return nil, err
@@ -277,6 +304,10 @@ func (l *Launcher) delete(ctx context.Context, r DeleteRequest) (*DeleteResult, 
 		return nil, err
 	}
 	logStderr(ctx, "cleaning up", r.Namespace, r.ID, out.stderr)
+	if len(out.stdout) == 0 {
+		// An exit status of 0 without pid and time looks the same, and no shim means that.
+		return nil, errors.Wrap(ErrDeleteReply, "it is empty")
+	}
 	var reply taskapi.DeleteResponse
 	if err := proto.Unmarshal(out.stdout, &reply); err != nil {
 		return nil, errors.Wrapf(ErrDeleteReply, "cannot parse its reply %s: %v", quoteReply(out.stdout), err)

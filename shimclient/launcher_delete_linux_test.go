@@ -41,6 +41,9 @@ func TestDelete(t *testing.T) {
 	lt.Update(func(s *shimtest.Scenario) { s.Delete = shimtest.DeleteFaults{Garbage: true} })
 	_, err = lt.Delete(lt.ctx, req)
 	require.True(t, errdefs.IsInvalidArgument(err), "%v", err)
+	lt.Update(func(s *shimtest.Scenario) { s.Delete = shimtest.DeleteFaults{Mute: true} })
+	_, err = lt.Delete(lt.ctx, req)
+	require.ErrorIs(t, err, ErrDeleteReply, "an empty reply is no exit status 0")
 	_, err = lt.Delete(lt.ctx, DeleteRequest{Binary: req.Binary, ID: "c1", Bundle: req.Bundle})
 	require.True(t, errdefs.IsInvalidArgument(err), "%v", err)
 

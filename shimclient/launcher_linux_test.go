@@ -200,6 +200,28 @@ func TestStartWithLeakedStdout(t *testing.T) {
 	require.Equal(t, 5, strings.Count(lt.log.String(), "noise"))
 }
 
+// A daemon that keeps the helper's stdout and stderr may write to them when the helper is long gone, as much as it likes.
+func TestStartWithDaemonThatWritesLater(t *testing.T) {
+	lt := newLaunchTest(t, shimtest.Scenario{})
+	lt.req.Binary.Path = writeBinary(t, "containerd-shim-late-v1", `#!/bin/sh
+(
+	while [ ! -e go ]; do sleep 0.01; done
+	for n in 1 2 3; do echo word; echo word >&2; done
+	head -c 900000 /dev/zero >&2
+	: >survived
+	sleep 1000
+) &
+printf '{"version":3,"protocol":"ttrpc","address":"unix:///a"}'
+`)
+	_, err := lt.Start(lt.ctx, lt.req)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(lt.req.Bundle, "go"), nil, 0o600))
+	eventually(t, func() bool {
+		_, err := os.Stat(filepath.Join(lt.req.Bundle, "survived"))
+		return err == nil
+	}, "the daemon goes on after its first word")
+}
+
 // The reply may fill the pipe, and the helper be gone before any of it is read; somebody else still holds the pipe.
 func TestStartWithLongReplyAndLeak(t *testing.T) {
 	lt := newLaunchTest(t, shimtest.Scenario{})

@@ -4,6 +4,7 @@
 package shimclient
 
 import (
+	"io"
 	"os"
 	"sync"
 	"time"
@@ -22,7 +23,8 @@ const (
 //
 // It can be finished while others still hold the pipe open, as a daemon does that
 // the child left behind with its own stdout: what is in the pipe then is still
-// collected, and what comes later is not waited for.
+// collected, and what comes later is not waited for. It is read and thrown away for
+// as long as somebody can write: a daemon dies of writing to a pipe without a reader.
 type capture struct {
 	reader, writer *os.File
 	max            int
@@ -30,9 +32,10 @@ type capture struct {
 	tooLong        func() // called once when more than max came, if not keepEnd
 	done           chan struct{}
 
-	mu   sync.Mutex // guards what follows
-	data []byte
-	over bool
+	mu    sync.Mutex // guards what follows
+	data  []byte
+	over  bool
+	taken bool // what comes from now on is thrown away
 }
 
 func newCapture(max int, keepEnd bool, tooLong func()) (*capture, error) {
@@ -56,41 +59,51 @@ func (c *capture) start() {
 }
 
 func (c *capture) read() {
-	defer close(c.done)
+	defer c.reader.Close()
+	ended := c.collect()
+	close(c.done)
+	if !ended {
+		_, _ = io.Copy(io.Discard, c.reader)
+	}
+}
+
+// collect reads until the end, which it reports, or until finish is called.
+func (c *capture) collect() (ended bool) {
 	buf := make([]byte, 16<<10)
 	for {
 		n, err := c.reader.Read(buf)
 		c.add(buf[:n])
 		if errors.Is(err, os.ErrDeadlineExceeded) {
-			c.drain(buf)
-			return
+			return !c.drain(buf)
 		}
 		if err != nil {
-			return
+			return true
 		}
 	}
 }
 
 // drain takes what is in the pipe already. It ends though somebody may go on
-// writing: no more than a pipe can hold was there when the child exited.
-func (c *capture) drain(buf []byte) {
+// writing: no more than a pipe can hold was there when the child exited. It reports
+// whether the reader can be read from after it.
+func (c *capture) drain(buf []byte) (usable bool) {
 	if c.reader.SetReadDeadline(time.Time{}) != nil {
-		return
+		return false
 	}
 	for left := maxPipe; left > 0; {
 		n := readNow(c.reader, buf)
 		if n <= 0 {
-			return
+			return true
 		}
 		c.add(buf[:n])
 		left -= n
 	}
+	return true
 }
 
 func (c *capture) add(b []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.over && !c.keepEnd {
+	if c.taken || c.over && !c.keepEnd {
 		return
 	}
 	c.data = append(c.data, b...)
@@ -108,9 +121,9 @@ func (c *capture) add(b []byte) {
 	}
 }
 
-// finish ends the reading, with all that is in the pipe, and closes it.
+// finish ends the collecting, with all that is in the pipe. The pipe is closed when
+// nobody can write to it any more.
 func (c *capture) finish() {
-	defer c.reader.Close()
 	if c.reader.SetReadDeadline(time.Unix(1, 0)) == nil {
 		<-c.done
 		return
@@ -128,6 +141,7 @@ func (c *capture) finish() {
 func (c *capture) result() (data []byte, truncated bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.taken = true
 	return c.data, c.over
 }
 

@@ -127,3 +127,41 @@ func TestStartOfSilentScript(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, runs, 1, "a crash is no refusal")
 }
+
+// What is behind a script is replaced and the script is not: the options get through whatever was learnt before.
+func TestStartProtocolOutlivesNoShim(t *testing.T) {
+	lt := newLaunchTest(t, shimtest.Scenario{}, shimtest.WithScript())
+	lt.req.Options = withOptions(t)
+	start := func() {
+		t.Helper()
+		lt.req.Token = NewToken()
+		_, err := lt.Start(lt.ctx, lt.req)
+		require.NoError(t, err)
+		starts := lt.Find(shimtest.KindExec, "start")
+		require.Len(t, starts[len(starts)-1].Applied, 1, "the options were lost")
+		require.Len(t, lt.Procs(), 1, "a daemon of another try is left")
+		lt.end()
+	}
+	start()
+	start()
+	require.Equal(t, []string{"legacy", "bootstrap", "bootstrap"}, lt.stdins())
+	lt.Update(func(s *shimtest.Scenario) { s.Generation = shimtest.Dropping })
+	start()
+	start()
+	require.Equal(t, []string{"bootstrap", "legacy", "legacy"}, lt.stdins()[3:])
+	lt.Update(func(s *shimtest.Scenario) { s.Generation = shimtest.Bootstrap })
+	start()
+	require.Equal(t, []string{"legacy", "bootstrap"}, lt.stdins()[6:])
+}
+
+// One that speaks bootstrap and has always answered in an older form is started once.
+func TestStartProtocolOfOddReply(t *testing.T) {
+	lt := newLaunchTest(t, shimtest.Scenario{Reply: shimtest.Reply{Format: shimtest.JSON}}, shimtest.WithScript())
+	for range 3 {
+		lt.req.Token = NewToken()
+		_, err := lt.Start(lt.ctx, lt.req)
+		require.NoError(t, err)
+		lt.end()
+	}
+	require.Equal(t, []string{"none", "bootstrap", "bootstrap", "bootstrap"}, lt.stdins())
+}

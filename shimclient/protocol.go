@@ -56,6 +56,10 @@ func (p StartProtocol) other() StartProtocol {
 // shims of containerd 2.4 refuse legacy stdin before they do anything, while
 // older ones fail late on BootstrapParams, or go on and lose their options. The
 // second guess is taken only after a refusal; see [refused].
+//
+// What is behind a script may be replaced without a change of the script. A shim that
+// was found to speak bootstrap, and that now answers in another form than it did then,
+// may have lost its options: it is started once more, and legacy goes first again.
 type protocolBook struct {
 	mu    sync.Mutex // guards known; not held while a file is read
 	known map[FileID]guess
@@ -63,23 +67,32 @@ type protocolBook struct {
 
 type guess struct {
 	protocol StartProtocol
-	// silent: the file decided nothing, so that a failure without a word may
-	// be a refusal too.
+	// silent: the file decides nothing, so that a failure without a word may
+	// be a refusal too, and what was learnt need not hold.
 	silent bool
+	// learnt: the shim has answered to the protocol, with a BootstrapResult in
+	// protobuf (binary) or in an older form.
+	learnt, binary bool
+}
+
+// outlived reports whether an answer of this form shows that the shim is not the one
+// that the protocol was learnt from.
+func (g guess) outlived(binary bool) bool {
+	return g.silent && g.learnt && g.protocol == ProtocolBootstrap && g.binary && !binary
 }
 
 // order returns the protocols to try. The path is looked at anew, as the file
 // may have been replaced after it was resolved.
-func (b *protocolBook) order(path string, wanted StartProtocol) (_ []StartProtocol, file FileID, silent bool) {
+func (b *protocolBook) order(path string, wanted StartProtocol) (_ []StartProtocol, file FileID, g guess) {
 	if wanted == ProtocolBootstrap || wanted == ProtocolLegacy {
-		return []StartProtocol{wanted}, FileID{}, false
+		return []StartProtocol{wanted}, FileID{}, guess{}
 	}
 	if alwaysLegacy(path) {
-		return []StartProtocol{ProtocolLegacy}, FileID{}, false
+		return []StartProtocol{ProtocolLegacy}, FileID{}, guess{}
 	}
 	file, err := IdentifyFile(path)
 	if err != nil {
-		return []StartProtocol{ProtocolLegacy}, FileID{}, false
+		return []StartProtocol{ProtocolLegacy}, FileID{}, guess{}
 	}
 	b.mu.Lock()
 	g, ok := b.known[file]
@@ -88,14 +101,22 @@ func (b *protocolBook) order(path string, wanted StartProtocol) (_ []StartProtoc
 		g = inspect(path)
 		b.put(file, g)
 	}
-	return []StartProtocol{g.protocol, g.protocol.other()}, file, g.silent
+	return []StartProtocol{g.protocol, g.protocol.other()}, file, g
 }
 
 // learn records what a shim answered to.
-func (b *protocolBook) learn(file FileID, p StartProtocol) {
+func (b *protocolBook) learn(file FileID, g guess) {
 	if file != (FileID{}) {
-		b.put(file, guess{protocol: p})
+		g.learnt = true
+		b.put(file, g)
 	}
+}
+
+// forget makes the file be looked at anew.
+func (b *protocolBook) forget(file FileID) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.known, file)
 }
 
 func (b *protocolBook) put(file FileID, g guess) {

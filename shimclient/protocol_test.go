@@ -54,9 +54,9 @@ func TestProtocolByContent(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var book protocolBook
-			order, file, silent := book.order(writeBinary(t, "containerd-shim-x-v1", tc.content), ProtocolAuto)
+			order, file, g := book.order(writeBinary(t, "containerd-shim-x-v1", tc.content), ProtocolAuto)
 			require.Equal(t, []StartProtocol{tc.first, tc.first.other()}, order)
-			require.Equal(t, tc.silent, silent)
+			require.Equal(t, tc.silent, g.silent)
 			require.NotZero(t, file)
 		})
 	}
@@ -92,10 +92,10 @@ func TestProtocolIsRememberedByFile(t *testing.T) {
 	var book protocolBook
 	path := writeBinary(t, "containerd-shim-x-v1", "#!/bin/sh\n")
 	_, file, _ := book.order(path, ProtocolAuto)
-	book.learn(file, ProtocolBootstrap)
-	order, _, silent := book.order(path, ProtocolAuto)
+	book.learn(file, guess{protocol: ProtocolBootstrap})
+	order, _, g := book.order(path, ProtocolAuto)
 	require.Equal(t, ProtocolBootstrap, order[0])
-	require.False(t, silent)
+	require.False(t, g.silent)
 
 	upgraded := writeBinary(t, "new", "#!/bin/sh\n#v2\n")
 	require.NoError(t, os.Rename(upgraded, path))

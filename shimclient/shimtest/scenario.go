@@ -114,6 +114,7 @@ type DeleteFaults struct {
 	Hang     bool   `json:"hang,omitempty"`    // until the scenario no longer says so, before anything is done
 	Stderr   string `json:"stderr,omitempty"`  // noise
 	Garbage  bool   `json:"garbage,omitempty"` // prints bytes that are no reply
+	Mute     bool   `json:"mute,omitempty"`    // prints nothing
 }
 
 // InfoAnswer says how `-info` answers.
