@@ -7,6 +7,7 @@ import (
 	"context"
 	"io/fs"
 	"net"
+	"os"
 	"syscall"
 	"time"
 
@@ -27,8 +28,8 @@ const (
 	// Reachable: something accepts connections there. The kernel accepts for a
 	// stopped process too, so that this does not mean that it answers.
 	Reachable
-	// Refused: the socket does not exist or nobody listens on it. Sockets get
-	// removed and abstract ones are per network namespace, so that this alone
+	// Refused: the socket does not exist, nobody listens on it, or somebody does who
+	// is no shim (errForeignPeer). Sockets get removed and abstract ones are per network namespace, so that this alone
 	// does not prove that the shim is dead.
 	Refused
 )
@@ -64,7 +65,8 @@ func (e Endpoint) Probe(ctx context.Context) Reach {
 
 // isRefused reports whether a connect failed because nobody is there.
 func isRefused(err error) bool {
-	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, errWSARefused) || errors.Is(err, fs.ErrNotExist)
+	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, errWSARefused) || errors.Is(err, fs.ErrNotExist) ||
+		errors.Is(err, errForeignPeer)
 }
 
 // dial connects to the endpoint. It tries again while ctx lasts where the
@@ -127,8 +129,32 @@ func (t target) connect(ctx context.Context) (net.Conn, error) {
 	case kindPipe:
 		return dialPipe(ctx, t.path)
 	default:
-		return dialUnix(ctx, t.unixPath())
+		return dialShim(ctx, t.unixPath())
 	}
+}
+
+// errForeignPeer is returned for a unix socket on which a process of another user
+// listens: a shim runs as our user, or as root. An abstract name, and the place of a
+// file that is gone, can be taken by anybody.
+var errForeignPeer = errors.New("who listens there is neither our user nor root")
+
+// dialShim connects to a unix socket of a shim. The process that the kernel names as
+// the peer is the one that has made the socket, which may be a helper that is gone:
+// its user counts, its pid proves nothing.
+func dialShim(ctx context.Context, path string) (net.Conn, error) {
+	conn, err := dialUnix(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	uid, known, err := peerUID(conn)
+	if err == nil && known && uid != 0 && int64(uid) != int64(os.Geteuid()) {
+		err = errors.Wrapf(errForeignPeer, "uid %d", uid)
+	}
+	if err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	return conn, nil
 }
 
 // notReady reports whether an attempt that failed so is worth another one,

@@ -212,6 +212,24 @@ func checkSocketPath(path string) string {
 // for an abstract name.
 func isAbstract(path string) bool { return path[0] == '@' || path[0] == 0 }
 
+// pinAddress gives a bare path at which there is a socket file now the scheme of one.
+// Were it kept as it is, it would be taken for the name of an abstract socket as soon
+// as the file is gone, and anybody can listen at such a name.
+func pinAddress(r *bootapi.BootstrapResult) {
+	if e, err := EndpointOf(r); err == nil {
+		r.Address = e.pinned().Address
+	}
+}
+
+// pinned is the endpoint with its address as pinAddress gives it.
+func (e Endpoint) pinned() Endpoint {
+	t, err := e.target()
+	if err == nil && t.bareTTRPC && !isAbstract(t.unixPath()) {
+		e.Address = "unix://" + t.path
+	}
+	return e
+}
+
 // unixPath returns the path to dial. A ttrpc address without a scheme is an
 // abstract name to containerd; those of its early releases look like absolute
 // paths, so that only the file system can tell.

@@ -229,6 +229,9 @@ func (l *Launcher) attempt(ctx context.Context, r StartRequest, p StartProtocol)
 	if err != nil && out.stderr != "" {
 		err = errors.Wrapf(err, "shim said on stderr: %s", out.stderr)
 	}
+	if err == nil {
+		pinAddress(result)
+	}
 	return result, a, err
 }
 

@@ -93,8 +93,10 @@ func clearSocketName(path string) error {
 }
 
 // Followed returns the endpoint with a link in the place of its socket file followed, as LinkSocket makes one: a shim's `start` names a
-// group's process by it, and equal endpoints are to be the same process.
+// group's process by it, and equal endpoints are to be the same process. A bare path at which there is a socket file is from then on that
+// file, and never an abstract name.
 func (e Endpoint) Followed() Endpoint {
+	e = e.pinned()
 	t, err := e.target()
 	if err != nil || t.kind != kindUnix || !filepath.IsAbs(t.path) {
 		return e

@@ -94,7 +94,7 @@ func TestFollowed(t *testing.T) {
 		{protocolTTRPC, "unix://" + far, "unix://" + warm},
 		{protocolGRPC, "unix://" + near, "unix://" + warm},
 		{protocolGRPC, near, warm},
-		{protocolTTRPC, near, warm},
+		{protocolTTRPC, near, "unix://" + warm},
 		{protocolTTRPC, "unix://" + warm, "unix://" + warm},
 		{protocolGRPC, warm, warm},
 		{protocolTTRPC, "unix://" + filepath.Join(dir, "missing"), "unix://" + filepath.Join(dir, "missing")},
