@@ -50,7 +50,7 @@ func (m *ShimManager) findAddress(u unaddressed) {
 		return
 	}
 	if ep, ok := i.rebuiltAddress(); ok {
-		if p, _, err := m.attach(i, ep, origin{launched: i.launchedHere(), pid: pid, owned: true}); err == nil {
+		if p, _, err := m.attach(i, ep, origin{launched: i.launchedHere(), pid: pid, answered: i.answered(), owned: true}); err == nil {
 			log.G(ctx).WithError(u.why).WithField("address", ep).Warn("cannot tell from a bundle how to reach its shim; found that by other traces")
 			i.onAttached(p)
 			return
