@@ -195,6 +195,21 @@ var crashScenarios = map[string]*crashScenario{
 		act:     func(c *crash, _ context.Context, _ *containerd.Client) { c.killVictim() },
 		check:   checkTold,
 	},
+	"shim killed after its bundle was removed": {
+		points:  []string{"clean-bundle-replaced"},
+		kinds:   []string{"runc"},
+		prepare: prepareWithExec,
+		act: func(c *crash, ctx context.Context, cl *containerd.Client) {
+			if container, err := cl.LoadContainer(ctx, "c"); err == nil {
+				if task, err := container.Task(ctx, nil); err == nil {
+					_, _ = task.Pids(ctx) // the daemon has read the bundle
+				}
+			}
+			c.removeBundle("c")
+			c.killVictim()
+		},
+		check: checkTold,
+	},
 	"shim killed while down": {
 		points:  []string{"bury-recorded", "tell-exit"},
 		kinds:   []string{"fake"},

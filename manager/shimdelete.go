@@ -210,6 +210,7 @@ func (i *Instance) prepareBundle(ctx context.Context, d *bundle.Bundle) error {
 		if err := i.persist(); err != nil {
 			log.G(ctx).WithError(err).Warn("cannot write the record of a bundle that was gone")
 		}
+		failpoint("clean-bundle-replaced")
 	}
 	o, err := d.RuncOptions()
 	if err == nil && (o.BinaryName == "" || d.NamesRunc(o.BinaryName)) {
