@@ -9,10 +9,13 @@ import (
 	"time"
 )
 
-// damageable are the files of a bundle that a container, and what was told of it, must outlast. Left out are those whose loss loses a fact
-// that is nowhere else: which exits were told (shimyard.json), how a container exited whose shim is dead (exit.json), the pid of one whose
-// Create was not answered (init.pid), and what a created one is to run (config.json).
-var damageable = []string{"bootstrap.json", "bootstrap.json", "shim-binary-path", "options.json", "runtime", "work", "log", "address", "sandbox"}
+// damageable are the files of a bundle that a container, and what was told of it, must outlast. Left out are those
+// whose loss loses a fact that is nowhere else: which exits were told (shimyard.json), how a container exited whose
+// shim is dead (exit.json), the pid of one whose Create was not answered (init.pid), and what a created one is to run
+// (config.json).
+var damageable = []string{
+	"bootstrap.json", "bootstrap.json", "shim-binary-path", "options.json", "runtime", "work", "log", "address", "sandbox",
+}
 
 // damageFiles kills the daemon and damages a file in some bundles before it starts again.
 func (c *chaos) damageFiles(f step) {

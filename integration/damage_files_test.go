@@ -49,8 +49,8 @@ func (d bundleDamage) do(bundle string) error {
 	return os.Remove(path)
 }
 
-// A file of a bundle is damaged while the daemon is down. With a living shim the container goes on as it was; with a dead one all of it is
-// cleaned up, runc's state too, and the id is free.
+// A file of a bundle is damaged while the daemon is down. With a living shim the container goes on as it was; with a
+// dead one all of it is cleaned up, runc's state too, and the id is free.
 func TestBundleFilesDamaged(t *testing.T) {
 	t.Parallel()
 	for name, alive := range map[string]bool{"the shim lives": true, "the shim is dead": false} {

@@ -71,7 +71,8 @@ type damage struct {
 	how  string
 }
 
-// damages are all that can happen to the files of a bundle: each is removed, and each with content is cut to half of it, or to nothing.
+// damages are all that can happen to the files of a bundle: each is removed, and each with content is cut to half of
+// it, or to nothing.
 func damages(t *testing.T, dir string) (all []damage) {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
@@ -100,8 +101,8 @@ func (d damage) do(t *testing.T, dir string) {
 	}
 }
 
-// TestDamagedBundle: a file of a bundle is removed or cut while the daemon is down. A living shim costs that no container, and a dead
-// one's exit is told.
+// TestDamagedBundle: a file of a bundle is removed or cut while the daemon is down. A living shim costs that no
+// container, and a dead one's exit is told.
 func TestDamagedBundle(t *testing.T) {
 	for name, kind := range shimKinds {
 		for _, alive := range []bool{true, false} {
@@ -119,7 +120,7 @@ func TestDamagedBundle(t *testing.T) {
 				}
 				before["c0"] = y.state(mustGet(y, "c0"))
 				if !alive {
-					// For the one in a pod whose record is lost: that a daemon of this machine has started its shim is not known then.
+					// For the one in a pod whose record is lost: who has started its shim is not known then.
 					setTimeout(t, TimeoutLoad, 2*time.Second)
 				}
 				y.restart(func() {

@@ -13,11 +13,12 @@ import (
 	"github.com/shimyard/shimyard/shimclient"
 )
 
-// A lost process is one that lives, as far as is known, and whose address is not known any more. It is like a process that does not
-// answer, for ever: what is asked of it is answered from the record, or at once with an error that says why; calls to it go nowhere. The
-// verdict on its death is by its pid, or by the traces of its launch.
+// A lost process is one that lives, as far as is known, and whose address is not known any more. It is like a process
+// that does not answer, for ever: what is asked of it is answered from the record, or at once with an error that says
+// why; calls to it go nowhere. The verdict on its death is by its pid, or by the traces of its launch.
 
-// lose puts the instance behind a lost process, which is watched from now on. Instances with the same pid on record share one.
+// lose puts the instance behind a lost process, which is watched from now on. Instances with the same pid on record
+// share one.
 func (i *Instance) lose(why error) *Process {
 	log.G(i.context()).WithError(why).Error("cannot tell how to reach the shim of a bundle, leaving both alone")
 	pid := i.recordedShim()
@@ -61,7 +62,8 @@ func (i *Instance) loseStranger(why error) {
 	i.lose(why)
 }
 
-// servedByAnother tells whether the shim was started for another instance, or for none: its launch is not traced in this one's bundle.
+// servedByAnother tells whether the shim was started for another instance, or for none: its launch is not traced in
+// this one's bundle.
 func (i *Instance) servedByAnother() bool {
 	i.mu.Lock()
 	joined := i.rec.Joined || i.rec.Warm != ""

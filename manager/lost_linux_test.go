@@ -44,7 +44,8 @@ func (y *yard) changeRecord(id string, change func(map[string]any)) {
 // TestAddressFromTheRecord: it serves for every kind of address.
 func TestAddressFromTheRecord(t *testing.T) {
 	for name, s := range map[string]shimtest.Scenario{
-		"ttrpc": {}, "grpc": {Transport: "grpc"}, "containerd 1.6": {Generation: shimtest.Legacy}, "abstract": {Socket: shimtest.Abstract},
+		"ttrpc": {}, "grpc": {Transport: "grpc"}, "abstract": {Socket: shimtest.Abstract},
+		"containerd 1.6": {Generation: shimtest.Legacy},
 	} {
 		t.Run(name, func(t *testing.T) {
 			y := newYard(t, s)
@@ -196,7 +197,8 @@ func TestUnreachableAndBack(t *testing.T) {
 	y.empty()
 }
 
-// TestStrangerUnderTheName: the socket of a task's name is another shim's. It is not taken for the task's, nor ended for it.
+// TestStrangerUnderTheName: the socket of a task's name is another shim's. It is not taken for the task's, nor ended
+// for it.
 func TestStrangerUnderTheName(t *testing.T) {
 	y := newYard(t, shimtest.Scenario{})
 	before := y.state(y.run("c1", "sleep"))
@@ -223,8 +225,8 @@ func TestStrangerUnderTheName(t *testing.T) {
 	_ = os.Remove(path) // or it has gone with the one whose name it was
 }
 
-// TestDeletedBehindTheDaemon: a task was created once and its shim knows it no more. It is cleaned up without force: what carries the
-// token of the launch may be anybody's by now.
+// TestDeletedBehindTheDaemon: a task was created once and its shim knows it no more. It is cleaned up without force:
+// what carries the token of the launch may be anybody's by now.
 func TestDeletedBehindTheDaemon(t *testing.T) {
 	y := newYard(t, shimtest.Scenario{})
 	y.run("c1", "sleep")

@@ -15,7 +15,8 @@ import (
 	"github.com/shimyard/shimyard/bundle"
 )
 
-// TestMendRuncOptions: what a runc shim's delete reads in the bundle, and finds runc's state by, is damaged, and the shim is dead.
+// TestMendRuncOptions: what a runc shim's delete reads in the bundle, and finds runc's state by, is damaged, and the
+// shim is dead.
 func TestMendRuncOptions(t *testing.T) {
 	dir := t.TempDir()
 	root := filepath.Join(dir, "runc")

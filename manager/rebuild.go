@@ -24,8 +24,8 @@ type unaddressed struct {
 	why error
 }
 
-// findAddresses sees to the instances whose bundles do not say how to reach their shims. It runs once all records are read: another
-// instance may know the process that serves one of them.
+// findAddresses sees to the instances whose bundles do not say how to reach their shims. It runs once all records are
+// read: another instance may know the process that serves one of them.
 func (m *ShimManager) findAddresses() {
 	m.mu.Lock()
 	all := m.unaddressed
@@ -37,8 +37,8 @@ func (m *ShimManager) findAddresses() {
 	}
 }
 
-// findAddress puts one instance behind its shim's process, buries it if that is known to be dead, and else puts it behind a process
-// that cannot be reached.
+// findAddress puts one instance behind its shim's process, buries it if that is known to be dead, and else puts it
+// behind a process that cannot be reached.
 func (m *ShimManager) findAddress(u unaddressed) {
 	i, ctx := u.i, u.i.context()
 	pid := i.recordedShim()
@@ -50,8 +50,10 @@ func (m *ShimManager) findAddress(u unaddressed) {
 		return
 	}
 	if ep, ok := i.rebuiltAddress(); ok {
-		if p, _, err := m.attach(i, ep, origin{launched: i.launchedHere(), pid: pid, answered: i.answered(), owned: true}); err == nil {
-			log.G(ctx).WithError(u.why).WithField("address", ep).Warn("cannot tell from a bundle how to reach its shim; found that by other traces")
+		from := origin{launched: i.launchedHere(), pid: pid, answered: i.answered(), owned: true}
+		if p, _, err := m.attach(i, ep, from); err == nil {
+			log.G(ctx).WithError(u.why).WithField("address", ep).
+				Warn("cannot tell from a bundle how to reach its shim; found that by other traces")
 			i.onAttached(p)
 			return
 		}
@@ -66,8 +68,9 @@ func (m *ShimManager) findAddress(u unaddressed) {
 	i.onAttached(i.lose(u.why))
 }
 
-// hasTraces tells whether anything speaks for a container behind a bundle of stock containerd that does not say how to reach its shim:
-// without, it is what is left of a create that was cut short. With a record of ours the record says that.
+// hasTraces tells whether anything speaks for a container behind a bundle of stock containerd that does not say how to
+// reach its shim: without, it is what is left of a create that was cut short. With a record of ours the record says
+// that.
 func (i *Instance) hasTraces() bool {
 	return !i.foreign() || i.pid() != 0 || i.hasProcess()
 }
@@ -79,8 +82,8 @@ func (i *Instance) fromAnotherBoot() bool {
 	return i.rec.BootID != "" && i.rec.BootID != shimclient.BootID()
 }
 
-// rebuiltAddress finds out where the instance's shim must listen, from the surest trace to a guess. The guess holds only if the process
-// there says that it has the pid on record.
+// rebuiltAddress finds out where the instance's shim must listen, from the surest trace to a guess. The guess holds
+// only if the process there says that it has the pid on record.
 func (i *Instance) rebuiltAddress() (shimclient.Endpoint, bool) {
 	for _, look := range []func() (shimclient.Endpoint, bool){i.addressOfKin, i.addressOfWarm, i.addressOfLeader} {
 		if ep, ok := look(); ok {
@@ -142,7 +145,8 @@ func (i *Instance) addressOfLeader() (shimclient.Endpoint, bool) {
 	if o == nil {
 		return shimclient.Endpoint{}, false
 	}
-	if mine, other := i.recordedShim(), o.recordedShim(); mine != other && mine != (shimclient.ProcessID{}) && other != (shimclient.ProcessID{}) {
+	var none shimclient.ProcessID
+	if mine, other := i.recordedShim(), o.recordedShim(); mine != other && mine != none && other != none {
 		return shimclient.Endpoint{}, false
 	}
 	return endpointIn(o.bootstrap())
@@ -156,8 +160,9 @@ func endpointIn(r *bootapi.BootstrapResult, err error) (shimclient.Endpoint, boo
 	return ep.Followed(), err == nil
 }
 
-// addressByName is that of a socket which somebody listens on under a name that the shim's `start` gives for the id or its group. What is
-// spoken there is what shims of today speak; a version that is too new is noticed by the first call.
+// addressByName is that of a socket that is listened on under a name that the shim's `start` gives for the id or
+// its group. What is spoken there is what shims of today speak; a version that is too new is noticed by the first
+// call.
 func (i *Instance) addressByName() (shimclient.Endpoint, bool) {
 	ids := []string{i.id}
 	if leader := i.leader(); leader != "" {
@@ -186,8 +191,9 @@ func (i *Instance) addressByName() (shimclient.Endpoint, bool) {
 // errStranger: what listens at an address that was guessed is not the process on record.
 var errStranger = errors.Wrap(errdefs.ErrNotFound, "another process listens at the address that it should have")
 
-// confirm holds a guessed address against what is on record: the pid of the shim or, where that is not, the container's, which a shim
-// that does not know it is not in charge of. Errors: errStranger when it is another process; any other decides nothing.
+// confirm holds a guessed address against what is on record: the pid of the shim or, where that is not, the
+// container's, which a shim that does not know it is not in charge of. Errors: errStranger when it is another process;
+// any other decides nothing.
 func (i *Instance) confirm(ctx context.Context, known bool) error {
 	i.mu.Lock()
 	guessed := i.guessed
@@ -216,7 +222,8 @@ func (i *Instance) confirm(ctx context.Context, known bool) error {
 	return nil
 }
 
-// mendBootstrap writes down again how to reach the shim, for another containerd to find, once the shim has answered there.
+// mendBootstrap writes down again how to reach the shim, for another containerd to find, once the shim has answered
+// there.
 func (i *Instance) mendBootstrap() {
 	i.mu.Lock()
 	mend, d, p := i.mend, i.bundle, i.proc
@@ -225,7 +232,8 @@ func (i *Instance) mendBootstrap() {
 	if !mend || p == nil {
 		return
 	}
-	r := &bootapi.BootstrapResult{Version: int32(p.taskVersion()), Protocol: p.endpoint.Protocol, Address: p.endpoint.Address}
+	ep := p.endpoint
+	r := &bootapi.BootstrapResult{Version: int32(p.taskVersion()), Protocol: ep.Protocol, Address: ep.Address}
 	if err := d.WriteBootstrap(r); err != nil {
 		log.G(i.context()).WithError(err).Warn("cannot write down again how to reach the shim")
 	}

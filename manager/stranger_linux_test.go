@@ -16,7 +16,8 @@ import (
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
-// strangerAt takes the socket of a task's shim away and accepts connections in its place, and does not answer. The old socket goes with end.
+// strangerAt takes the socket of a task's shim away and accepts connections in its place, and does not answer. The old
+// socket goes with end.
 func (y *yard) strangerAt(path string) (end func()) {
 	y.Helper()
 	require.NoError(y, os.Rename(path, path+".old"))
@@ -51,7 +52,8 @@ func (y *yard) socketOf(id string) string {
 	return r.Address[len("unix://"):]
 }
 
-// TestDeathBehindAStranger: another process accepts at the address of a shim that has died. That does not bring the shim back.
+// TestDeathBehindAStranger: another process accepts at the address of a shim that has died. That does not bring the
+// shim back.
 func TestDeathBehindAStranger(t *testing.T) {
 	for name, down := range map[string]bool{"while the daemon runs": false, "while it is down": true} {
 		t.Run(name, func(t *testing.T) {
@@ -107,7 +109,8 @@ func TestDeathBehindASuccessor(t *testing.T) {
 	y.empty()
 }
 
-// TestLaunchAtTheAddressOfADeadProcess: a launch that is answered with the address of a process whose pid is gone has made a new one.
+// TestLaunchAtTheAddressOfADeadProcess: a launch that is answered with the address of a process whose pid is gone has
+// made a new one.
 func TestLaunchAtTheAddressOfADeadProcess(t *testing.T) {
 	shimtest.CheckLeaks(t)
 	cmd := exec.Command("sleep", "1000")
