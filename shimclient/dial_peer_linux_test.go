@@ -44,8 +44,9 @@ func listenAs(t *testing.T, uid uintptr, path string) {
 	t.Cleanup(func() { _ = r.l.Close() })
 }
 
-// An abstract name, and a path in a directory that others can write to, may be taken by anybody while the shim is gone.
-func TestDialForeignPeer(t *testing.T) {
+// TestCVE202015257: an abstract name, and a path in a directory that others can write to, may be taken by anybody while the shim is gone.
+// (https://github.com/containerd/containerd/security/advisories/GHSA-36xw-fx78-c5r4)
+func TestCVE202015257(t *testing.T) {
 	noLeaks(t)
 	dir := socketDir(t)
 	require.NoError(t, os.Chmod(dir, 0o777))
