@@ -86,10 +86,14 @@ func runCRI(ctx context.Context, s *suite.Site) error {
 		return errors.Wrap(err, "cannot put a CNI plugin in place")
 	}
 	// A test mounts this one into a container, from there.
-	if err := os.Rename(s.Program("loopback-v2"), "/usr/local/bin/loopback-v2"); err != nil {
+	data, err := os.ReadFile(s.Program("loopback-v2"))
+	if err != nil {
+		return errors.Wrap(err, "cannot read a CNI plugin")
+	}
+	if err := os.WriteFile("/usr/local/bin/loopback-v2", data, 0o755); err != nil {
 		return errors.Wrap(err, "cannot put a CNI plugin in place")
 	}
-	err := underCRI(ctx, s, criConfig, func(d *suite.Daemon) error { return criTests(ctx, s, d, "", "") })
+	err = underCRI(ctx, s, criConfig, func(d *suite.Daemon) error { return criTests(ctx, s, d, "", "") })
 	if err != nil {
 		return err
 	}
