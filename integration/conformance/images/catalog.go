@@ -5,10 +5,12 @@ package images
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -58,6 +60,14 @@ const (
 		"www-data:x:33:\naudio:x:29:\nvideo:x:44:\nusers:x:100:\nnogroup:x:65534:\n"
 )
 
+// scripts stand for programs that a build of busybox may lack, or have in another way than suites expect.
+var scripts = map[string]string{
+	"bash": "exec /bin/busybox sh \"$@\"\n",
+	// As the first process of a container busybox's own is deaf to SIGTERM where it sets no handler, which depends on its build.
+	"nc":    "trap 'exit 143' TERM\n/bin/busybox nc \"$@\" <&0 &\nwait $!\n",
+	"pgrep": "status=1\nfor dir in /proc/[0-9]*; do\n  if [ \"$(cat $dir/comm 2>/dev/null)\" = \"$1\" ]; then echo ${dir#/proc/}; status=0; fi\ndone\nexit $status\n",
+}
+
 func (p *Parts) base() Layer {
 	var l Layer
 	for _, dir := range []string{"bin/", "dev/", "etc/", "home/", "lib/", "proc/", "root/", "run/", "sys/", "tmp/", "usr/", "usr/bin/", "usr/sbin/", "var/", "var/log/"} {
@@ -69,16 +79,14 @@ func (p *Parts) base() Layer {
 		File{Path: "etc/os-release", Mode: 0o644, Data: []byte("NAME=busybox\nID=busybox\n")},
 		File{Path: "etc/nsswitch.conf", Mode: 0o644, Data: []byte("hosts: files dns\n")},
 		File{Path: "bin/busybox", Data: p.busybox},
-		File{Path: "bin/bash", Data: []byte("#!/bin/busybox sh\nexec /bin/busybox sh \"$@\"\n")},
 	)
 	for _, applet := range p.applets {
-		if applet == "nc" {
-			// As the first process of a container busybox's own is deaf to SIGTERM where it sets no handler, which depends on its build.
-			const script = "#!/bin/busybox sh\ntrap 'exit 143' TERM\n/bin/busybox nc \"$@\" <&0 &\nwait $!\n"
-			l = append(l, File{Path: "bin/nc", Data: []byte(script)})
-		} else if applet != "busybox" {
+		if _, ok := scripts[applet]; !ok && applet != "busybox" {
 			l = append(l, File{Path: "bin/" + applet, Link: "/bin/busybox"})
 		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(scripts)) {
+		l = append(l, File{Path: "bin/" + name, Data: []byte("#!/bin/busybox sh\n" + scripts[name])})
 	}
 	return l
 }
@@ -133,10 +141,11 @@ func (p *Parts) All() []Image {
 	list := []Image{
 		p.Busybox("ghcr.io/containerd/busybox:1.36", "registry.k8s.io/e2e-test-images/busybox:1.29-2", "docker.io/library/busybox:latest"),
 		p.alpine("ghcr.io/containerd/alpine:3.14.0", "docker.io/library/alpine:latest"),
-		p.pause("registry.k8s.io/pause:3.10.2", "registry.k8s.io/pause:3.10", "registry.k8s.io/pause:3.9", "registry.k8s.io/pause:3.6", "k8s.gcr.io/pause:3.9"),
+		p.pause("registry.k8s.io/pause:3.10.2", "registry.k8s.io/pause:3.10", "registry.k8s.io/pause:3.6"),
+		p.pauseWith("mark", "registry.k8s.io/pause:3.9", "k8s.gcr.io/pause:3.9"),
 		p.Server("/usr/sbin/nginx", nil, "ghcr.io/containerd/nginx:1.27.0", "registry.k8s.io/e2e-test-images/nginx:1.14-2",
 			"docker.io/library/nginx:latest"),
-		p.Server("/usr/sbin/nginx", []string{"12003"}, "gcr.io/k8s-staging-cri-tools/hostnet-nginx:latest"),
+		p.Server("/usr/sbin/nginx", []string{"12003"}, "gcr.io/k8s-staging-cri-tools/hostnet-nginx-"+runtime.GOARCH+":latest"),
 		p.Server("/usr/sbin/httpd", nil, "registry.k8s.io/e2e-test-images/httpd:2.4.39-4"),
 		p.consumer("registry.k8s.io/e2e-test-images/resource-consumer:1.10"),
 		p.volumeCopyUp("ghcr.io/containerd/volume-copy-up:2.1", "ghcr.io/containerd/volume-copy-up:2.2"),
@@ -157,6 +166,13 @@ func (p *Parts) pause(names ...string) Image {
 		Names: names, Layers: []Layer{p.Guest("pause")}, Platforms: platforms,
 		Config: v1.Config{Env: env, Entrypoint: []string{"/pause"}, User: "65535:65535"},
 	}
+}
+
+// pauseWith is a pause image that differs from the others by a file.
+func (p *Parts) pauseWith(mark string, names ...string) Image {
+	i := p.pause(names...)
+	i.Layers = append(i.Layers, Layer{{Path: mark, Mode: 0o644, Data: []byte(mark + "\n")}})
+	return i
 }
 
 func (p *Parts) consumer(names ...string) Image {
