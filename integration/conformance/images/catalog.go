@@ -28,8 +28,9 @@ type Programs struct {
 type Parts struct {
 	busybox, guest []byte
 	applets        []string
-	// Base is a root file system with all of busybox, and the users of a small distribution.
-	Base Layer
+	// Base is a root file system with all of busybox, and the users of a small distribution. Its applets are hard links, as in busybox's own
+	// image: to mask one must not mask all. Linked is the same with symbolic links, as in Alpine's.
+	Base, Linked Layer
 }
 
 // NewParts reads the programs.
@@ -47,7 +48,7 @@ func NewParts(p Programs) (*Parts, error) {
 		return nil, errors.Wrapf(err, "cannot list the applets of %s", p.Busybox)
 	}
 	parts.applets = strings.Fields(string(out))
-	parts.Base = parts.base()
+	parts.Base, parts.Linked = parts.base(true), parts.base(false)
 	return &parts, nil
 }
 
@@ -63,12 +64,13 @@ const (
 // scripts stand for programs that a build of busybox may lack, or have in another way than suites expect.
 var scripts = map[string]string{
 	"bash": "exec /bin/busybox sh \"$@\"\n",
+	"ipcs": "cat /proc/sysvipc/shm\n",
 	// As the first process of a container busybox's own is deaf to SIGTERM where it sets no handler, which depends on its build.
 	"nc":    "trap 'exit 143' TERM\n/bin/busybox nc \"$@\" <&0 &\nwait $!\n",
 	"pgrep": "status=1\nfor dir in /proc/[0-9]*; do\n  if [ \"$(cat $dir/comm 2>/dev/null)\" = \"$1\" ]; then echo ${dir#/proc/}; status=0; fi\ndone\nexit $status\n",
 }
 
-func (p *Parts) base() Layer {
+func (p *Parts) base(hard bool) Layer {
 	var l Layer
 	for _, dir := range []string{"bin/", "dev/", "etc/", "home/", "lib/", "proc/", "root/", "run/", "sys/", "tmp/", "usr/", "usr/bin/", "usr/sbin/", "var/", "var/log/"} {
 		l = append(l, File{Path: dir})
@@ -82,7 +84,11 @@ func (p *Parts) base() Layer {
 	)
 	for _, applet := range p.applets {
 		if _, ok := scripts[applet]; !ok && applet != "busybox" {
-			l = append(l, File{Path: "bin/" + applet, Link: "/bin/busybox"})
+			link := File{Path: "bin/" + applet, Link: "/bin/busybox"}
+			if hard {
+				link.Link, link.Hard = "bin/busybox", true
+			}
+			l = append(l, link)
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(scripts)) {
@@ -157,7 +163,7 @@ func (p *Parts) All() []Image {
 
 func (p *Parts) alpine(names ...string) Image {
 	i := p.Busybox(names...)
-	i.Layers = append(i.Layers, Layer{{Path: "etc/os-release", Mode: 0o644, Data: []byte("NAME=\"Alpine Linux\"\nID=alpine\nVERSION_ID=3.14.0\n")}})
+	i.Layers = append([]Layer{p.Linked}, Layer{{Path: "etc/os-release", Mode: 0o644, Data: []byte("NAME=\"Alpine Linux\"\nID=alpine\nVERSION_ID=3.14.0\n")}})
 	return i
 }
 

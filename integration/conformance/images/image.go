@@ -44,12 +44,16 @@ type File struct {
 	Mode     int64
 	UID, GID int
 	Data     []byte
-	Link     string
+	// Link is what a symbolic link says, or with Hard the other name of the same file in the layer.
+	Link string
+	Hard bool
 }
 
 func (f File) header() *tar.Header {
 	h := &tar.Header{Name: strings.TrimPrefix(f.Path, "/"), Mode: f.Mode, Uid: f.UID, Gid: f.GID, ModTime: time.Unix(0, 0)}
 	switch {
+	case f.Hard:
+		h.Typeflag, h.Linkname = tar.TypeLink, f.Link
 	case f.Link != "":
 		h.Typeflag, h.Linkname, h.Mode = tar.TypeSymlink, f.Link, 0o777
 	case strings.HasSuffix(f.Path, "/"):
