@@ -124,9 +124,11 @@ func TestRootfsThatCannotBeEmptied(t *testing.T) {
 	y.kill(task)
 	_, err := y.tasks.Delete(y.ctx, "c1")
 	require.NoError(t, err)
+	setTimeout(t, TimeoutCleanup, 100*time.Millisecond) // for which a create waits for the id
 	_, err = y.tasks.Create(y.ctx, "c1", y.runcOpts("sleep"))
 	require.True(t, errdefs.IsAlreadyExists(err), "%v", err)
 	require.ErrorContains(t, err, "precious")
+	setTimeout(t, TimeoutCleanup, time.Minute)
 	y.until("its shim is gone", func() bool { return len(y.daemons()) == 1 })
 	require.True(t, y.retired(w))
 	require.FileExists(t, precious)

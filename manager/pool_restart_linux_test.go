@@ -249,6 +249,7 @@ func TestWarmLaunchCutShort(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			y := poolYard(t, shimtest.Scenario{Generation: shimtest.Lenient, Start: c.start, Reply: shimtest.Reply{Format: shimtest.Protobuf}},
 				PoolConfig{Warm: 1, Reuse: 100})
+			require.NoError(t, y.m.awaitReady(y.ctx)) // or the restore of this daemon finds what is made here
 			d, err := y.m.config.Tasks.layout().CreateWarm()
 			require.NoError(t, err)
 			token := shimclient.NewToken()
