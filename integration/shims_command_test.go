@@ -5,7 +5,11 @@ package integration
 
 import (
 	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
 	"os/exec"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -74,6 +78,30 @@ func TestShimsCommand(t *testing.T) {
 	require.NoError(t, unix.Kill(shim, unix.SIGCONT))
 	n.answers("ill").finish()
 	well.finish()
+}
+
+// TestMetricsEndpoint: Prometheus gets the metrics where containerd serves its own.
+func TestMetricsEndpoint(t *testing.T) {
+	address := freeAddress(t)
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	n := newNode(t, func(o *daemon.Options) {
+		o.Extra += fmt.Sprintf("\n[plugins.'io.containerd.server.v1.metrics']\n  address = '%s'\n", address)
+	})
+	j := n.run("one")
+	require.Eventually(t, func() bool {
+		r, err := client.Get("http://" + address + "/v1/metrics")
+		if err != nil {
+			return false
+		}
+		defer r.Body.Close()
+		body, err := io.ReadAll(r.Body)
+		require.NoError(t, err)
+		want := fmt.Sprintf(`shimyard_instances{kind="task",namespace="%s",runtime="%s",state="running"} 1`, testNS, runcName)
+		series := regexp.MustCompile(`(?m)^shimyard_`).FindAll(body, -1)
+		require.Less(t, len(series), 2000)
+		return strings.Contains(string(body), want) && strings.Contains(string(body), "shimyard_info{")
+	}, patience, tick)
+	j.finish()
 }
 
 // TestShimsCommandAgainstStock: it says which daemon it has met.
