@@ -35,8 +35,13 @@ func (m *ShimManager) moveIn(ctx context.Context, i *Instance, w *warmShim, fact
 	return makingBundle(func() error { return lendHome(i, w, facts) })
 }
 
-// lendHome makes the directory of the shim the bundle.
+// lendHome makes the directory of the shim the bundle. That of a shim which is found dead meanwhile is removed, or about to be: errShimDead.
 func lendHome(i *Instance, w *warmShim, facts specFacts) error {
+	w.clearing.Lock()
+	defer w.clearing.Unlock()
+	if w.p.isOver() {
+		return errShimDead
+	}
 	i.mu.Lock()
 	rec, binary := i.rec, i.binary
 	i.mu.Unlock()
@@ -81,7 +86,9 @@ func moveOut(i *Instance, w *warmShim, why error) error {
 	i.mu.Lock()
 	d, house := i.bundle, i.house
 	i.mu.Unlock()
-	if house != nil {
+	w.clearing.Lock()
+	defer w.clearing.Unlock()
+	if house != nil && !w.p.isOver() { // else nothing comes back for it where it waits, and it goes with the bundle
 		if err := d.Return(w.dir); err != nil {
 			return errors.Wrapf(err, "cannot undo a bundle after this: %v", why)
 		}

@@ -247,3 +247,30 @@ func TestBundleGoneUnderAWarmShim(t *testing.T) {
 	y.gone(w.dir.ID)
 	require.NotContains(t, y.idle(), w.dir.ID)
 }
+
+// TestDirectoryOfADeadShim that was given away and found dead just then: it is not made a bundle, since it is being removed.
+func TestDirectoryOfADeadShim(t *testing.T) {
+	y := poolYard(t, shimtest.Scenario{}, PoolConfig{Warm: 1, Reuse: 100})
+	y.pooled("c1")
+	y.spares(1)
+	id := y.idle()[0]
+	var w *warmShim
+	y.m.pool.mu.Lock()
+	for _, s := range y.m.pool.shelves {
+		for _, o := range s.open {
+			if o.dir.ID == id {
+				w = o
+			}
+		}
+	}
+	y.m.pool.mu.Unlock()
+	y.killShim(id)
+	y.until("it is found dead", w.p.isOver)
+	i := newInstance(y.m, y.tasks.layout, KindTask, testNamespace, "c2", launching)
+	i.describe(specFacts{raw: []byte("{}")}, w.spec.binary)
+	require.ErrorIs(t, lendHome(i, w, specFacts{raw: []byte("{}")}), errShimDead)
+	y.gone(id)
+	require.NoDirExists(t, y.bundle("c2"))
+	require.NoDirExists(t, y.path("root", testNamespace, "c2"))
+	y.remove("c1")
+}
