@@ -28,7 +28,7 @@ func (s *Site) Ginkgo(ctx context.Context, g Ginkgo) error {
 	}
 	defer log.Close()
 	report := filepath.Join(s.Out, g.Name+".ginkgo.json")
-	args := append([]string{"-ginkgo.v", "-ginkgo.no-color", "-ginkgo.json-report=" + report}, g.Args...)
+	args := append([]string{"-ginkgo.no-color", "-ginkgo.json-report=" + report}, g.Args...)
 	if s.Focus != "" {
 		args = append(args, "-ginkgo.focus="+s.Focus)
 	}

@@ -52,7 +52,7 @@ var critest = &suite.Suite{
 				return err
 			}
 			return s.Ginkgo(ctx, suite.Ginkgo{Name: "critest", Program: s.Program("critest"), Args: []string{
-				"-runtime-endpoint=unix://" + d.Address, "-nri-socket=" + nriSocket,
+				"-ginkgo.v", "-runtime-endpoint=unix://" + d.Address, "-nri-socket=" + nriSocket,
 			}})
 		})
 	},
