@@ -138,7 +138,7 @@ func TestStateOfASilentShim(t *testing.T) {
 				require.NoError(t, p.onConnected(s.connect()))
 				s.stall("State", "Connect")
 				if c.exit {
-					i.learnExit(exitOf(4321, 3))
+					i.ledger.learnExit(exitOf(4321, 3))
 				}
 				task := &Task{i: i}
 				if !c.exit {

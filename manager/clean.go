@@ -93,23 +93,24 @@ func (i *Instance) endLaunches(ctx context.Context) error {
 
 func (i *Instance) removeRest(ctx context.Context) error {
 	i.mu.Lock()
-	d, launch, joined, mounted, warm := i.bundle, i.rec.Launch, i.rec.Joined, i.mounted, i.rec.Warm != ""
+	d, mounted, way := i.bundle, i.mounted, i.ledger.passageLocked()
 	i.mu.Unlock()
+	warm := way.warm != ""
 	if warm {
 		for _, address := range i.addresses() {
 			i.m.launcher.UnlinkSocket(i.namespace, i.id, address)
 		}
 	}
 	// The last of a group removes the group's socket: that the shim was started for the first does not help one who is not there any more.
-	if p := i.process(); !joined || !warm && p != nil && p.isOver() {
+	if p := i.process(); !way.joined || !warm && p != nil && p.isOver() {
 		ids := []string{i.id}
-		if launch != nil {
-			ids = append(ids, launch.Groups...)
+		if way.launch != nil {
+			ids = append(ids, way.launch.Groups...)
 		}
 		i.m.launcher.RemoveSockets(i.namespace, ids, i.addresses()...)
 	}
 	if d != nil {
-		i.seal()
+		i.ledger.seal()
 		failpoint("clean-bundle")
 		if err := i.removeBundle(d); err != nil {
 			return errors.Wrap(err, "cannot remove the bundle")
@@ -137,7 +138,7 @@ func (i *Instance) addresses() []string {
 // file name, since runtimes that clients name by path resolve to nothing else.
 func (i *Instance) deleteBinary(ctx context.Context) (shimclient.Binary, error) {
 	i.mu.Lock()
-	b, name := i.binary, i.rec.Runtime
+	b, name := i.binary, i.ledger.passageLocked().runtime
 	i.mu.Unlock()
 	if b.Path != "" {
 		if r, err := i.m.resolver.Resolve(b.Path); err == nil {
@@ -183,18 +184,18 @@ func (i *Instance) bury() {
 	if !i.waitInFlight() {
 		return
 	}
-	if i.wasCreated() {
-		if i.exit("") != nil || i.initGone() {
+	if i.ledger.wasCreated() {
+		if i.ledger.exit("") != nil || i.initGone() {
 			i.noteOOM() // while the cgroup is there; what `shim delete` ends now is not ended for lack of memory
 		}
 		exit, ok := i.findExit(ctx)
 		if !ok {
 			return // the manager was closed; the next start goes on
 		}
-		if i.initProcess().Alive() {
+		if i.ledger.initProcess().Alive() {
 			i.killInit(ctx) // what the shim's delete should have done
 		}
-		i.learnDeath(exit)
+		i.ledger.learnDeath(exit)
 		failpoint("bury-recorded")
 		if i.kind == KindTask {
 			i.tell()
@@ -207,12 +208,6 @@ func (i *Instance) bury() {
 // waitInFlight waits until what the shim itself has told must have arrived and, at a start of the daemon, until somebody can listen.
 func (i *Instance) waitInFlight() bool {
 	return i.m.awaitTold(max(inFlight, subscribersBack-time.Since(i.m.started)))
-}
-
-func (i *Instance) wasCreated() bool {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	return i.rec.Created
 }
 
 // leaveProcess detaches the instance from its process and ends that when nobody is left.

@@ -107,20 +107,21 @@ func (i *Instance) endLaunchOf(p *Process) {
 	var spare func(shimclient.ProcessID) bool
 	if p != nil {
 		tokens, _ = p.traces()
-		spare = p.sparing(i.took())
+		spare = p.sparing(i.ledger.passage().took)
 		p.end()
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if i.rec.Took == 0 && !i.rec.Joined {
+	way := i.ledger.passageLocked()
+	if way.took == 0 && !way.joined {
 		spare = nil // the record of an earlier version; the launch is the instance's own
 	}
-	if l := i.rec.Launch; l != nil && !i.rec.Joined && !slices.Contains(tokens, l.Token) {
-		tokens = append(tokens, l.Token)
+	if way.launch != nil && !way.joined && !slices.Contains(tokens, way.launch.Token) {
+		tokens = append(tokens, way.launch.Token)
 	}
 	if p == nil && i.house != nil {
 		tokens = append(tokens, i.house.token)
-		spare = sparing(shimclient.ProcessID{}, i.house.answered, i.rec.Took)
+		spare = sparing(shimclient.ProcessID{}, i.house.answered, way.took)
 	}
 	i.tokens, i.spare = tokens, spare
 }
@@ -133,7 +134,7 @@ func (i *Instance) awaitHelpers(p *Process) {
 	if len(tokens) == 0 || p == nil {
 		return
 	}
-	took := i.took()
+	took := i.ledger.passage().took
 	helps := func(id shimclient.ProcessID) bool {
 		return !p.mayBeShim(id) && id.StartTime >= took && !id.LeadsSession()
 	}
@@ -152,17 +153,16 @@ func (i *Instance) awaitHelpers(p *Process) {
 // launchTokens are the launches by which what the shim runs for the instance is found, if a Create of it may still be under way.
 func (i *Instance) launchTokens(p *Process) []string {
 	i.mu.Lock()
-	launch, warm, wait := i.rec.Launch, i.rec.Warm != "", i.cut
-	joined := i.rec.Joined
+	way, wait := i.ledger.passageLocked(), i.cut
 	i.mu.Unlock()
 	switch {
 	case !wait || p == nil:
 		return nil
-	case warm:
+	case way.warm != "":
 		tokens, _ := p.traces()
 		return tokens
-	case launch == nil || joined:
+	case way.launch == nil || way.joined:
 		return nil
 	}
-	return []string{launch.Token}
+	return []string{way.launch.Token}
 }

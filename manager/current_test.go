@@ -20,7 +20,7 @@ import (
 func runcTask(t *testing.T, s *memShim, m *ShimManager) *Task {
 	t.Helper()
 	i, p := memTask(t, m, "c1", ownPid())
-	i.binary.Runtime, i.rec.Task.PidOwned = RuncV2, true
+	i.binary.Runtime, i.ledger.rec.Task.PidOwned = RuncV2, true
 	require.NoError(t, p.onConnected(s.connect()))
 	task := &Task{i: i}
 	_, err := task.State(t.Context())
@@ -64,11 +64,11 @@ func TestListFromTheRecord(t *testing.T) {
 		}, runtime.RunningStatus, true},
 		"an old shim": {func(_ *testing.T, _ *memShim, task *Task) { task.i.proc.version = 2 }, runtime.RunningStatus, true},
 		"created": {func(_ *testing.T, _ *memShim, task *Task) {
-			task.i.rec.Task.Status = tasktypes.Status_CREATED.String()
+			task.i.ledger.rec.Task.Status = tasktypes.Status_CREATED.String()
 		}, runtime.RunningStatus, true},
-		"init gone": {func(_ *testing.T, _ *memShim, task *Task) { task.i.rec.Task.PidStart++ }, runtime.RunningStatus, true},
+		"init gone": {func(_ *testing.T, _ *memShim, task *Task) { task.i.ledger.rec.Task.PidStart++ }, runtime.RunningStatus, true},
 		"a pid that may not be its": {func(_ *testing.T, _ *memShim, task *Task) {
-			task.i.rec.Task.PidOwned = false
+			task.i.ledger.rec.Task.PidOwned = false
 		}, runtime.RunningStatus, true},
 		"being probed": {func(_ *testing.T, _ *memShim, task *Task) { task.i.proc.probing = true }, runtime.RunningStatus, true},
 	} {

@@ -82,7 +82,7 @@ func TestCVE202653495(t *testing.T) {
 	calls(10_000)
 	y.until("no goroutine is left", func() bool { return runtime.NumGoroutine() <= before+2 })
 	y.instance("c1").mu.Lock()
-	require.Empty(t, y.instance("c1").waiters)
+	require.Empty(t, y.instance("c1").ledger.waiters)
 	y.instance("c1").mu.Unlock()
 	y.kill(task)
 	y.remove("c1")

@@ -27,7 +27,7 @@ func (i *Instance) delete(ctx context.Context) (*runtime.Exit, error) {
 		return nil, err
 	}
 	if !mine {
-		if e := i.exit(""); e != nil {
+		if e := i.ledger.exit(""); e != nil {
 			return toExit(e), nil // of the other's delete, that we waited for
 		}
 		return nil, errNoInstance(i.kind, i.id)
@@ -37,9 +37,7 @@ func (i *Instance) delete(ctx context.Context) (*runtime.Exit, error) {
 	exit, err := detach(ctx, i.m, func(dctx context.Context) (*runtime.Exit, error) { return i.runDelete(dctx, ctx) })
 	end(err)
 	if err == nil {
-		i.mu.Lock()
-		metrics.Deleted(i.rec.Runtime, time.Since(begin))
-		i.mu.Unlock()
+		metrics.Deleted(i.ledger.passage().runtime, time.Since(begin))
 	}
 	return exit, errors.Wrapf(err, "cannot delete task %s", i.id)
 }
@@ -81,7 +79,7 @@ func (i *Instance) claimDelete(ctx context.Context) (mine bool, err error) {
 // runDelete is the orderly way: Delete in the shim, record the exit, release the process, remove what is left. ctx has no
 // cancellation; caller tells whether somebody still waits.
 func (i *Instance) runDelete(ctx, caller context.Context) (*runtime.Exit, error) {
-	i.awaitSilence()
+	i.ledger.awaitSilence()
 	i.tellOOMBeforeDelete()
 	exit, derr := i.deleteInShim(ctx)
 	if derr != nil && (!errdefs.IsNotFound(derr) || i.processDead()) {
@@ -98,7 +96,7 @@ func (i *Instance) runDelete(ctx, caller context.Context) (*runtime.Exit, error)
 	if err != nil {
 		return i.deleteFailed(ctx, err)
 	}
-	if exit != nil && p != nil && p.isOver() && i.unspoken() {
+	if exit != nil && p != nil && p.isOver() && i.ledger.unspoken() {
 		end := i.m.stayReachable(i)
 		i.m.spawn(func() {
 			defer end()
@@ -122,8 +120,8 @@ func (i *Instance) runDelete(ctx, caller context.Context) (*runtime.Exit, error)
 // deleteInShim sends Delete, unless an earlier attempt was answered. After a lost connection it is sent once more. NotFound with
 // an exit on record is that exit; NotFound without one is returned as it is, for the caller to clean up and pass on.
 func (i *Instance) deleteInShim(ctx context.Context) (*bundle.Exit, error) {
-	if i.wasDeleted() {
-		return i.exit(""), nil
+	if i.ledger.wasDeleted() {
+		return i.ledger.exit(""), nil
 	}
 	var resp *taskapi.DeleteResponse
 	send := func(ctx context.Context, t *shimclient.Task) (err error) {
@@ -142,13 +140,13 @@ func (i *Instance) deleteInShim(ctx context.Context) (*bundle.Exit, error) {
 	switch {
 	case err == nil:
 		failpoint("delete-task")
-		i.learnExit(bundle.Exit{Pid: resp.Pid, Status: resp.ExitStatus, At: timeOf(resp.ExitedAt)})
-		i.markDeleted()
+		i.ledger.learnExit(bundle.Exit{Pid: resp.Pid, Status: resp.ExitStatus, At: timeOf(resp.ExitedAt)})
+		i.ledger.markDeleted()
 		failpoint("delete-recorded")
-		return i.exit(""), nil
+		return i.ledger.exit(""), nil
 	case errdefs.IsNotFound(err) && !i.processDead():
 		if e := i.exitInFlight(); e != nil {
-			i.markDeleted()
+			i.ledger.markDeleted()
 			return e, nil
 		}
 	}
@@ -159,10 +157,10 @@ func (i *Instance) deleteInShim(ctx context.Context) (*bundle.Exit, error) {
 // still be coming: an earlier Delete may have been done after nobody waited for its answer any more.
 func (i *Instance) exitInFlight() *bundle.Exit {
 	select {
-	case <-i.exited:
+	case <-i.ledger.exited:
 	case <-i.m.spawn(func() { i.m.awaitTold(inFlight) }):
 	}
-	return i.exit("")
+	return i.ledger.exit("")
 }
 
 // deleteContext gives a shim that does not answer and whose container is gone one cleanup timeout, instead of Delete's own deadline.
@@ -211,8 +209,8 @@ func (i *Instance) deleteFailed(ctx context.Context, err error) (*runtime.Exit, 
 	wait, cancel := context.WithTimeout(ctx, inFlight+timeout.Get(TimeoutCleanup))
 	defer cancel()
 	select {
-	case <-i.exited:
-		return toExit(i.exit("")), nil
+	case <-i.ledger.exited:
+		return toExit(i.ledger.exit("")), nil
 	case <-wait.Done():
 		return nil, errNoInstance(i.kind, i.id)
 	}
@@ -251,7 +249,7 @@ func (i *Instance) releaseProcess(ctx context.Context, p *Process, orderly bool)
 func (i *Instance) cleanUpDeleted() {
 	ctx := i.context()
 	i.activated()
-	c := cleaning{shimDelete: i.exit("") == nil || i.deletesAlways(), orderly: i.exit("") != nil}
+	c := cleaning{shimDelete: i.ledger.exit("") == nil || i.deletesAlways(), orderly: i.ledger.exit("") != nil}
 	for pause := firstCleanPause; ; pause = min(2*pause, lastCleanPause) {
 		p := i.process()
 		released, err := i.releaseProcess(ctx, p, false)
@@ -307,33 +305,11 @@ func (i *Instance) processDead() bool {
 	return p == nil || p.dead()
 }
 
-// wasDeleted tells whether the shim has deleted the task already.
-func (i *Instance) wasDeleted() bool {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	return i.rec.Deleted
-}
-
-func (i *Instance) markDeleted() {
-	i.mu.Lock()
-	i.rec.Deleted = true
-	i.mu.Unlock()
-	i.save()
-}
-
-// unspoken tells whether something of the exit and the deletion was not told yet.
-func (i *Instance) unspoken() bool {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	e := i.rec.Task.Exit
-	return !e.Told || !e.DeleteTold
-}
-
 // tellLate tells what a shim took with it when it ended after an orderly delete: shims queue their events and end without waiting
 // for them. The id may have a new instance by now, so events still in flight are matched by pid.
 func (i *Instance) tellLate() {
 	i.m.awaitTold(inFlight) // told twice is better than never, so the end of the daemon does not keep it from telling
-	if i.unspoken() {
+	if i.ledger.unspoken() {
 		i.tell()
 	}
 }

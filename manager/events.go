@@ -26,7 +26,7 @@ const maxTries = 3
 // tell says for a dead shim what it can no longer say: exits of execs, the exit of init, the deletion, each only if nobody said it.
 func (i *Instance) tell() {
 	i.tellExits("dead_shim")
-	e := i.exit("")
+	e := i.ledger.exit("")
 	if e == nil || e.DeleteTold {
 		return
 	}
@@ -34,18 +34,18 @@ func (i *Instance) tell() {
 		ContainerID: i.id, Pid: e.Pid, ExitStatus: e.Status, ExitedAt: timestamppb.New(e.At),
 	})
 	failpoint("tell-delete")
-	i.note("", func(e *bundle.Exit) { e.DeleteTold = true })
+	i.ledger.note("", func(e *bundle.Exit) { e.DeleteTold = true })
 }
 
 // tellExits tells what is known and untold of exits, those of execs first. What is told is in the bundle before it is told, and that it
 // was told is marked there before the next thing is said: a crash in between repeats the same words.
 func (i *Instance) tellExits(by string) {
-	for _, execID := range i.untold() {
-		e := i.exit(execID)
+	for _, execID := range i.ledger.untold() {
+		e := i.ledger.exit(execID)
 		if e.Tries >= maxTries {
 			continue
 		}
-		i.note(execID, func(e *bundle.Exit) { e.Tries++ })
+		i.ledger.note(execID, func(e *bundle.Exit) { e.Tries++ })
 		failpoint("tell-counted")
 		if execID == "" {
 			i.tellOOMOnce()
@@ -53,7 +53,7 @@ func (i *Instance) tellExits(by string) {
 		i.publishExit(execID, *e)
 		metrics.ExitTold(by)
 		failpoint("tell-exit")
-		i.note(execID, i.toldLocked)
+		i.ledger.note(execID, i.ledger.toldLocked)
 	}
 }
 

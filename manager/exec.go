@@ -27,20 +27,20 @@ func (e *Exec) ID() string { return e.id }
 // State of the exec. What the shim does not say, or no longer knows since a Delete was done whose caller had left, is
 // said from the record once the exit is there.
 func (e *Exec) State(ctx context.Context) (runtime.State, error) {
-	i, x := e.task.i, e.task.i.execOf(e.id)
+	i, x := e.task.i, e.task.i.ledger.execOf(e.id)
 	if i.execWasDeleted(e.id) {
 		return i.execStopped(e.id), nil
 	}
 	r, err := i.askState(ctx, e.id)
 	if err != nil {
-		if i.exit(e.id) != nil && i.speaksForExec(err) {
+		if i.ledger.exit(e.id) != nil && i.speaksForExec(err) {
 			return i.execStopped(e.id), nil
 		}
 		return runtime.State{}, err
 	}
 	s := toState(r)
 	if s.Status == runtime.StoppedStatus && hasTime(r.ExitedAt) {
-		i.learnExecExit(e.id, x, bundle.Exit{Status: r.ExitStatus, At: timeOf(r.ExitedAt)})
+		i.ledger.learnExecExit(e.id, x, bundle.Exit{Status: r.ExitStatus, At: timeOf(r.ExitedAt)})
 	}
 	if s.Status == runtime.StoppedStatus {
 		s.ExitStatus, s.ExitedAt = i.stoppedAs(e.id, s.ExitStatus)
@@ -58,7 +58,7 @@ func (e *Exec) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	i.execStarted(e.id, pid)
+	i.ledger.execStarted(e.id, pid)
 	return nil
 }
 

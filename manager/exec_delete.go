@@ -37,16 +37,16 @@ func (e *Exec) Delete(ctx context.Context) (*runtime.Exit, error) {
 
 // deleteExec deletes an exec. ctx has no cancellation; caller tells whether the caller still waits.
 func (i *Instance) deleteExec(ctx, caller context.Context, id string) (*runtime.Exit, error) {
-	x := i.execOf(id)
+	x := i.ledger.execOf(id)
 	exit, err := i.deleteExecInShim(ctx, id, x)
 	switch {
 	case errdefs.IsNotFound(err):
-		i.execDeleted(id, x)
+		i.ledger.execDeleted(id, x)
 		return nil, err
 	case err != nil:
 		return nil, err
 	case caller.Err() == nil:
-		i.execDeleted(id, x)
+		i.ledger.execDeleted(id, x)
 	default:
 		// Nobody is there to be given the exit: it stays, recorded, for the retry.
 	}
@@ -57,7 +57,7 @@ func (i *Instance) deleteExec(ctx, caller context.Context, id string) (*runtime.
 // NotFound with an exit on record is that exit: an earlier Delete was done and its answer was lost.
 func (i *Instance) deleteExecInShim(ctx context.Context, id string, x *bundle.ExecState) (*runtime.Exit, error) {
 	if i.execWasDeleted(id) {
-		return toExit(i.exit(id)), nil
+		return toExit(i.ledger.exit(id)), nil
 	}
 	var resp *taskapi.DeleteResponse
 	send := func(ctx context.Context, t *shimclient.Task) (err error) {
@@ -71,7 +71,7 @@ func (i *Instance) deleteExecInShim(ctx context.Context, id string, x *bundle.Ex
 	if err == nil {
 		failpoint("exec-deleted")
 		exit := &bundle.Exit{Pid: resp.Pid, Status: resp.ExitStatus, At: timeOf(resp.ExitedAt)}
-		return toExit(i.onExecDeleted(id, x, exit)), nil
+		return toExit(i.ledger.onExecDeleted(id, x, exit)), nil
 	}
 	if !errdefs.IsNotFound(err) || i.processDead() || x == nil {
 		return nil, err
@@ -82,32 +82,13 @@ func (i *Instance) deleteExecInShim(ctx context.Context, id string, x *bundle.Ex
 	return nil, err
 }
 
-// onExecDeleted records that the shim has deleted an exec, and its exit where that is not known yet. It returns the
-// exit that was learnt first.
-func (i *Instance) onExecDeleted(id string, x *bundle.ExecState, e *bundle.Exit) *bundle.Exit {
-	i.mu.Lock()
-	if x == nil || i.rec.Execs[id] != x {
-		i.mu.Unlock()
-		e.At = orFirst(e.At, time.Time{})
-		return e
-	}
-	x.Deleted = true
-	if x.Exit == nil {
-		i.setExecExitLocked(id, x, *e)
-	}
-	first := *x.Exit
-	i.mu.Unlock()
-	i.save()
-	return &first
-}
-
 // execExitInFlight is the exit of an exec that the shim no longer knows. Like init's it may still be on its way.
 func (i *Instance) execExitInFlight(id string, x *bundle.ExecState) *bundle.Exit {
-	if started := i.pidOf(id) != 0; started && i.exit(id) == nil {
+	if started := i.pidOf(id) != 0; started && i.ledger.exit(id) == nil {
 		i.m.awaitTold(inFlight)
 	}
-	if e := i.exit(id); e != nil {
-		return i.onExecDeleted(id, x, e)
+	if e := i.ledger.exit(id); e != nil {
+		return i.ledger.onExecDeleted(id, x, e)
 	}
 	return nil
 }
@@ -116,7 +97,7 @@ func (i *Instance) execExitInFlight(id string, x *bundle.ExecState) *bundle.Exit
 func (i *Instance) execWasDeleted(id string) bool {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	x := i.rec.Execs[id]
+	x := i.ledger.execLocked(id)
 	return i.state.listed() && x != nil && x.Deleted && x.Exit != nil
 }
 
@@ -139,8 +120,8 @@ func (i *Instance) speaksForExec(err error) bool {
 // stoppedAs is how a stopped process is answered for: with its exit where that is known, else with the status that the
 // shim says and the time at which it was first seen stopped.
 func (i *Instance) stoppedAs(execID string, status uint32) (uint32, time.Time) {
-	if e := i.exit(execID); e != nil {
+	if e := i.ledger.exit(execID); e != nil {
 		return e.Status, e.At
 	}
-	return status, i.firstSeenStopped(execID)
+	return status, i.ledger.firstSeenStopped(execID)
 }

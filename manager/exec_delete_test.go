@@ -24,8 +24,8 @@ func startedExec(t *testing.T, m *ShimManager) (*Exec, *memShim) {
 	s := newMemShim(t)
 	i, p := memTask(t, m, "c1", 77)
 	require.NoError(t, p.onConnected(s.connect()))
-	i.execAdded("e1")
-	i.execStarted("e1", 78)
+	i.ledger.execAdded("e1")
+	i.ledger.execStarted("e1", 78)
 	s.say("Delete", &taskapi.DeleteResponse{Pid: 78, ExitStatus: 3, ExitedAt: timestamppb.Now()})
 	return &Exec{task: &Task{i: i}, id: "e1"}, s
 }
@@ -103,7 +103,7 @@ func TestExecDeleteWhoseAnswerIsLost(t *testing.T) {
 				exit, err := e.Delete(t.Context())
 				if c.want != nil {
 					require.ErrorIs(t, err, c.want)
-					require.Nil(t, e.task.i.execOf("e1"), "what the shim does not know is not listed")
+					require.Nil(t, e.task.i.ledger.execOf("e1"), "what the shim does not know is not listed")
 					return
 				}
 				require.NoError(t, err)
@@ -119,15 +119,15 @@ func TestExecOfAReusedID(t *testing.T) {
 		e, s := startedExec(t, memManager(t))
 		leaveDelete(t, e, s)
 		i := e.task.i
-		i.execAdded("e1") // the shim has deleted the first, else it would have refused this one
-		i.execStarted("e1", 79)
+		i.ledger.execAdded("e1") // the shim has deleted the first, else it would have refused this one
+		i.ledger.execStarted("e1", 79)
 		s.resume("Delete")
 		synctest.Wait()
 		require.EqualValues(t, 79, i.pidOf("e1"))
-		require.Nil(t, i.exit("e1"))
+		require.Nil(t, i.ledger.exit("e1"))
 		require.False(t, i.execWasDeleted("e1"))
 		i.onExitEvent("e1", exitOf(79, 0))
-		require.NotNil(t, i.exit("e1"))
+		require.NotNil(t, i.ledger.exit("e1"))
 	})
 }
 
@@ -138,9 +138,9 @@ func TestExitOfADeletedExec(t *testing.T) {
 		leaveDelete(t, e, s)
 		s.resume("Delete")
 		time.Sleep(10 * time.Minute)
-		require.NotNil(t, e.task.i.exit("e1"))
-		require.Zero(t, e.task.i.exit("e1").Tries)
-		require.False(t, e.task.i.replaying)
+		require.NotNil(t, e.task.i.ledger.exit("e1"))
+		require.Zero(t, e.task.i.ledger.exit("e1").Tries)
+		require.False(t, e.task.i.ledger.telling.replaying)
 	})
 }
 
@@ -187,7 +187,7 @@ func TestStoppedWithoutATime(t *testing.T) {
 					}
 					time.Sleep(time.Second)
 				}
-				require.Nil(t, i.exit(""), "the shim may not have seen the exit yet")
+				require.Nil(t, i.ledger.exit(""), "the shim may not have seen the exit yet")
 				s.exit = &taskapi.WaitResponse{ExitStatus: 8, ExitedAt: at}
 				close(s.exits)
 				ends(t, startWait(t.Context(), i, ""), 8)
@@ -219,7 +219,7 @@ func TestExitWithoutATime(t *testing.T) {
 				event := exitEvent("c1", "c1", 77, 3)
 				event.ExitedAt = at
 				hear(t, m, testNamespace, event)
-				require.True(t, e.task.i.exit("").At.Equal(time.Now()))
+				require.True(t, e.task.i.ledger.exit("").At.Equal(time.Now()))
 				s.exitWith(3, time.Time{})
 				got, err := e.task.i.wait(t.Context(), "of an earlier daemon")
 				require.NoError(t, err)
@@ -241,9 +241,9 @@ func TestStoppedWithoutATimeDuringDowntime(t *testing.T) {
 		require.True(t, i.ask())
 		time.Sleep(10 * time.Minute)
 		for _, id := range []string{"", "e1"} {
-			require.NotNil(t, i.exit(id), "%q", id)
-			require.EqualValues(t, 9, i.exit(id).Status, "%q", id)
-			require.Equal(t, 1, i.exit(id).Tries, "%q", id)
+			require.NotNil(t, i.ledger.exit(id), "%q", id)
+			require.EqualValues(t, 9, i.ledger.exit(id).Status, "%q", id)
+			require.Equal(t, 1, i.ledger.exit(id).Tries, "%q", id)
 		}
 	})
 }

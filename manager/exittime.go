@@ -35,28 +35,3 @@ func orFirst(at, seen time.Time) time.Time {
 	}
 	return time.Now().UTC()
 }
-
-// firstSeenStopped is when a process was first seen stopped whose exit is not known, which is now unless it is on
-// record. What is answered once stays.
-func (i *Instance) firstSeenStopped(execID string) time.Time {
-	now := time.Now().UTC()
-	i.mu.Lock()
-	var seen *time.Time
-	if x := i.rec.Execs[execID]; x != nil {
-		seen = &x.Stopped
-	} else if execID == "" && i.rec.Task != nil {
-		seen = &i.rec.Task.Stopped
-	}
-	if seen == nil {
-		i.mu.Unlock()
-		return now
-	}
-	if !seen.IsZero() {
-		defer i.mu.Unlock()
-		return *seen
-	}
-	*seen = now
-	i.mu.Unlock()
-	i.save()
-	return now
-}

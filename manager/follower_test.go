@@ -41,8 +41,8 @@ func stoppedTask(t *testing.T, m *ShimManager, id string) *Instance {
 	t.Helper()
 	i, _ := memTask(t, m, id, 200)
 	e := exitOf(200, 7)
-	i.rec.Task.Exit = &e
-	close(i.exited)
+	i.ledger.rec.Task.Exit = &e
+	close(i.ledger.exited)
 	return i
 }
 
@@ -57,7 +57,7 @@ func TestBacklogOfEvents(t *testing.T) {
 			}
 		},
 		"an exit that was learnt from an answer": func(i *Instance) {
-			i.rec.Task.Exit.At = time.Now().Add(-ownRetries)
+			i.ledger.rec.Task.Exit.At = time.Now().Add(-ownRetries)
 			i.replay()
 		},
 	} {
@@ -67,7 +67,7 @@ func TestBacklogOfEvents(t *testing.T) {
 				i := stoppedTask(t, m, "c1")
 				before := time.Now()
 				exit := exitEvent("c1", "c1", 200, 7)
-				exit.ExitedAt = timestamppb.New(i.exit("").At)
+				exit.ExitedAt = timestamppb.New(i.ledger.exit("").At)
 				go func() {
 					for range 5000 {
 						ch <- sent(t, before, exitEvent("other", "other", 1, 0))
@@ -78,9 +78,9 @@ func TestBacklogOfEvents(t *testing.T) {
 				}()
 				time.Sleep(time.Millisecond)
 				judge(i)
-				require.True(t, i.exit("").Told)
-				require.True(t, i.exit("").DeleteTold)
-				require.Zero(t, i.exit("").Tries, "the shim has told it")
+				require.True(t, i.ledger.exit("").Told)
+				require.True(t, i.ledger.exit("").DeleteTold)
+				require.Zero(t, i.ledger.exit("").Tries, "the shim has told it")
 			})
 		})
 	}
@@ -101,8 +101,8 @@ func TestStreamOfEvents(t *testing.T) {
 			}
 		}()
 		i.tellLate()
-		require.Equal(t, 1, i.exit("").Tries)
-		require.True(t, i.exit("").DeleteTold)
+		require.Equal(t, 1, i.ledger.exit("").Tries)
+		require.True(t, i.ledger.exit("").DeleteTold)
 		close(stop)
 		<-stopped
 		ch <- sent(t, time.Now().Add(time.Hour), exitEvent("other", "other", 1, 0))
@@ -117,11 +117,11 @@ func TestEventsWhileADiskIsSlow(t *testing.T) {
 	shimtest.CheckLeaks(t)
 	m, ch := fedManager(t)
 	slow, _ := memTask(t, m, "slow", 200)
-	slow.execAdded("e1")
-	slow.execStarted("e1", 201)
+	slow.ledger.execAdded("e1")
+	slow.ledger.execStarted("e1", 201)
 	other, _ := memTask(t, m, "other", 300)
-	slow.saving.Lock()
-	defer slow.saving.Unlock()
+	slow.ledger.saving.Lock()
+	defer slow.ledger.saving.Unlock()
 	for _, e := range []any{
 		exitEvent("slow", "e1", 201, 1), exitEvent("slow", "slow", 200, 2),
 		&apievents.TaskDelete{ContainerID: "slow", Pid: 200}, exitEvent("other", "other", 300, 3),
@@ -132,7 +132,7 @@ func TestEventsWhileADiskIsSlow(t *testing.T) {
 			require.Fail(t, "nobody listens while a record is being written")
 		}
 	}
-	<-other.exited
-	require.True(t, slow.exit("e1").Told)
-	require.True(t, slow.exit("").DeleteTold)
+	<-other.ledger.exited
+	require.True(t, slow.ledger.exit("e1").Told)
+	require.True(t, slow.ledger.exit("").DeleteTold)
 }

@@ -24,8 +24,9 @@ func foreignState(b *bundle.Bundle) *bundle.TaskState {
 // wherever that one wants. Of a bundle that stock containerd left, only the lack of a sandbox tells.
 func (i *Instance) launchedHere() bool {
 	i.mu.Lock()
-	launched, d := i.rec.Launched || i.rec.Launch != nil, i.bundle
+	way, d := i.ledger.passageLocked(), i.bundle
 	i.mu.Unlock()
+	launched := way.launched || way.launch != nil
 	if launched || !i.foreign() {
 		return launched
 	}
@@ -35,16 +36,15 @@ func (i *Instance) launchedHere() bool {
 
 // foreign tells that no launch of ours is on record.
 func (i *Instance) foreign() bool {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	return i.rec.Launch == nil && !i.rec.Joined
+	way := i.ledger.passage()
+	return way.launch == nil && !way.joined
 }
 
 // leader is the id of the instance whose shim serves this one, as its bundle tells: the sandbox that it joined, or its group; "" where
 // it is served by a shim of its own.
 func (i *Instance) leader() string {
 	i.mu.Lock()
-	d, launch := i.bundle, i.rec.Launch
+	d, launch := i.bundle, i.ledger.passageLocked().launch
 	i.mu.Unlock()
 	id, err := d.Sandbox()
 	switch {
@@ -83,7 +83,7 @@ func groupOf(d *bundle.Bundle) string {
 // is the pause container, whose bundle the shim was started in.
 func (i *Instance) openLog() {
 	i.mu.Lock()
-	p, d, joined := i.proc, i.bundle, i.rec.Joined
+	p, d, joined := i.proc, i.bundle, i.ledger.passageLocked().joined
 	i.mu.Unlock()
 	if joined || p == nil || i.foreign() && i.follows() {
 		return

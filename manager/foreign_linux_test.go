@@ -24,10 +24,10 @@ import (
 func (y *yard) launchByHand(i *Instance) (end func()) {
 	y.Helper()
 	i.mu.Lock()
-	i.rec.Launch = &bundle.Launch{Token: shimclient.NewToken(), Binary: y.shim.Path}
-	token := i.rec.Launch.Token
+	i.ledger.rec.Launch = &bundle.Launch{Token: shimclient.NewToken(), Binary: y.shim.Path}
+	token := i.ledger.rec.Launch.Token
 	i.mu.Unlock()
-	require.NoError(y, i.persist())
+	require.NoError(y, i.ledger.persist())
 	logs, err := shimclient.OpenLog(i.bundle.LogPath(), nil)
 	require.NoError(y, err)
 	cmd := exec.Command(y.shim.Path, "-namespace", testNamespace, "-id", "c1", "-address", y.config.GRPCAddress, "start")

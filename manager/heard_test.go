@@ -22,7 +22,7 @@ func createdTask(t *testing.T, m *ShimManager) (*Instance, *memShim) {
 	t.Helper()
 	s := newMemShim(t)
 	i, p := memTask(t, m, "c1", 100)
-	i.rec.Task.Status = tasktypes.Status_CREATED.String()
+	i.ledger.rec.Task.Status = tasktypes.Status_CREATED.String()
 	require.NoError(t, p.onConnected(s.connect()))
 	return i, s
 }
@@ -37,13 +37,13 @@ func TestExitEventFasterThanStart(t *testing.T) {
 		synctest.Wait()
 		i.onExitEvent("", exitOf(99, 1)) // of an earlier task
 		i.onExitEvent("", exitOf(ownPid(), 5))
-		require.Nil(t, i.exit(""), "whose it is, is not known yet")
+		require.Nil(t, i.ledger.exit(""), "whose it is, is not known yet")
 		s.resume("Start")
 		require.NoError(t, <-started)
-		require.NotNil(t, i.exit(""))
-		require.EqualValues(t, 5, i.exit("").Status)
-		require.Equal(t, ownPid(), i.exit("").Pid)
-		require.Empty(t, i.untold())
+		require.NotNil(t, i.ledger.exit(""))
+		require.EqualValues(t, 5, i.ledger.exit("").Status)
+		require.Equal(t, ownPid(), i.ledger.exit("").Pid)
+		require.Empty(t, i.ledger.untold())
 	})
 }
 
@@ -58,10 +58,10 @@ func TestExitEventOfAStartWithoutAnAnswer(t *testing.T) {
 		i.onDeleteEvent(200)
 		i.learnState(&taskapi.StateResponse{
 			Pid: 200, Status: tasktypes.Status_STOPPED, ExitStatus: 5, ExitedAt: timestamppb.New(e.At),
-		}, i.change)
-		require.Equal(t, uint32(200), i.exit("").Pid)
-		require.True(t, i.exit("").Told)
-		require.True(t, i.exit("").DeleteTold)
+		}, i.ledger.epoch())
+		require.Equal(t, uint32(200), i.ledger.exit("").Pid)
+		require.True(t, i.ledger.exit("").Told)
+		require.True(t, i.ledger.exit("").DeleteTold)
 	})
 }
 
@@ -81,8 +81,8 @@ func TestWaitFasterThanStart(t *testing.T) {
 		i.onExitEvent("", e)
 		s.resume("Start")
 		require.NoError(t, <-started)
-		require.Equal(t, ownPid(), i.exit("").Pid)
-		require.Empty(t, i.untold())
+		require.Equal(t, ownPid(), i.ledger.exit("").Pid)
+		require.Empty(t, i.ledger.untold())
 	})
 }
 
@@ -102,13 +102,13 @@ func TestExitEventWhileRestoring(t *testing.T) {
 			e.ExitedAt = at
 			hear(t, m, testNamespace, exitEvent("c1", "c1", 199, 4)) // of an earlier task
 			hear(t, m, testNamespace, e)
-			require.Nil(t, i.exit(""))
+			require.Nil(t, i.ledger.exit(""))
 			i.learnState(&taskapi.StateResponse{
 				Pid: c.answered, Status: tasktypes.Status_STOPPED, ExitStatus: 5, ExitedAt: at,
-			}, i.change)
-			require.EqualValues(t, 5, i.exit("").Status)
-			require.Equal(t, uint32(200), i.exit("").Pid)
-			require.Empty(t, i.untold(), "or it is told a second time")
+			}, i.ledger.epoch())
+			require.EqualValues(t, 5, i.ledger.exit("").Status)
+			require.Equal(t, uint32(200), i.ledger.exit("").Pid)
+			require.Empty(t, i.ledger.untold(), "or it is told a second time")
 		})
 	}
 }
@@ -119,8 +119,8 @@ func TestExitEventWithoutAPidOnRecord(t *testing.T) {
 	m := memManager(t)
 	i, _ := memTask(t, m, "c1", 0)
 	hear(t, m, testNamespace, exitEvent("c1", "c1", 200, 5))
-	require.EqualValues(t, 5, i.exit("").Status)
-	require.Equal(t, uint32(200), i.exit("").Pid)
+	require.EqualValues(t, 5, i.ledger.exit("").Status)
+	require.Equal(t, uint32(200), i.ledger.exit("").Pid)
 }
 
 // TestExecThatEndsBeforeItsStartIsAnswered is told once, in whatever order the answers and the event come.
@@ -138,7 +138,7 @@ func TestExecThatEndsBeforeItsStartIsAnswered(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				i := answeredTask(t, memManager(t))
-				i.execAdded("e2")
+				i.ledger.execAdded("e2")
 				for _, step := range c.steps {
 					switch step {
 					case "wait":
@@ -146,14 +146,14 @@ func TestExecThatEndsBeforeItsStartIsAnswered(t *testing.T) {
 					case "event":
 						i.onExitEvent("e2", exitOf(79, 3))
 					case "start":
-						i.execStarted("e2", 79)
+						i.ledger.execStarted("e2", 79)
 					}
 				}
 				time.Sleep(10 * time.Minute)
-				require.Equal(t, uint32(79), i.exit("e2").Pid)
-				require.EqualValues(t, 3, i.exit("e2").Status)
-				require.True(t, i.exit("e2").Told)
-				require.Zero(t, i.exit("e2").Tries, "told once, by the shim")
+				require.Equal(t, uint32(79), i.ledger.exit("e2").Pid)
+				require.EqualValues(t, 3, i.ledger.exit("e2").Status)
+				require.True(t, i.ledger.exit("e2").Told)
+				require.Zero(t, i.ledger.exit("e2").Tries, "told once, by the shim")
 			})
 		})
 	}

@@ -79,15 +79,16 @@ func (m *ShimManager) inspected(namespace, id string) (*Instance, error) {
 func (i *Instance) view(processes bool) inspect.Instance {
 	p := i.process()
 	i.mu.Lock()
+	way := i.ledger.passageLocked()
 	v := inspect.Instance{
 		Namespace: i.namespace, ID: i.id, Kind: string(i.kind), State: stateNames[i.state], Since: i.since.UTC(),
-		Created: i.rec.Begun, Runtime: i.rec.Runtime, Source: sourceOf(&i.rec), API: i.version,
+		Created: i.ledger.begunLocked(), Runtime: way.runtime, Source: way.source(), API: i.version,
 	}
 	if i.left != nil {
 		v.LastError, v.LastErrorAt = i.left.Error(), i.leftAt
 	}
 	i.mu.Unlock()
-	init, shim := i.initProcess(), i.recordedShim()
+	init, shim := i.ledger.initProcess(), i.ledger.recordedShim()
 	if p != nil {
 		p.describe(&v)
 		if pid := p.verified(); pid != (shimclient.ProcessID{}) {
@@ -102,18 +103,6 @@ func (i *Instance) view(processes bool) inspect.Instance {
 var stateNames = map[state]string{
 	launching: inspect.StateLaunching, restoring: inspect.StateRestoring, running: inspect.StateRunning,
 	deleting: inspect.StateDeleting, reaping: inspect.StateCleaning, dead: inspect.StateDead,
-}
-
-func sourceOf(r *bundle.Record) string {
-	switch {
-	case r.Warm != "":
-		return "warm"
-	case r.Joined:
-		return "join"
-	case r.Launch != nil:
-		return "start"
-	}
-	return ""
 }
 
 // describe adds what is known of the way to the shim.
@@ -174,11 +163,10 @@ func (m *ShimManager) inspectOne(q *inspect.InspectRequest) (*inspect.InspectRes
 	if i.bundle != nil {
 		r.Bundle = i.bundle.Path
 	}
-	r.Binary, r.Warm = i.binary.Path, i.rec.Warm
-	if t := i.rec.Task; t != nil {
-		r.Status, r.Exit = t.Status, exitView(t.Exit)
-	}
-	for id, x := range i.rec.Execs {
+	r.Binary, r.Warm = i.binary.Path, i.ledger.passageLocked().warm
+	status, exit := i.ledger.statusLocked()
+	r.Status, r.Exit = status, exitView(exit)
+	for id, x := range i.ledger.execsLocked() {
 		r.Execs = append(r.Execs, inspect.Exec{ID: id, Pid: x.Pid, Exit: exitView(x.Exit)})
 	}
 	slices.SortFunc(r.Execs, func(a, b inspect.Exec) int { return cmp.Compare(a.ID, b.ID) })

@@ -8,7 +8,6 @@ import (
 	"sync"
 	"time"
 
-	tasktypes "github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/containerd/v2/core/runtime"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/log"
@@ -28,68 +27,49 @@ type Instance struct {
 	// reading fills it, once, from what is on disk; nil for one that is new.
 	reading func()
 
-	// saving orders the writes of the record file and guards sealed: nothing is written any more.
-	saving sync.Mutex
-	sealed bool
-
 	// deletes lets one Delete of an exec at a time go to the shim, by the exec's id.
 	deletes keyedLock
 
-	// exited is closed when the exit of the init process is known.
-	exited chan struct{}
+	// ledger has the record and the exits; it shares mu.
+	ledger *ledger
 
 	// mu guards all below.
-	mu        sync.Mutex
-	state     state
-	since     time.Time
-	claimed   state         // before deleting
-	changed   chan struct{} // closed and replaced at every transition
-	bundle    *bundle.Bundle
-	binary    shimclient.Binary
-	groups    []string // whose shim the container may be served by, if its runtime groups
-	version   int      // of the Task API that the shim answered with
-	proc      *Process
-	rec       bundle.Record
-	heard     map[process]bundle.Exit // exits heard on the exchange before it was known whose pid it is
-	waiters   map[*waiting]struct{}
-	creates   chan error    // the answer of a Create whose caller has left; nil when there is none
-	cut       bool          // a Create may still be under way in what the shim has run for it
-	mounted   bool          // mounts are to be deactivated when it goes
-	repeating bool          // exits that were told to a young daemon's subscribers are told again
-	speakers  int           // what is being told at this moment
-	silence   chan struct{} // closed when there are no speakers any more
-	oomTold   bool          // this daemon has told that init was ended for lack of memory
-	replaying bool          // exits that are known are told if nobody else does
-	saveDue   bool          // a write of the record behind the follower has not begun yet
-	unsaved   bool          // the record is not as it should be on disk
-	found     bool          // at the start of the daemon, and it is not decided yet what becomes of it
-	left      error         // what cleaning could not remove yet
-	leftAt    time.Time     // when that was found
-	house     *warmShim     // whose directory the bundle is; nil where the bundle is the instance's own
-	returns   bool          // its process goes back to the pool when the bundle is removed
-
-	changes int    // of the status, that are under way
-	change  uint64 // counts them, begun and done: an answer to State from before one says nothing
-	doubt   bool   // one has failed, or the record is an earlier daemon's: the status is what the shim says next
+	mu      sync.Mutex
+	state   state
+	since   time.Time
+	claimed state         // before deleting
+	changed chan struct{} // closed and replaced at every transition
+	bundle  *bundle.Bundle
+	binary  shimclient.Binary
+	groups  []string // whose shim the container may be served by, if its runtime groups
+	version int      // of the Task API that the shim answered with
+	proc    *Process
+	creates chan error // the answer of a Create whose caller has left; nil when there is none
+	cut     bool       // a Create may still be under way in what the shim has run for it
+	mounted bool       // mounts are to be deactivated when it goes
+	found   bool       // at the start of the daemon, and it is not decided yet what becomes of it
+	left    error      // what cleaning could not remove yet
+	leftAt  time.Time  // when that was found
+	house   *warmShim  // whose directory the bundle is; nil where the bundle is the instance's own
+	returns bool       // its process goes back to the pool when the bundle is removed
 
 	guessed bool // the address of the process is a guess, which the process has not confirmed
 	mend    bool // the bundle does not say how to reach the shim, and is to again
 
 	shimDeleted   bool     // `shim delete` has succeeded
 	failedDeletes int      // attempts of it that failed
-	deleteHeard   bool     // the shim has told the deletion
 	tokens        []string // of launches whose processes are to be ended before anything is removed
 	// spare tells which of these processes are not; nil: none.
 	spare func(shimclient.ProcessID) bool
 }
 
 func newInstance(m *ShimManager, layout bundle.Layout, kind Kind, namespace, id string, st state) *Instance {
-	return &Instance{
+	i := &Instance{
 		m: m, kind: kind, namespace: namespace, id: id, layout: layout,
-		exited: make(chan struct{}),
-		state:  st, claimed: running, since: time.Now(), changed: make(chan struct{}),
-		waiters: make(map[*waiting]struct{}),
+		state: st, claimed: running, since: time.Now(), changed: make(chan struct{}),
 	}
+	i.ledger = newLedger(&i.mu, i, kind == KindTask)
+	return i
 }
 
 func (i *Instance) key() key { return key{i.namespace, i.id} }
@@ -168,15 +148,11 @@ func (i *Instance) onCreated(pid uint32, io runtime.IO) {
 	defer i.mu.Unlock()
 	switch i.state {
 	case launching:
-		i.rec.Created = true
-		i.rec.Task = &bundle.TaskState{
-			Status: tasktypes.Status_CREATED.String(), Pid: pid, PidStart: start, PidOwned: owned,
-			Stdin: io.Stdin, Stdout: io.Stdout, Stderr: io.Stderr, Terminal: io.Terminal,
-		}
 		i.toLocked(running)
-		if e, ok := i.heard[process{"", pid}]; ok {
-			i.exitLocked(e)
-		}
+		i.ledger.createdLocked(&bundle.TaskState{
+			Pid: pid, PidStart: start, PidOwned: owned,
+			Stdin: io.Stdin, Stdout: io.Stdout, Stderr: io.Stderr, Terminal: io.Terminal,
+		})
 	default:
 		// Nobody else takes an instance out of launching before its creator is through.
 	}
@@ -201,7 +177,7 @@ func (i *Instance) onAnswered() {
 	defer i.mu.Unlock()
 	switch i.state {
 	case restoring:
-		i.rec.Created = true
+		i.ledger.answeredLocked()
 		i.toLocked(running)
 	default:
 		// Its shim died between the answer and now.
@@ -256,7 +232,7 @@ func (i *Instance) onDeleteFailed() {
 	case deleting:
 		i.toLocked(i.claimed)
 		again = i.claimed == restoring
-		i.replayLater()
+		i.ledger.replayLaterLocked()
 	default:
 		// Only who claimed it deletes it.
 	}
@@ -287,3 +263,50 @@ func (i *Instance) setLeft(err error) bool {
 	i.left, i.leftAt = err, time.Now().UTC()
 	return news
 }
+
+// knowsExec tells whether a living task has the exec.
+func (i *Instance) knowsExec(id string) bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.state.listed() && i.ledger.execLocked(id) != nil
+}
+
+// onExitEvent: the shim told an exit, of init ("") or of an exec.
+func (i *Instance) onExitEvent(execID string, e bundle.Exit) {
+	i.mu.Lock()
+	ours := i.ledger.hearExitLocked(i.state, execID, e)
+	i.mu.Unlock()
+	if ours {
+		i.ledger.saveSoon()
+	}
+}
+
+// onDeleteEvent: the shim told that the task is deleted.
+func (i *Instance) onDeleteEvent(pid uint32) {
+	i.mu.Lock()
+	ours := i.ledger.hearDeleteLocked(i.state, pid)
+	i.mu.Unlock()
+	if ours {
+		i.ledger.saveSoon()
+	}
+}
+
+// spawn, later, sleep, writeTurn, daemonStart and recordBundleLocked are what the ledger needs of the instance, see keeper.
+func (i *Instance) spawn(f func()) { i.m.spawn(f) }
+
+func (i *Instance) later(d time.Duration, f func()) {
+	// Not at once even for d = 0: the manager's lock may not be taken under the instance's.
+	time.AfterFunc(d, func() { i.m.spawn(f) })
+}
+
+func (i *Instance) sleep(d time.Duration) bool { return i.m.sleep(d) }
+
+func (i *Instance) writeTurn() (end func()) {
+	// It cannot fail: records are written even while the manager is closed.
+	_ = i.m.saves.Acquire(context.Background(), 1)
+	return func() { i.m.saves.Release(1) }
+}
+
+func (i *Instance) daemonStart() time.Time { return i.m.started }
+
+func (i *Instance) recordBundleLocked() *bundle.Bundle { return i.bundle }

@@ -43,7 +43,7 @@ func (i *Instance) describe(facts specFacts, b shimclient.Binary) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.binary, i.groups = b, facts.groups
-	i.rec = bundle.Record{Version: bundle.RecordVersion, Runtime: b.Runtime, Begun: time.Now().UTC(), BootID: shimclient.BootID()}
+	i.ledger.beginLocked(b.Runtime)
 }
 
 // prepare makes the bundle of a reserved instance whose shim has none for it.
@@ -87,7 +87,7 @@ func (m *ShimManager) clearLeftover(ctx context.Context, i *Instance) error {
 		return errors.Wrapf(errdefs.ErrAlreadyExists, "%s is in the way of %s %s and is no bundle; move it away", d.Path, i.kind, i.id)
 	}
 	old.load(ctx, d)
-	shim := old.recordedShim()
+	shim := old.ledger.recordedShim()
 	if shim.Alive() || old.hasProcess() || shim == (shimclient.ProcessID{}) && m.serves(ctx, d) {
 		return errors.Wrapf(errdefs.ErrAlreadyExists, "%s %s has a bundle %s whose shim still runs; end that first", i.kind, i.id, d.Path)
 	}
@@ -134,18 +134,11 @@ func (m *ShimManager) launch(ctx context.Context, i *Instance, opts *anypb.Any) 
 
 func (m *ShimManager) start(ctx context.Context, i *Instance, opts *anypb.Any) (*bootapi.BootstrapResult, *Process, error) {
 	i.mu.Lock()
-	token := shimclient.NewToken()
-	if i.rec.Launch != nil {
-		token = i.rec.Launch.Token // a second start, after a group's process has gone, is part of the same launch
-	}
-	i.rec.Launch = &bundle.Launch{Token: token, Binary: i.binary.Path, At: time.Now().UTC(), Groups: i.groups}
-	if i.rec.Took == 0 {
-		i.rec.Took = shimclient.Now()
-	}
+	token := i.ledger.launchingLocked(i.binary.Path, i.groups)
 	b, d := i.binary, i.bundle
 	i.mu.Unlock()
 	// The trace of the launch must be on disk before there is anything to find by it.
-	if err := i.persist(); err != nil {
+	if err := i.ledger.persist(); err != nil {
 		return nil, nil, err
 	}
 	failpoint("launch-recorded")
@@ -205,16 +198,15 @@ func (m *ShimManager) adopt(ctx context.Context, i *Instance, r *bootapi.Bootstr
 	launched := p.isLaunched()
 	i.recordEndpoint(ep)
 	i.mu.Lock()
-	i.rec.Joined = i.rec.Joined || !created
-	i.rec.Launched = launched
-	b, launch := i.binary, i.rec.Launch
+	i.ledger.attachedLocked(created, launched)
+	b, token := i.binary, i.ledger.passageLocked().token()
 	i.mu.Unlock()
-	if created && launch != nil {
-		p.verify(ctx, l, b, launch.Token)
-		i.recordAnswer(p.answeredNow())
+	if created && token != "" {
+		p.verify(ctx, l, b, token)
+		i.ledger.recordAnswer(p.answeredNow())
 	}
-	i.recordShim(p.verified())
-	return p, created, i.persist()
+	i.ledger.recordShim(p.verified())
+	return p, created, i.ledger.persist()
 }
 
 // shimFor finds or starts the process that is to serve the instance: the sandbox's, one of the pool, or a new one, and makes the bundle.
@@ -247,14 +239,14 @@ func (m *ShimManager) shimFor(ctx context.Context, i *Instance, facts specFacts,
 func (i *Instance) recordJoin(sandbox string, r *bootapi.BootstrapResult) error {
 	if ep, err := shimclient.EndpointOf(r); err == nil {
 		if p := i.m.processAt(ep.Followed()); p != nil {
-			i.recordShim(p.verified())
+			i.ledger.recordShim(p.verified())
 		}
 	}
 	i.mu.Lock()
-	i.rec.Joined, i.rec.Took = true, shimclient.Now()
+	i.ledger.joinLocked()
 	d := i.bundle
 	i.mu.Unlock()
-	if err := i.persist(); err != nil {
+	if err := i.ledger.persist(); err != nil {
 		return err
 	}
 	failpoint("join-recorded")
@@ -345,7 +337,7 @@ func (m *ShimManager) sandboxShim(ctx context.Context, i *Instance, opts runtime
 // bootstrap returns how to reach the instance's shim: what its bundle says or, if that is lost, what our record does.
 func (i *Instance) bootstrap() (*bootapi.BootstrapResult, error) {
 	i.mu.Lock()
-	d, known := i.bundle, i.rec.Endpoint
+	d, known := i.bundle, i.ledger.endpointLocked()
 	i.mu.Unlock()
 	if d == nil {
 		return nil, errors.Wrapf(errdefs.ErrUnavailable, "%s %s is still being started", i.kind, i.id)
@@ -364,32 +356,6 @@ func (i *Instance) bootstrap() (*bootapi.BootstrapResult, error) {
 func (i *Instance) recordEndpoint(ep shimclient.Endpoint) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.rec.Endpoint = &bundle.Endpoint{Version: ep.Version, Protocol: ep.Protocol, Address: ep.Address}
+	i.ledger.recordEndpointLocked(ep)
 	i.version = ep.Version
-}
-
-// recordAnswer notes when the shim that was launched for the instance had answered.
-func (i *Instance) recordAnswer(at uint64) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	i.rec.Launch.Answered = at
-}
-
-func (i *Instance) recordShim(pid shimclient.ProcessID) {
-	if (pid == shimclient.ProcessID{}) {
-		return
-	}
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	i.rec.Shim = &bundle.Proc{Pid: pid.Pid, StartTime: pid.StartTime}
-}
-
-// recordedShim is the verified pid from the record; zero when there is none, or when it is from before a reboot.
-func (i *Instance) recordedShim() shimclient.ProcessID {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if i.rec.Shim == nil || i.rec.BootID != shimclient.BootID() {
-		return shimclient.ProcessID{}
-	}
-	return shimclient.ProcessID{Pid: i.rec.Shim.Pid, StartTime: i.rec.Shim.StartTime}
 }

@@ -40,25 +40,10 @@ func (i *Instance) seeOff(ctx context.Context, p *Process, l *link) (gone bool) 
 	gone = p.waitGone(soon, l)
 	cancel()
 	if !gone {
-		i.markLingering()
+		i.ledger.markLingering()
 		gone = p.waitGone(ctx, l)
 	}
 	return gone
-}
-
-// markLingering records that all that is left to do is to wait for the end of the shim. A daemon that dies meanwhile leaves the bundle
-// for the next one, which must not take the task for a living one.
-func (i *Instance) markLingering() {
-	i.mu.Lock()
-	i.rec.Lingers = true
-	i.mu.Unlock()
-	i.save()
-}
-
-func (i *Instance) wasLingering() bool {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	return i.rec.Lingers
 }
 
 // outlast keeps the id of a deleted instance reserved until its process, which said yes to its shutdown, is gone, and cleans up then.
@@ -77,7 +62,7 @@ func (i *Instance) bidFarewell(p *Process, c cleaning, patience time.Duration) {
 		return // the manager was closed; the next start goes on
 	}
 	p.end()
-	if i.kind == KindTask && i.exit("") != nil && i.unspoken() {
+	if i.kind == KindTask && i.ledger.exit("") != nil && i.ledger.unspoken() {
 		if !i.waitInFlight() {
 			return
 		}
@@ -124,7 +109,7 @@ func (p *Process) awaitEnd(ctx context.Context) bool {
 // before they were told that it is closing; then it is theirs.
 func (i *Instance) restoreLingering(p *Process) {
 	i.activated()
-	c := cleaning{shimDelete: i.exit("") == nil || i.deletesAlways(), orderly: i.exit("") != nil}
+	c := cleaning{shimDelete: i.ledger.exit("") == nil || i.deletesAlways(), orderly: i.ledger.exit("") != nil}
 	if !p.leave(i) {
 		i.clean(c)
 		return

@@ -21,7 +21,7 @@ import (
 // share one.
 func (i *Instance) lose(why error) *Process {
 	log.G(i.context()).WithError(why).Error("cannot tell how to reach the shim of a bundle, leaving both alone")
-	pid := i.recordedShim()
+	pid := i.ledger.recordedShim()
 	name := i.namespace + "/" + i.id
 	if pid != (shimclient.ProcessID{}) {
 		name = "process " + strconv.Itoa(pid.Pid)
@@ -65,10 +65,8 @@ func (i *Instance) loseStranger(why error) {
 // servedByAnother tells whether the shim was started for another instance, or for none: its launch is not traced in
 // this one's bundle.
 func (i *Instance) servedByAnother() bool {
-	i.mu.Lock()
-	joined := i.rec.Joined || i.rec.Warm != ""
-	i.mu.Unlock()
-	return joined || i.leader() != ""
+	way := i.ledger.passage()
+	return way.joined || way.warm != "" || i.leader() != ""
 }
 
 // errLost says why a process cannot be reached at all, and what becomes of what it serves.

@@ -71,7 +71,7 @@ func startOf(t testing.TB, pid uint32) uint64 {
 // memTask is a created instance with a pid, behind a process that is not yet connected.
 func memTask(t testing.TB, m *ShimManager, id string, pid uint32) (*Instance, *Process) {
 	i := memInstance(m, id, running)
-	i.rec = bundle.Record{Created: true, Task: &bundle.TaskState{Status: "RUNNING", Pid: pid, PidStart: startOf(t, pid)}}
+	i.ledger.rec = bundle.Record{Created: true, Task: &bundle.TaskState{Status: "RUNNING", Pid: pid, PidStart: startOf(t, pid)}}
 	p := newProcess(m, testEndpoint)
 	require.NoError(t, p.join(i, origin{launched: true}))
 	m.instances[i.key()] = i

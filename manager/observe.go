@@ -68,7 +68,7 @@ func (w *watched) leave(err error) {
 func (w *watched) launchedBy(i *Instance) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if sourceOf(&i.rec) != metrics.Start {
+	if i.ledger.passageLocked().source() != metrics.Start {
 		w.phase = metrics.PhaseAdopt
 		w.phaseSpan.SetName(spanCreate + "." + metrics.PhaseAdopt)
 	}
@@ -92,7 +92,7 @@ func makingBundle(f func() error) error {
 // done counts the create of an instance. runtime is the name that its client gave: it counts as a name only once it has resolved.
 func (w *watched) done(i *Instance, runtime string, err error) {
 	i.mu.Lock()
-	source, resolved := sourceOf(&i.rec), i.binary.Path != ""
+	source, resolved := i.ledger.passageLocked().source(), i.binary.Path != ""
 	i.mu.Unlock()
 	if !resolved {
 		runtime = ""
@@ -150,10 +150,7 @@ func (i *Instance) observeRestoredLocked(st state) {
 // runtimeName is the runtime of one of the instances behind the process; they have the same.
 func (p *Process) runtimeName() string {
 	for _, i := range p.members() {
-		i.mu.Lock()
-		name := i.rec.Runtime
-		i.mu.Unlock()
-		return name
+		return i.ledger.passage().runtime
 	}
 	return ""
 }
@@ -233,7 +230,7 @@ func (i *Instance) brief() brief {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return brief{
-		Instances: metrics.Instances{Kind: string(i.kind), State: stateNames[i.state], Runtime: i.rec.Runtime, Namespace: i.namespace},
+		Instances: metrics.Instances{Kind: string(i.kind), State: stateNames[i.state], Runtime: i.ledger.passageLocked().runtime, Namespace: i.namespace},
 		process:   i.proc, failing: i.left != nil && i.state.ending(), since: i.since,
 	}
 }

@@ -36,52 +36,33 @@ func memoryOf(pid uint32, shim shimclient.ProcessID) (cgroup string, kills uint6
 // noteOOM looks whether init was ended for lack of memory. It must come before anything that removes the cgroup, and
 // means something only when init has ended by itself.
 func (i *Instance) noteOOM() {
-	i.mu.Lock()
-	t := i.rec.Task
-	if i.kind != KindTask || t == nil || t.Cgroup == "" || t.OOM || t.Exit != nil && t.Exit.Status != exitKilled {
-		i.mu.Unlock()
+	cgroup, before, ok := i.ledger.memory()
+	if !ok {
 		return
 	}
-	cgroup, before := t.Cgroup, t.OOMKills
-	i.mu.Unlock()
 	if kills, err := shimclient.OOMKills(cgroup); err != nil || kills <= before {
 		return
 	}
-	i.mu.Lock()
-	if i.rec.Task != nil {
-		i.rec.Task.OOM = true
-	}
-	i.mu.Unlock()
-	i.save()
+	i.ledger.recordOOM()
 }
 
 // tellOOM tells that init was ended for lack of memory, if it is known to have been.
-func (i *Instance) tellOOM() {
-	i.mu.Lock()
-	t := i.rec.Task
-	oom := t != nil && t.OOM && t.Exit != nil && t.Exit.Status == exitKilled
-	i.oomTold = i.oomTold || oom
-	i.mu.Unlock()
-	if oom {
+func (i *Instance) tellOOM() { i.tellOOMIf(i.ledger.takeOOM(true)) }
+
+func (i *Instance) tellOOMIf(due bool) {
+	if due {
 		i.m.publish(i.lasting(), runtime.TaskOOMEventTopic, &apievents.TaskOOM{ContainerID: i.id})
 	}
 }
 
 // tellOOMOnce is tellOOM, unless this daemon has said so before.
-func (i *Instance) tellOOMOnce() {
-	i.mu.Lock()
-	told := i.oomTold
-	i.mu.Unlock()
-	if !told {
-		i.tellOOM()
-	}
-}
+func (i *Instance) tellOOMOnce() { i.tellOOMIf(i.ledger.takeOOM(false)) }
 
 // tellOOMBeforeDelete is for a task that ended while there was no daemon, or so soon after that its clients may not
 // have heard: its client may delete it, and the cgroup with it, long before the exit is told. CRI does so while it
 // recovers what it knew.
 func (i *Instance) tellOOMBeforeDelete() {
-	e := i.exit("")
+	e := i.ledger.exit("")
 	if i.reading == nil || e == nil || e.Status != exitKilled || e.Told && e.Owed == 0 {
 		return
 	}
@@ -93,17 +74,11 @@ func (i *Instance) tellOOMBeforeDelete() {
 // own.
 func (i *Instance) placeMemory() {
 	i.mu.Lock()
-	t, p := i.rec.Task, i.proc
-	if p == nil || t == nil || t.Exit != nil || !t.PidOwned || t.Cgroup != "" {
-		i.mu.Unlock()
+	p, pid := i.proc, i.ledger.unplacedLocked()
+	i.mu.Unlock()
+	if p == nil || pid == 0 {
 		return
 	}
-	pid := t.Pid
-	i.mu.Unlock()
 	cgroup, kills := memoryOf(pid, p.verified())
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if t := i.rec.Task; t != nil && t.Pid == pid && t.Exit == nil {
-		t.Cgroup, t.OOMKills = cgroup, kills
-	}
+	i.ledger.placeMemory(pid, cgroup, kills)
 }

@@ -30,9 +30,9 @@ func (y *yard) inCgroup(id string, before, now int) {
 	require.NoError(y, os.WriteFile(filepath.Join(dir, "memory.events"), []byte(events), 0o600))
 	i := y.instance(id)
 	i.mu.Lock()
-	i.rec.Task.Cgroup, i.rec.Task.OOMKills = dir, uint64(before)
+	i.ledger.rec.Task.Cgroup, i.ledger.rec.Task.OOMKills = dir, uint64(before)
 	i.mu.Unlock()
-	i.save()
+	i.ledger.save()
 }
 
 // topicsOf are the exits and what precedes them, of a container.
@@ -70,7 +70,7 @@ func TestOOMBeforeAReplayedExit(t *testing.T) {
 			require.NoError(t, err)
 			i := y.instance("c1")
 			i.mu.Lock()
-			i.rec.Task.Exit.At = time.Now().Add(-ownRetries)
+			i.ledger.rec.Task.Exit.At = time.Now().Add(-ownRetries)
 			i.mu.Unlock()
 			i.replay()
 			require.Equal(t, c.want, y.topicsOf("c1"))
@@ -88,10 +88,10 @@ func TestOOMBeforeARepeatedExit(t *testing.T) {
 	y.inCgroup("c1", 0, 1)
 	require.NoError(t, task.Start(y.ctx))
 	i := y.instance("c1")
-	y.until("the exit is told", func() bool { e := i.exit(""); return e != nil && e.Told })
+	y.until("the exit is told", func() bool { e := i.ledger.exit(""); return e != nil && e.Told })
 	y.m.started = time.Now().Add(-time.Hour)
 	i.mu.Lock()
-	i.rec.Task.Exit.Spoken = time.Now().Add(-time.Hour)
+	i.ledger.rec.Task.Exit.Spoken = time.Now().Add(-time.Hour)
 	i.mu.Unlock()
 	i.repeatNow()
 	require.Equal(t, []string{exited, oom, exited}, y.topicsOf("c1"))

@@ -51,36 +51,18 @@ func foreignPid(b *bundle.Bundle) (pid int, start uint64) {
 	return pid, id.StartTime
 }
 
-// initProcess is the container's init process; zero when it is not known which process of this machine that is.
-func (i *Instance) initProcess() shimclient.ProcessID {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if t := i.rec.Task; t != nil && t.Exit == nil && t.PidOwned {
-		return shimclient.ProcessID{Pid: int(t.Pid), StartTime: t.PidStart}
-	}
-	return shimclient.ProcessID{}
-}
-
-// initMayLive tells whether the process that is known as the container's init runs, ours to signal or not.
-func (i *Instance) initMayLive() bool {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	t := i.rec.Task
-	return t != nil && t.Exit == nil && t.PidStart != 0 && shimclient.ProcessID{Pid: int(t.Pid), StartTime: t.PidStart}.Alive()
-}
-
 // initGone tells whether the container's init is certainly gone: its exit is on record, or it is known and not there any more.
 func (i *Instance) initGone() bool {
-	if i.exit("") != nil {
+	if i.ledger.exit("") != nil {
 		return true
 	}
-	pid := i.initProcess()
+	pid := i.ledger.initProcess()
 	return pid != (shimclient.ProcessID{}) && !pid.Alive()
 }
 
 // killInit ends the container's init without its shim. True when that was its init for certain, its alone, and it is ended.
 func (i *Instance) killInit(ctx context.Context) bool {
-	pid := i.initProcess()
+	pid := i.ledger.initProcess()
 	if (pid == shimclient.ProcessID{}) || i.sharesInit(uint32(pid.Pid)) {
 		return false
 	}
@@ -106,7 +88,7 @@ func (i *Instance) sharesInit(pid uint32) bool {
 		return false
 	}
 	for _, o := range p.members() {
-		if o != i && o.pid() == pid {
+		if o != i && o.ledger.pid() == pid {
 			return true
 		}
 	}

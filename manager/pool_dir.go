@@ -43,10 +43,10 @@ func lendHome(i *Instance, w *warmShim, facts specFacts) error {
 		return errShimDead
 	}
 	i.mu.Lock()
-	rec, binary := i.rec, i.binary
+	rec, binary := i.ledger.recordLocked(), i.binary
 	i.mu.Unlock()
 	d, err := w.dir.Assemble(i.namespace, i.id, bundle.AssembleOptions{
-		CreateOptions: bundle.CreateOptions{Spec: facts.raw, GID: facts.gid}, Binary: binary.Path, Record: &rec,
+		CreateOptions: bundle.CreateOptions{Spec: facts.raw, GID: facts.gid}, Binary: binary.Path, Record: rec,
 	})
 	if err != nil {
 		return err
@@ -68,7 +68,7 @@ func (m *ShimManager) moveBeside(ctx context.Context, i *Instance, w *warmShim, 
 		return err
 	}
 	// The record first: a bundle with a bootstrap and without a record is one of stock containerd, of a task that was created.
-	if err := i.persist(); err != nil {
+	if err := i.ledger.persist(); err != nil {
 		return err
 	}
 	failpoint("warm-beside")

@@ -110,9 +110,7 @@ func (m *ShimManager) lent(id string) bool {
 	all := slices.Collect(maps.Values(m.instances))
 	m.mu.Unlock()
 	return slices.ContainsFunc(all, func(i *Instance) bool {
-		i.mu.Lock()
-		defer i.mu.Unlock()
-		return i.rec.Warm == id
+		return i.ledger.passage().warm == id
 	})
 }
 
@@ -201,7 +199,5 @@ const endWarmTime = 10 * time.Second
 
 // takenWarm tells whether a warm shim serves the instance.
 func (i *Instance) takenWarm() bool {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	return i.rec.Warm != ""
+	return i.ledger.passage().warm != ""
 }

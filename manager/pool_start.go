@@ -98,12 +98,10 @@ func (o *pool) giveUp(w *warmShim) {
 func (m *ShimManager) occupy(ctx context.Context, i *Instance, w *warmShim, facts specFacts) error {
 	took := m.pool.tookNow(w)
 	i.mu.Lock()
-	before := i.rec
-	i.rec.Warm, i.rec.Joined, i.rec.Launched, i.rec.Launch = w.dir.ID, true, true, nil
-	i.rec.Took = took
+	before := i.ledger.givenWarmLocked(w.dir.ID, took)
 	i.mu.Unlock()
 	i.recordEndpoint(w.p.endpoint)
-	i.recordShim(w.p.verified())
+	i.ledger.recordShim(w.p.verified())
 	err := m.moveIn(ctx, i, w, facts)
 	if err == nil {
 		if err = w.p.join(i, origin{launched: true, owned: true}); err != nil {
@@ -112,7 +110,7 @@ func (m *ShimManager) occupy(ctx context.Context, i *Instance, w *warmShim, fact
 	}
 	if err != nil {
 		i.mu.Lock()
-		i.rec = before
+		i.ledger.restoreLocked(before)
 		i.mu.Unlock()
 		m.pool.giveUp(w)
 		return err
@@ -135,10 +133,7 @@ func (w *warmShim) logAs(id string) {
 // sends it away if nobody is left in it.
 func (i *Instance) recycle(p *Process, orderly bool) bool {
 	w := p.warmth()
-	i.mu.Lock()
-	taken := i.rec.Warm != ""
-	i.mu.Unlock()
-	if w == nil || !taken {
+	if w == nil || !i.takenWarm() {
 		return false
 	}
 	if !orderly {

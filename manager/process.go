@@ -130,8 +130,8 @@ func (p *Process) enterLocked(i *Instance) {
 	i.mu.Lock() // order: process before instance, everywhere
 	defer i.mu.Unlock()
 	i.proc = p
-	if i.rec.Launch != nil {
-		p.tokens[i.rec.Launch.Token] = struct{}{}
+	if token := i.ledger.passageLocked().token(); token != "" {
+		p.tokens[token] = struct{}{}
 	}
 	if p.deadlines == nil {
 		p.deadlines = p.m.config.deadlines(i.binary)
@@ -150,12 +150,11 @@ func (p *Process) removeLocked(i *Instance) {
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if !i.rec.Joined {
+	way := i.ledger.passageLocked()
+	if !way.joined {
 		return
 	}
-	if i.rec.Launch != nil {
-		delete(p.tokens, i.rec.Launch.Token)
-	}
+	delete(p.tokens, way.token())
 	if i.bundle != nil {
 		delete(p.dirs, i.bundle.Path)
 	}

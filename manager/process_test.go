@@ -17,7 +17,7 @@ import (
 func tracedInstance(m *ShimManager, id string, joined bool) *Instance {
 	i := memInstance(m, id, running)
 	i.bundle = &bundle.Bundle{Namespace: testNamespace, ID: id, Path: "/nowhere/" + id}
-	i.rec = bundle.Record{Created: true, Joined: joined, Launch: &bundle.Launch{Token: "token-of-" + id}}
+	i.ledger.rec = bundle.Record{Created: true, Joined: joined, Launch: &bundle.Launch{Token: "token-of-" + id}}
 	return i
 }
 

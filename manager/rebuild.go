@@ -41,8 +41,8 @@ func (m *ShimManager) findAddresses() {
 // behind a process that cannot be reached.
 func (m *ShimManager) findAddress(u unaddressed) {
 	i, ctx := u.i, u.i.context()
-	pid := i.recordedShim()
-	if i.fromAnotherBoot() || pid != (shimclient.ProcessID{}) && !pid.Alive() {
+	pid := i.ledger.recordedShim()
+	if i.ledger.fromAnotherBoot() || pid != (shimclient.ProcessID{}) && !pid.Alive() {
 		log.G(ctx).WithError(u.why).Error("cannot tell how to reach the shim of a bundle, and it has ended")
 		if i.onDeath() {
 			m.onBegin(i.bury)
@@ -50,7 +50,7 @@ func (m *ShimManager) findAddress(u unaddressed) {
 		return
 	}
 	if ep, ok := i.rebuiltAddress(); ok {
-		from := origin{launched: i.launchedHere(), pid: pid, answered: i.answered(), owned: true}
+		from := origin{launched: i.launchedHere(), pid: pid, answered: i.ledger.answered(), owned: true}
 		if p, _, err := m.attach(i, ep, from); err == nil {
 			log.G(ctx).WithError(u.why).WithField("address", ep).
 				Warn("cannot tell from a bundle how to reach its shim; found that by other traces")
@@ -72,14 +72,7 @@ func (m *ShimManager) findAddress(u unaddressed) {
 // reach its shim: without, it is what is left of a create that was cut short. With a record of ours the record says
 // that.
 func (i *Instance) hasTraces() bool {
-	return !i.foreign() || i.pid() != 0 || i.hasProcess()
-}
-
-// fromAnotherBoot tells whether the record is from before the machine's last start: no process of then is one of now.
-func (i *Instance) fromAnotherBoot() bool {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	return i.rec.BootID != "" && i.rec.BootID != shimclient.BootID()
+	return !i.foreign() || i.ledger.pid() != 0 || i.hasProcess()
 }
 
 // rebuiltAddress finds out where the instance's shim must listen, from the surest trace to a guess. The guess holds
@@ -101,7 +94,7 @@ func (i *Instance) rebuiltAddress() (shimclient.Endpoint, bool) {
 
 // addressOfKin is that of another instance which the same process serves, by its pid.
 func (i *Instance) addressOfKin() (shimclient.Endpoint, bool) {
-	pid := i.recordedShim()
+	pid := i.ledger.recordedShim()
 	if (pid == shimclient.ProcessID{}) {
 		return shimclient.Endpoint{}, false
 	}
@@ -109,7 +102,7 @@ func (i *Instance) addressOfKin() (shimclient.Endpoint, bool) {
 	all := slices.Collect(maps.Values(i.m.instances))
 	i.m.mu.Unlock()
 	for _, o := range all {
-		if p := o.process(); o != i && o.recordedShim() == pid && p != nil && p.noAddress == nil {
+		if p := o.process(); o != i && o.ledger.recordedShim() == pid && p != nil && p.noAddress == nil {
 			return p.endpoint, true
 		}
 	}
@@ -118,9 +111,7 @@ func (i *Instance) addressOfKin() (shimclient.Endpoint, bool) {
 
 // addressOfWarm is that in the directory of the warm shim that serves the instance.
 func (i *Instance) addressOfWarm() (shimclient.Endpoint, bool) {
-	i.mu.Lock()
-	id := i.rec.Warm
-	i.mu.Unlock()
+	id := i.ledger.passage().warm
 	if id == "" {
 		return shimclient.Endpoint{}, false
 	}
@@ -146,7 +137,7 @@ func (i *Instance) addressOfLeader() (shimclient.Endpoint, bool) {
 		return shimclient.Endpoint{}, false
 	}
 	var none shimclient.ProcessID
-	if mine, other := i.recordedShim(), o.recordedShim(); mine != other && mine != none && other != none {
+	if mine, other := i.ledger.recordedShim(), o.ledger.recordedShim(); mine != other && mine != none && other != none {
 		return shimclient.Endpoint{}, false
 	}
 	return endpointIn(o.bootstrap())
@@ -168,11 +159,9 @@ func (i *Instance) addressByName() (shimclient.Endpoint, bool) {
 	if leader := i.leader(); leader != "" {
 		ids = append(ids, leader)
 	}
-	i.mu.Lock()
-	if i.rec.Launch != nil {
-		ids = append(ids, i.rec.Launch.Groups...)
+	if launch := i.ledger.passage().launch; launch != nil {
+		ids = append(ids, launch.Groups...)
 	}
-	i.mu.Unlock()
 	for _, address := range i.m.launcher.SocketAddresses(i.namespace, ids) {
 		ep, ok := endpointIn(&bootapi.BootstrapResult{Version: sandboxVersion, Protocol: "ttrpc", Address: address}, nil)
 		if !ok {
@@ -198,12 +187,12 @@ func (i *Instance) confirm(ctx context.Context, known bool) error {
 	i.mu.Lock()
 	guessed := i.guessed
 	i.mu.Unlock()
-	want := i.recordedShim()
+	want := i.ledger.recordedShim()
 	switch {
 	case !guessed:
 		return nil
 	case want == (shimclient.ProcessID{}):
-		if known || !i.initMayLive() {
+		if known || !i.ledger.initMayLive() {
 			return nil
 		}
 		return errStranger

@@ -17,7 +17,7 @@ import (
 // owed is how often the exit of init is still to be told again.
 func owed(i *Instance) int {
 	synctest.Wait()
-	return i.exit("").Owed
+	return i.ledger.exit("").Owed
 }
 
 // youngTask is a task with an exec, of a daemon that has just been started.
@@ -26,8 +26,8 @@ func youngTask(t *testing.T) *Instance {
 	m := memManager(t)
 	m.started = time.Now()
 	i, _ := memTask(t, m, "c1", 200)
-	i.execAdded("e1")
-	i.execStarted("e1", 201)
+	i.ledger.execAdded("e1")
+	i.ledger.execStarted("e1", 201)
 	return i
 }
 
@@ -36,7 +36,7 @@ func youngTask(t *testing.T) *Instance {
 func TestExitToldByAYoungDaemon(t *testing.T) {
 	for name, tell := range map[string]func(*Instance){
 		"by the shim":    func(i *Instance) { i.onExitEvent("", exitOf(200, 7)) },
-		"by the manager": func(i *Instance) { i.learnExit(exitOf(200, 7)); i.tellExits("replay") },
+		"by the manager": func(i *Instance) { i.ledger.learnExit(exitOf(200, 7)); i.tellExits("replay") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -52,12 +52,12 @@ func TestExitToldByAYoungDaemon(t *testing.T) {
 				i.onExitEvent("", exitOf(200, 7)) // the repeat comes back from the exchange
 				time.Sleep(time.Hour)
 				require.Zero(t, owed(i))
-				require.False(t, i.repeating)
-				require.LessOrEqual(t, i.exit("").Tries, 1)
+				require.False(t, i.ledger.telling.repeating)
+				require.LessOrEqual(t, i.ledger.exit("").Tries, 1)
 
 				i.onExitEvent("e1", exitOf(201, 7))
-				require.True(t, i.exit("e1").Told)
-				require.Zero(t, i.exit("e1").Owed, "the daemon is old")
+				require.True(t, i.ledger.exit("e1").Told)
+				require.Zero(t, i.ledger.exit("e1").Owed, "the daemon is old")
 			})
 		})
 	}
@@ -80,7 +80,7 @@ func TestRepeatsEndWithTheTask(t *testing.T) {
 				end(i)
 				time.Sleep(time.Hour)
 				require.Equal(t, repeats-1, owed(i))
-				require.False(t, i.repeating)
+				require.False(t, i.ledger.telling.repeating)
 			})
 		})
 	}
@@ -105,13 +105,13 @@ func TestRepeatsOfAnExec(t *testing.T) {
 		i.onExitEvent("", exitOf(200, 7))
 		i.onExitEvent("e1", exitOf(201, 3))
 		i.mu.Lock()
-		ids, _ := i.owedLocked()
+		ids, _ := i.ledger.owedLocked()
 		i.mu.Unlock()
 		require.Equal(t, []string{"e1", ""}, ids)
 		time.Sleep(firstRepeatPause)
 		synctest.Wait()
-		require.Equal(t, repeats-1, i.exit("e1").Owed)
-		i.execDeleted("e1", i.execOf("e1"))
+		require.Equal(t, repeats-1, i.ledger.exit("e1").Owed)
+		i.ledger.execDeleted("e1", i.ledger.execOf("e1"))
 		time.Sleep(time.Minute)
 		require.Zero(t, owed(i))
 	})
@@ -121,11 +121,11 @@ func TestRepeatsOfAnExec(t *testing.T) {
 func TestRepeatsOverARestart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i := youngTask(t)
-		i.execDeleted("e1", i.execOf("e1"))
+		i.ledger.execDeleted("e1", i.ledger.execOf("e1"))
 		e := exitOf(200, 7)
 		e.Told, e.Owed, e.Spoken = true, 2, time.Now().Add(-time.Hour)
-		i.rec.Task.Exit = &e
-		close(i.exited)
+		i.ledger.rec.Task.Exit = &e
+		close(i.ledger.exited)
 		i.replayFound()
 		time.Sleep(2*firstRepeatPause - time.Millisecond)
 		require.Equal(t, 2, owed(i))
@@ -145,13 +145,13 @@ func TestDeleteWaitsForARepeat(t *testing.T) {
 		i.onDelete(false)
 		require.False(t, i.beginSpeaking())
 		silent := make(chan struct{})
-		go func() { i.awaitSilence(); close(silent) }()
-		i.endSpeaking()
+		go func() { i.ledger.awaitSilence(); close(silent) }()
+		i.ledger.endSpeaking()
 		synctest.Wait()
 		require.False(t, isDone(silent))
-		i.endSpeaking()
+		i.ledger.endSpeaking()
 		<-silent
-		i.awaitSilence()
+		i.ledger.awaitSilence()
 	})
 }
 
@@ -164,13 +164,13 @@ func TestRepeatsAreIdentical(t *testing.T) {
 	i := y.instance("c1")
 	hurry := func() {
 		i.mu.Lock()
-		i.rec.Task.Exit.Spoken = time.Now().Add(-time.Hour)
+		i.ledger.rec.Task.Exit.Spoken = time.Now().Add(-time.Hour)
 		i.mu.Unlock()
 		y.m.started = time.Now().Add(-time.Hour)
 		i.repeatNow()
 	}
 	first := y.events.await("c1", runtime.TaskExitEventTopic, 1)[0]
-	y.until("the exit is told", func() bool { e := i.exit(""); return e != nil && e.Told })
+	y.until("the exit is told", func() bool { e := i.ledger.exit(""); return e != nil && e.Told })
 	for n := range repeats {
 		hurry()
 		require.Equal(t, first, y.events.await("c1", runtime.TaskExitEventTopic, n+2)[n+1])

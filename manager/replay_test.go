@@ -17,8 +17,8 @@ func answeredTask(t *testing.T, m *ShimManager) *Instance {
 	s := newMemShim(t)
 	i, p := memTask(t, m, "c1", 77)
 	require.NoError(t, p.onConnected(s.connect()))
-	i.execAdded("e1")
-	i.execStarted("e1", 78)
+	i.ledger.execAdded("e1")
+	i.ledger.execStarted("e1", 78)
 	s.exitWith(3, time.Now())
 	return i
 }
@@ -29,18 +29,18 @@ func TestExitThatTheShimDoesNotTell(t *testing.T) {
 		i := answeredTask(t, memManager(t))
 		ends(t, startWait(t.Context(), i, "e1"), 3)
 		ends(t, startWait(t.Context(), i, ""), 3)
-		require.Equal(t, uint32(78), i.exit("e1").Pid)
+		require.Equal(t, uint32(78), i.ledger.exit("e1").Pid)
 		time.Sleep(ownRetries - time.Second)
 		synctest.Wait()
-		require.Equal(t, []string{"e1", ""}, i.untold(), "not yet, and the exec's goes first")
+		require.Equal(t, []string{"e1", ""}, i.ledger.untold(), "not yet, and the exec's goes first")
 		time.Sleep(10 * time.Minute)
 		for _, id := range []string{"e1", ""} {
-			require.True(t, i.exit(id).Told, "%q", id)
-			require.Equal(t, 1, i.exit(id).Tries, "%q", id)
-			require.Equal(t, uint32(3), i.exit(id).Status, "%q", id)
+			require.True(t, i.ledger.exit(id).Told, "%q", id)
+			require.Equal(t, 1, i.ledger.exit(id).Tries, "%q", id)
+			require.Equal(t, uint32(3), i.ledger.exit(id).Status, "%q", id)
 		}
-		require.False(t, i.exit("").DeleteTold)
-		require.False(t, i.replaying)
+		require.False(t, i.ledger.exit("").DeleteTold)
+		require.False(t, i.ledger.telling.replaying)
 	})
 }
 
@@ -54,10 +54,10 @@ func TestExitThatTheShimTells(t *testing.T) {
 		i.onExitEvent("e1", exitOf(78, 3))
 		i.onExitEvent("", exitOf(77, 3))
 		synctest.Wait()
-		require.False(t, i.replaying, "nothing is left waiting")
+		require.False(t, i.ledger.telling.replaying, "nothing is left waiting")
 		time.Sleep(10 * time.Minute)
-		require.Zero(t, i.exit("e1").Tries)
-		require.Zero(t, i.exit("").Tries)
+		require.Zero(t, i.ledger.exit("e1").Tries)
+		require.Zero(t, i.ledger.exit("").Tries)
 	})
 }
 
@@ -71,8 +71,8 @@ func TestExitOfADeletedTask(t *testing.T) {
 				time.Sleep(ownRetries / 2)
 				i.to(st)
 				time.Sleep(10 * time.Minute)
-				require.Zero(t, i.exit("").Tries)
-				require.False(t, i.replaying)
+				require.Zero(t, i.ledger.exit("").Tries)
+				require.False(t, i.ledger.telling.replaying)
 			})
 		})
 	}
@@ -84,14 +84,14 @@ func TestExitAfterAFailedDelete(t *testing.T) {
 		i := answeredTask(t, memManager(t))
 		before, _ := i.onDelete(false)
 		require.Equal(t, running, before)
-		i.learnExit(exitOf(77, 3))
+		i.ledger.learnExit(exitOf(77, 3))
 		time.Sleep(2 * ownRetries)
-		require.Zero(t, i.exit("").Tries)
+		require.Zero(t, i.ledger.exit("").Tries)
 		i.onDeleteFailed()
 		synctest.Wait()
 		time.Sleep(time.Second)
 		synctest.Wait()
-		require.Equal(t, 1, i.exit("").Tries)
+		require.Equal(t, 1, i.ledger.exit("").Tries)
 	})
 }
 
@@ -99,13 +99,13 @@ func TestExitAfterAFailedDelete(t *testing.T) {
 func TestExitOfAnExec(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i := answeredTask(t, memManager(t))
-		i.execAdded("e2")
+		i.ledger.execAdded("e2")
 		ends(t, startWait(t.Context(), i, "e2"), 3)
-		i.execStarted("e2", 79)
-		require.Equal(t, uint32(79), i.exit("e2").Pid)
+		i.ledger.execStarted("e2", 79)
+		require.Equal(t, uint32(79), i.ledger.exit("e2").Pid)
 		i.onExitEvent("e2", exitOf(79, 3))
-		require.True(t, i.exit("e2").Told)
-		i.execDeleted("e2", i.execOf("e2"))
-		require.Nil(t, i.exit("e2"))
+		require.True(t, i.ledger.exit("e2").Told)
+		i.ledger.execDeleted("e2", i.ledger.execOf("e2"))
+		require.Nil(t, i.ledger.exit("e2"))
 	})
 }

@@ -126,7 +126,7 @@ func (m *ShimManager) restoreOne(ctx context.Context, i *Instance, b *bundle.Bun
 	}
 	i.recordEndpoint(ep)
 	p, _, err := m.attach(i, ep.Followed(), origin{
-		launched: i.launchedHere(), pid: i.recordedShim(), answered: i.answered(), owned: true,
+		launched: i.launchedHere(), pid: i.ledger.recordedShim(), answered: i.ledger.answered(), owned: true,
 	})
 	if err != nil {
 		log.G(ctx).WithError(err).Error("cannot attach a bundle to its shim, leaving it alone")
@@ -139,13 +139,13 @@ func (m *ShimManager) restoreOne(ctx context.Context, i *Instance, b *bundle.Bun
 // a Create, so it was there if there was one, and our record and runc's file with the pid tell that.
 func (i *Instance) mayHaveTask() bool {
 	_, _, err := i.bundle.InitPid()
-	return i.wasCreated() || err == nil
+	return i.ledger.wasCreated() || err == nil
 }
 
 // onAttached lets the takeover of a restored instance begin, now that it has a process.
 func (i *Instance) onAttached(p *Process) {
 	i.restoreHouse(i.context(), p)
-	lingers, abandoned := i.wasLingering(), i.wasAbandoned()
+	lingers, abandoned := i.ledger.wasLingering(), i.ledger.wasAbandoned()
 	if lingers || abandoned {
 		i.to(reaping)
 	}
@@ -168,7 +168,7 @@ func (i *Instance) load(ctx context.Context, b *bundle.Bundle) {
 	if err != nil {
 		if !errdefs.IsNotFound(err) {
 			log.G(ctx).WithError(err).Warn("cannot read the record of a bundle, leaving it as it is and taking the bundle for one of stock containerd")
-			i.seal()
+			i.ledger.seal()
 		}
 		// Nothing is known of it, so it is taken for a created task: whatever ends it is told.
 		rec = &bundle.Record{Version: bundle.RecordVersion, BootID: shimclient.BootID(), Created: true, Task: foreignState(b)}
@@ -190,9 +190,7 @@ func (i *Instance) load(ctx context.Context, b *bundle.Bundle) {
 	house := i.loadHouse(ctx, b, rec.Warm)
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.bundle, i.rec, i.cut, i.house = b, *rec, !rec.Created, house
+	i.bundle, i.cut, i.house = b, !rec.Created, house
 	i.binary = shimclient.Binary{Runtime: rec.Runtime, Path: path}
-	if rec.Task != nil && rec.Task.Exit != nil {
-		close(i.exited)
-	}
+	i.ledger.loadLocked(rec)
 }

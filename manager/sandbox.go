@@ -96,7 +96,7 @@ func (c *SandboxController) build(ctx context.Context, i *Instance, info sandbox
 		return err
 	}
 	i.onCreated(0, runtime.IO{})
-	i.save()
+	i.ledger.save()
 	i.buryIfDead()
 	return nil
 }
@@ -146,7 +146,7 @@ func (c *SandboxController) Start(ctx context.Context, id string) (sandbox.Contr
 		return sandbox.ControllerInstance{}, errors.Wrapf(err, "cannot start sandbox %s", id)
 	}
 	i.learnPid(r.GetPid())
-	i.save()
+	i.ledger.save()
 	address, version := i.endpoint()
 	return sandbox.ControllerInstance{
 		SandboxID: id, Pid: r.GetPid(), Address: address, Version: version,
@@ -261,7 +261,7 @@ func (i *Instance) shutdownBox(ctx context.Context) error {
 		i.buryIfDead()
 		return err
 	}
-	i.learnExit(bundle.Exit{At: time.Now().UTC()})
+	i.ledger.learnExit(bundle.Exit{At: time.Now().UTC()})
 	c := cleaning{shimDelete: err != nil || i.deletesAlways(), orderly: err == nil}
 	if released {
 		i.finishDelete(ctx, c)

@@ -44,7 +44,7 @@ func (i *Instance) findExit(ctx context.Context) (exit bundle.Exit, ok bool) {
 		}
 		if err != nil {
 			log.G(ctx).WithError(err).Warn("cannot ask for the exit of a dead shim's container")
-			if i.initProcess().Alive() {
+			if i.ledger.initProcess().Alive() {
 				i.killInit(ctx) // what the shim's delete would have done
 			}
 		}
@@ -52,7 +52,7 @@ func (i *Instance) findExit(ctx context.Context) (exit bundle.Exit, ok bool) {
 			return *e, true
 		}
 		if err == nil || errors.Is(err, errNoBinary) || i.deleteTries() >= exitTries {
-			return bundle.Exit{Pid: i.pid(), Status: exitUnknown}, true
+			return bundle.Exit{Pid: i.ledger.pid(), Status: exitUnknown}, true
 		}
 		if !i.m.sleep(spread(pause)) {
 			return bundle.Exit{}, false
@@ -62,7 +62,7 @@ func (i *Instance) findExit(ctx context.Context) (exit bundle.Exit, ok bool) {
 
 // exitAfter is the exit as it is known after an attempt to delete, whose answer r is nil if it gave none; nil when it is not known.
 func (i *Instance) exitAfter(r *shimclient.DeleteResult) *bundle.Exit {
-	if known := i.exit(""); known != nil {
+	if known := i.ledger.exit(""); known != nil {
 		return known
 	}
 	if r != nil {
@@ -79,7 +79,7 @@ func (i *Instance) exitAfter(r *shimclient.DeleteResult) *bundle.Exit {
 		return nil
 	}
 	e, err := d.ShimExit()
-	if pid := i.pid(); err != nil || pid != 0 && pid != e.Pid {
+	if pid := i.ledger.pid(); err != nil || pid != 0 && pid != e.Pid {
 		return nil
 	}
 	return e
@@ -98,7 +98,7 @@ func (i *Instance) tryShimDelete(ctx context.Context, c *cleaning) error {
 	case c.orderly:
 		return nil
 	case err != nil && !errors.Is(err, errNoBinary):
-		if i.deleteTries() < shimDeleteTries || i.hasProcess() || i.initProcess().Alive() {
+		if i.deleteTries() < shimDeleteTries || i.hasProcess() || i.ledger.initProcess().Alive() {
 			return err
 		}
 		log.G(ctx).WithError(err).Warn("shim's delete fails; going on without it")
@@ -207,7 +207,7 @@ func (i *Instance) prepareBundle(ctx context.Context, d *bundle.Bundle) error {
 	}
 	if made {
 		log.G(ctx).WithField("path", d.Path).Warn("the bundle's directory is gone: the shim's delete runs in an empty one")
-		if err := i.persist(); err != nil {
+		if err := i.ledger.persist(); err != nil {
 			log.G(ctx).WithError(err).Warn("cannot write the record of a bundle that was gone")
 		}
 		failpoint("clean-bundle-replaced")

@@ -39,13 +39,13 @@ func (i *Instance) startSpan(ctx context.Context, name string) (_ context.Contex
 // describeSpan adds what is known only at the end.
 func (i *Instance) describeSpan(span *tracing.Span) {
 	i.mu.Lock()
-	runtime, source, p := i.rec.Runtime, sourceOf(&i.rec), i.proc
+	way, p := i.ledger.passageLocked(), i.proc
 	i.mu.Unlock()
-	span.SetAttributes(tracing.Attribute("task.runtime.name", runtime))
-	if source != "" {
+	span.SetAttributes(tracing.Attribute("task.runtime.name", way.runtime))
+	if source := way.source(); source != "" {
 		span.SetAttributes(tracing.Attribute("shim.source", source))
 	}
-	if pid := i.pid(); pid != 0 {
+	if pid := i.ledger.pid(); pid != 0 {
 		span.SetAttributes(tracing.Attribute("task.pid", int(pid)))
 	}
 	if p == nil {

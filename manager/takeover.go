@@ -66,14 +66,14 @@ func (i *Instance) ask() bool {
 		i.buryIfDead()
 		failpoint("restore-answered")
 		i.mendBootstrap()
-		i.save()
+		i.ledger.save()
 		i.m.spawn(i.replayFound)
 		return true
 	case i.disownStranger():
 		return false
 	case i.onUnknown():
 		log.G(ctx).Info("shim has no such task, cleaning up")
-		if i.wasCreated() {
+		if i.ledger.wasCreated() {
 			i.m.spawn(i.cleanUpDeleted)
 		} else {
 			i.m.spawn(i.undo)
@@ -101,7 +101,7 @@ func (i *Instance) askKnown(ctx context.Context) (bool, error) {
 	if !errdefs.IsNotFound(err) || i.processDead() {
 		return err == nil, err
 	}
-	if i.wasDeleted() {
+	if i.ledger.wasDeleted() {
 		return false, nil
 	}
 	_, err = i.m.config.Sandboxes.Get(ctx, i.id)
@@ -137,12 +137,9 @@ func (i *Instance) verifyShim(ctx context.Context) {
 	}
 	if l, _, _ := p.snapshot(); l != nil {
 		i.mu.Lock()
-		b, token := i.binary, ""
-		if i.rec.Launch != nil {
-			token = i.rec.Launch.Token
-		}
+		b, token := i.binary, i.ledger.passageLocked().token()
 		i.mu.Unlock()
 		p.verify(ctx, l, b, token)
 	}
-	i.recordShim(p.verified())
+	i.ledger.recordShim(p.verified())
 }

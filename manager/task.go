@@ -50,7 +50,7 @@ func (t *Task) call(ctx context.Context, mode callMode, f func(context.Context, 
 
 // PID of the init process, as the shim told it at create or start. Where it was not told (a restore from a checkpoint) it is asked.
 func (t *Task) PID(ctx context.Context) (uint32, error) {
-	if pid := t.i.pid(); pid != 0 {
+	if pid := t.i.ledger.pid(); pid != 0 {
 		return pid, nil
 	}
 	var r *taskapi.ConnectResponse
@@ -70,7 +70,7 @@ func (t *Task) Start(ctx context.Context) error {
 	if err := t.i.settled(ctx, once); err != nil {
 		return err
 	}
-	return t.i.changing(tasktypes.Status_RUNNING, func() error {
+	return t.i.ledger.changing(tasktypes.Status_RUNNING, func() error {
 		pid, err := t.i.sendStart(ctx, "")
 		if err == nil {
 			t.i.learnPid(pid)
@@ -110,7 +110,7 @@ func (i *Instance) ignores(err error) bool {
 
 // Pause the container.
 func (t *Task) Pause(ctx context.Context) error {
-	return t.i.changing(tasktypes.Status_PAUSED, func() error {
+	return t.i.ledger.changing(tasktypes.Status_PAUSED, func() error {
 		return t.call(ctx, once, func(ctx context.Context, c *shimclient.Task) error {
 			return c.Pause(ctx, &taskapi.PauseRequest{ID: t.i.id})
 		})
@@ -119,7 +119,7 @@ func (t *Task) Pause(ctx context.Context) error {
 
 // Resume the container.
 func (t *Task) Resume(ctx context.Context) error {
-	return t.i.changing(tasktypes.Status_RUNNING, func() error {
+	return t.i.ledger.changing(tasktypes.Status_RUNNING, func() error {
 		return t.call(ctx, once, func(ctx context.Context, c *shimclient.Task) error {
 			return c.Resume(ctx, &taskapi.ResumeRequest{ID: t.i.id})
 		})
@@ -140,7 +140,7 @@ func (t *Task) Exec(ctx context.Context, id string, opts runtime.ExecOpts) (runt
 	if err != nil {
 		return nil, err
 	}
-	t.i.execAdded(id)
+	t.i.ledger.execAdded(id)
 	return &Exec{task: t, id: id}, nil
 }
 
@@ -202,7 +202,7 @@ func (t *Task) closeIO(ctx context.Context, execID string) error {
 
 // Checkpoint writes the container's state to a path.
 func (t *Task) Checkpoint(ctx context.Context, path string, options *anypb.Any) error {
-	return t.i.changing(tasktypes.Status_UNKNOWN, func() error {
+	return t.i.ledger.changing(tasktypes.Status_UNKNOWN, func() error {
 		return t.call(ctx, once, func(ctx context.Context, c *shimclient.Task) error {
 			return c.Checkpoint(ctx, &taskapi.CheckpointTaskRequest{ID: t.i.id, Path: path, Options: options})
 		})

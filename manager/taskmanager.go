@@ -135,7 +135,7 @@ func (t *TaskManager) build(ctx context.Context, i *Instance, opts runtime.Creat
 	}
 	i.onCreated(pid, opts.IO)
 	i.placeMemory()
-	i.save()
+	i.ledger.save()
 	i.buryIfDead()
 	failpoint("create-recorded")
 	return nil

@@ -12,7 +12,6 @@ import (
 	"github.com/containerd/containerd/v2/core/runtime"
 	"github.com/containerd/errdefs"
 
-	"github.com/shimyard/shimyard/bundle"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -22,111 +21,29 @@ func (i *Instance) learnPid(pid uint32) {
 		return
 	}
 	start, owned := i.judgePid(pid)
-	i.mu.Lock()
-	if i.rec.Task == nil {
-		i.rec.Task = &bundle.TaskState{}
-	}
-	if t := i.rec.Task; t.Exit == nil && (t.Pid != pid || !t.PidOwned && start != 0) {
-		t.Pid, t.PidStart, t.PidOwned = pid, start, owned
-		t.Cgroup, t.OOMKills = "", 0
-	}
-	e, heard := i.heard[process{"", pid}]
-	if heard {
-		i.exitLocked(e)
-	}
-	i.mu.Unlock()
+	exited := i.ledger.learnPid(pid, start, owned)
 	i.placeMemory()
-	if heard {
-		i.save()
+	if exited {
+		i.ledger.save()
 	}
 }
 
-// changing runs a call that gives the task a new status, which is kept if the call succeeds; with UNKNOWN the shim is asked for it. While
-// it runs, and after it has failed, the record does not stand for the status.
-func (i *Instance) changing(to tasktypes.Status, call func() error) error {
-	i.mu.Lock()
-	i.changes++
-	i.change++
-	i.mu.Unlock()
-	err := call()
-	i.mu.Lock()
-	i.changes--
-	i.change++
-	known := err == nil && to != tasktypes.Status_UNKNOWN
-	i.doubt = i.doubt || !known
-	if known && i.rec.Task != nil && i.rec.Task.Exit == nil {
-		i.rec.Task.Status = to.String()
-	}
-	i.mu.Unlock()
-	if known {
-		i.save()
-	}
-	return err
-}
-
-// learnState keeps what State said, and its exit. asked is what change was when it was asked.
+// learnState keeps what State said, and its exit. asked is the ledger's epoch when it was asked.
 func (i *Instance) learnState(s *taskapi.StateResponse, asked uint64) {
 	i.learnPid(s.Pid)
-	i.mu.Lock()
-	if i.rec.Task == nil {
-		i.rec.Task = &bundle.TaskState{}
-	}
-	t := i.rec.Task
-	news := t.Status != s.Status.String() || t.Stdin != s.Stdin || t.Stdout != s.Stdout || t.Stderr != s.Stderr
-	t.Stdin, t.Stdout, t.Stderr, t.Terminal = s.Stdin, s.Stdout, s.Stderr, s.Terminal
-	if s.Status == tasktypes.Status_STOPPED && hasTime(s.ExitedAt) {
-		// Without a time it is a process that has ended and whose exit the shim has not seen yet.
-		i.exitLocked(bundle.Exit{Pid: s.Pid, Status: s.ExitStatus, At: timeOf(s.ExitedAt)})
-		i.replayLater()
-	} else if t.Exit == nil && i.change == asked && i.changes == 0 {
-		t.Status = s.Status.String()
-		i.doubt = s.Status == tasktypes.Status_STOPPED
-	}
-	switch {
-	case s.Status != tasktypes.Status_STOPPED:
-		t.Stopped = time.Time{}
-	case t.Stopped.IsZero():
-		t.Stopped = time.Now().UTC()
-	}
-	i.mu.Unlock()
-	if news {
-		i.save()
-	}
-}
-
-// lastKnown is the state as last known, while that can be stood for: with an exit on record, or with a pid that still is the process
-// it was.
-func (i *Instance) lastKnown() (runtime.State, bool) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	t := i.rec.Task
-	if t == nil {
-		return runtime.State{}, false
-	}
-	s := runtime.State{
-		Status: statusOf(tasktypes.Status(tasktypes.Status_value[t.Status])), Pid: t.Pid,
-		Stdin: t.Stdin, Stdout: t.Stdout, Stderr: t.Stderr, Terminal: t.Terminal, ExitedAt: t.Stopped,
-	}
-	if t.Exit != nil {
-		s.Status, s.ExitStatus, s.ExitedAt = runtime.StoppedStatus, t.Exit.Status, t.Exit.At
-		return s, true
-	}
-	// A created task may have been started just before its shim fell silent, and CRI deletes one that it takes for never started.
-	pid := shimclient.ProcessID{Pid: int(t.Pid), StartTime: t.PidStart}
-	return s, s.Status != runtime.CreatedStatus && s.Status != 0 && t.PidStart != 0 && pid.Alive()
+	i.ledger.learnState(s, asked)
 }
 
 // current is the state as the record has it, where that is known to be what the shim would say: the runtime is vouched for (runc's shim
 // answers from its memory too), the process answers, no change is under way or has failed, and the pid is its init's and alive.
 func (i *Instance) current() (runtime.State, bool) {
 	i.mu.Lock()
-	st, b, p := i.state, i.binary, i.proc
-	sure := i.changes == 0 && !i.doubt && i.rec.Task != nil && i.rec.Task.PidOwned
+	st, b, p, sure := i.state, i.binary, i.proc, i.ledger.sureLocked()
 	i.mu.Unlock()
 	if st != running || !sure || p == nil || b.Runtime != RuncV2 || !p.current() {
 		return runtime.State{}, false
 	}
-	return i.lastKnown()
+	return i.ledger.lastKnown()
 }
 
 // stateNow asks for the state; with patience > 0 the last known one is the answer after that time.
@@ -135,9 +52,9 @@ func (i *Instance) stateNow(ctx context.Context, patience time.Duration) (runtim
 	if !st.listed() {
 		return runtime.State{}, errNoInstance(i.kind, i.id)
 	}
-	if st == restoring || i.silent() || i.exit("") != nil {
+	if st == restoring || i.silent() || i.ledger.exit("") != nil {
 		// An exit is the last word. Deleted in the shim and not yet here: its caller asks for the state before it deletes again.
-		if s, ok := i.lastKnown(); ok {
+		if s, ok := i.ledger.lastKnown(); ok {
 			return s, nil
 		}
 	}
@@ -148,7 +65,7 @@ func (i *Instance) stateNow(ctx context.Context, patience time.Duration) (runtim
 		return i.merge(s), nil
 	}
 	if errdefs.IsUnavailable(err) || errdefs.IsDeadlineExceeded(err) || errdefs.IsNotFound(err) && i.lostTask() {
-		if s, ok := i.lastKnown(); ok {
+		if s, ok := i.ledger.lastKnown(); ok {
 			return s, nil
 		}
 	}
@@ -158,10 +75,10 @@ func (i *Instance) stateNow(ctx context.Context, patience time.Duration) (runtim
 // lostTask: a living shim has said that there is no such task. Where its exit is known it was deleted by a Delete that nobody waited
 // for, and is one that is deleted in the shim and not yet here.
 func (i *Instance) lostTask() bool {
-	if st, _ := i.watch(); !st.listed() || i.processDead() || i.exit("") == nil {
+	if st, _ := i.watch(); !st.listed() || i.processDead() || i.ledger.exit("") == nil {
 		return false
 	}
-	i.markDeleted()
+	i.ledger.markDeleted()
 	return true
 }
 
@@ -197,9 +114,7 @@ func (i *Instance) askState(ctx context.Context, execID string) (*taskapi.StateR
 
 func (i *Instance) sendState(ctx context.Context, execID string) (*taskapi.StateResponse, error) {
 	var r *taskapi.StateResponse
-	i.mu.Lock()
-	asked := i.change
-	i.mu.Unlock()
+	asked := i.ledger.epoch()
 	err := i.call(ctx, repeatable, func(ctx context.Context, c *shimclient.Task) (err error) {
 		r, err = c.State(ctx, &taskapi.StateRequest{ID: i.id, ExecID: execID})
 		return err

@@ -91,31 +91,9 @@ func (p *Process) answeredNow() uint64 {
 	return p.upAt
 }
 
-// answered is when the shim that the instance has launched answered, as recorded; 0 for one that another was launched for.
-func (i *Instance) answered() uint64 {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if i.rec.Launch == nil || i.rec.Joined {
-		return 0
-	}
-	return i.rec.Launch.Answered
-}
-
 // runs tells whether a process is one that the shim has told as the container's, with Create, Start or an event, or descends from one.
 func (i *Instance) runs(id shimclient.ProcessID) bool {
-	i.mu.Lock()
-	var pids []uint32
-	if t := i.rec.Task; t != nil {
-		pids = append(pids, t.Pid)
-	}
-	for _, e := range i.rec.Execs {
-		pids = append(pids, e.Pid)
-	}
-	for p := range i.heard {
-		pids = append(pids, p.pid)
-	}
-	i.mu.Unlock()
-	return slices.ContainsFunc(pids, func(pid uint32) bool {
+	return slices.ContainsFunc(i.ledger.toldPids(), func(pid uint32) bool {
 		if pid == 0 || int(pid) == id.Pid {
 			return pid != 0
 		}
@@ -128,14 +106,14 @@ func (i *Instance) runs(id shimclient.ProcessID) bool {
 func (i *Instance) hasProcess() bool {
 	i.mu.Lock()
 	var tokens, dirs []string
-	if i.rec.Launch != nil {
-		tokens = append(tokens, i.rec.Launch.Token)
+	if token := i.ledger.passageLocked().token(); token != "" {
+		tokens = append(tokens, token)
 	}
 	if i.bundle != nil {
 		dirs = append(dirs, i.bundle.Path)
 	}
 	i.mu.Unlock()
-	answered := i.answered()
+	answered := i.ledger.answered()
 	is, err := found(i.m.ctx, tokens, dirs, func(id shimclient.ProcessID) bool {
 		if answered != 0 {
 			return id.StartTime <= answered
@@ -143,13 +121,6 @@ func (i *Instance) hasProcess() bool {
 		return !i.runs(id)
 	})
 	return is && !errdefs.IsNotImplemented(err)
-}
-
-// took is when the instance got its shim, as recorded.
-func (i *Instance) took() uint64 {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	return i.rec.Took
 }
 
 // sparing tells which carriers of the tokens of a process that nobody is behind any more are not ended with what an instance has made:

@@ -50,7 +50,10 @@ func (m *ShimManager) abandon(caller context.Context, i *Instance) {
 // subscribers hear create, exit and delete, in this order.
 func (i *Instance) undo() {
 	ctx := i.context()
-	i.markAbandoned()
+	if err := i.ledger.abandon(); err != nil {
+		log.G(ctx).WithError(err).Warn("cannot record that a create was given up")
+	}
+	failpoint("undo-recorded")
 	answered := i.awaitCreate(ctx)
 	p := i.process()
 	i.m.pool.distrust(p)
@@ -69,26 +72,6 @@ func (i *Instance) undo() {
 	}
 	i.setLeft(nil)
 	i.clean(cleaning{shimDelete: p != nil})
-}
-
-// markAbandoned records that the create has come to nothing. A daemon that dies while it is undone, which may take as
-// long as a shim is silent, leaves the bundle for the next one, which must not take what the shim has made after all
-// for a task.
-func (i *Instance) markAbandoned() {
-	i.mu.Lock()
-	i.rec.Abandoned = true
-	i.mu.Unlock()
-	if err := i.persist(); err != nil {
-		log.G(i.context()).WithError(err).Warn("cannot record that a create was given up")
-	}
-	failpoint("undo-recorded")
-}
-
-// wasAbandoned: for what was created once, as a sandbox that did not start, it has no meaning.
-func (i *Instance) wasAbandoned() bool {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	return i.rec.Abandoned && !i.rec.Created
 }
 
 // awaitCreate waits for the answer of a Create whose caller has left; false when it did not come. A shim that serves
@@ -133,7 +116,7 @@ func (p *Process) closeIfAbandoned() bool {
 	defer p.mu.Unlock()
 	for i := range p.instances {
 		i.mu.Lock()
-		undoing := i.state == reaping && i.rec.Abandoned
+		undoing := i.state == reaping && i.ledger.abandonedLocked()
 		i.mu.Unlock()
 		if !undoing {
 			return false

@@ -19,7 +19,7 @@ import (
 // joining is an instance that is being created in a shim that serves others.
 func joining(t testing.TB, m *ShimManager, p *Process, id string) *Instance {
 	i := memInstance(m, id, launching)
-	i.rec.Joined = true
+	i.ledger.rec.Joined = true
 	m.instances[i.key()] = i
 	require.NoError(t, p.join(i, origin{launched: true}))
 	return i

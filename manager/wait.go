@@ -38,10 +38,10 @@ func (i *Instance) waitFor(ctx context.Context, execID string, ask waiter) (*run
 		// Taken before anything is looked at, so that no change is missed between the look and the sleep.
 		st, changed := i.watch()
 		l, moved := i.link()
-		if e := i.exit(execID); e != nil {
+		if e := i.ledger.exit(execID); e != nil {
 			return toExit(e), nil
 		}
-		if st == gone || st == reaping || st == dead && i.exit("") != nil {
+		if st == gone || st == reaping || st == dead && i.ledger.exit("") != nil {
 			// An exec that nobody knows: with init's exit those of all execs are known.
 			return nil, errNoInstance(i.kind, i.id)
 		}
@@ -75,9 +75,9 @@ var errWoken = errors.New("woken")
 func (i *Instance) askWait(ctx context.Context, l *link, execID string, ask waiter) (*runtime.Exit, error) {
 	wctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer i.onWake(execID, cancel)()
-	x := i.execOf(execID)
-	if i.exit(execID) != nil {
+	defer i.ledger.onWake(execID, cancel)()
+	x := i.ledger.execOf(execID)
+	if i.ledger.exit(execID) != nil {
 		return nil, errWoken
 	}
 	e, err := ask(wctx, l)
@@ -88,10 +88,10 @@ func (i *Instance) askWait(ctx context.Context, l *link, execID string, ask wait
 		return nil, err
 	}
 	if execID == "" {
-		i.learnExit(*e)
-		return toExit(i.exit("")), nil
+		i.ledger.learnExit(*e)
+		return toExit(i.ledger.exit("")), nil
 	}
-	return toExit(i.learnExecExit(execID, x, *e)), nil
+	return toExit(i.ledger.learnExecExit(execID, x, *e)), nil
 }
 
 // endsWait tells the errors that a Wait ends with: the caller's context, and the shim's word that there is no such process or method.
@@ -101,7 +101,7 @@ func (i *Instance) endsWait(ctx context.Context, err error) bool {
 	}
 	if errdefs.IsNotFound(err) || errdefs.IsNotImplemented(err) || errdefs.IsInvalidArgument(err) {
 		st, _ := i.watch()
-		return st == running && !i.processDead() && i.exit("") == nil
+		return st == running && !i.processDead() && i.ledger.exit("") == nil
 	}
 	return false
 }
@@ -118,11 +118,9 @@ func (i *Instance) link() (*link, <-chan struct{}) {
 
 func (i *Instance) pidOf(execID string) uint32 {
 	if execID == "" {
-		return i.pid()
+		return i.ledger.pid()
 	}
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	return i.execPidLocked(execID)
+	return i.ledger.execPid(execID)
 }
 
 // after is closed when d has passed.

@@ -185,8 +185,8 @@ func (y *yard) written(id string) {
 	i := y.instance(id)
 	y.until("the record is written", func() bool {
 		i.mu.Lock()
-		e := i.exitOfLocked("")
-		heard := e != nil && e.Told && !i.saveDue
+		e := i.ledger.exitOfLocked("")
+		heard := e != nil && e.Told && !i.ledger.writing.due
 		i.mu.Unlock()
 		if !heard || !y.m.saves.TryAcquire(savesAtOnce) {
 			return false

@@ -1,0 +1,202 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package manager
+
+import (
+	"slices"
+	"time"
+
+	"github.com/shimyard/shimyard/bundle"
+)
+
+// untold lists the processes whose exit is known and was not told: execs in order of their ids, then init ("").
+func (l *ledger) untold() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.untoldLocked()
+}
+
+func (l *ledger) untoldLocked() []string {
+	var ids []string
+	for id, x := range l.rec.Execs {
+		if x.Pid != 0 && x.Exit != nil && !x.Exit.Told && !x.Deleted {
+			ids = append(ids, id)
+		}
+	}
+	slices.Sort(ids)
+	if e := l.exitOfLocked(""); e != nil && !e.Told {
+		ids = append(ids, "")
+	}
+	return ids
+}
+
+// note changes what is recorded of a known exit. f runs under the lock.
+func (l *ledger) note(execID string, f func(*bundle.Exit)) {
+	l.mu.Lock()
+	if e := l.exitOfLocked(execID); e != nil {
+		f(e)
+	}
+	l.mu.Unlock()
+	l.save()
+}
+
+// replayLaterLocked makes an exit that was learnt from an answer be told if no event of the shim tells it: there may
+// have been no daemon, or the shim's connection for events is out of order. Once for each instance at a time.
+func (l *ledger) replayLaterLocked() {
+	if l.telling.replaying || !l.tells || len(l.untoldLocked()) == 0 {
+		return
+	}
+	l.telling.replaying = true
+	// Mostly the event is on its way.
+	l.keeper.later(inFlight, l.keeper.replay)
+}
+
+// dueLocked is when the last of the exits that are known and untold may be told; zero when there is none.
+func (l *ledger) dueLocked() (due time.Time) {
+	for _, id := range l.untoldLocked() {
+		e := l.exitOfLocked(id)
+		if at := e.At.Add(ownRetries); e.Tries < maxTries && at.After(due) {
+			due = at
+		}
+	}
+	return due
+}
+
+// stoppedUntimed tells whether init is stopped and its exit not known: the shim gives no time with the state.
+func (l *ledger) stoppedUntimed() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	t := l.rec.Task
+	return t != nil && t.Exit == nil && !t.Stopped.IsZero()
+}
+
+// pendingExecs are the execs that were started and whose exit is not known.
+func (l *ledger) pendingExecs() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var ids []string
+	for id, x := range l.rec.Execs {
+		if x.Pid != 0 && x.Exit == nil {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// toldLocked records that an exit was told. It returns without an effect when it was told before.
+func (l *ledger) toldLocked(e *bundle.Exit) {
+	if e.Told {
+		return
+	}
+	e.Told = true
+	if now := time.Now(); now.Sub(l.keeper.daemonStart()) < youth {
+		e.Owed, e.Spoken = repeats, now.UTC()
+		l.repeatLaterLocked()
+	}
+}
+
+// repeatLaterLocked makes what is owed be told again, once for each instance at a time.
+func (l *ledger) repeatLaterLocked() {
+	_, due := l.owedLocked()
+	if l.telling.repeating || !l.tells || due.IsZero() {
+		return
+	}
+	l.telling.repeating = true
+	l.keeper.later(time.Until(due), l.keeper.repeat)
+}
+
+// owedLocked lists the processes whose exit is to be told again, execs in order of their ids, then init (""), and when
+// the first of them is.
+func (l *ledger) owedLocked() (ids []string, first time.Time) {
+	add := func(id string, e *bundle.Exit) {
+		if e == nil || !e.Told || e.Owed <= 0 {
+			return
+		}
+		ids = append(ids, id)
+		if due := l.repeatDue(e); first.IsZero() || due.Before(first) {
+			first = due
+		}
+	}
+	for id, x := range l.rec.Execs {
+		if !x.Deleted {
+			add(id, x.Exit)
+		}
+	}
+	slices.Sort(ids)
+	add("", l.exitOfLocked(""))
+	return ids, first
+}
+
+// repeatDue is when an exit is to be told again. A new daemon begins its pauses at its own start.
+func (l *ledger) repeatDue(e *bundle.Exit) time.Time {
+	from := e.Spoken
+	if from.Before(l.keeper.daemonStart()) {
+		from = l.keeper.daemonStart()
+	}
+	return from.Add(firstRepeatPause << max(0, repeats-e.Owed))
+}
+
+// replayDueLocked is when exits are to be told that the shim does not tell. Not ok: there is nothing to tell, and
+// replay has ended.
+func (l *ledger) replayDueLocked(st state) (due time.Time, ok bool) {
+	due = l.dueLocked()
+	l.telling.replaying = !due.IsZero() && st == running && !l.rec.Deleted
+	return due, l.telling.replaying
+}
+
+// repeatDueLocked is when exits are to be told again. Not ok: there is none, and repeat has ended.
+func (l *ledger) repeatDueLocked(st state) (due time.Time, ok bool) {
+	_, due = l.owedLocked()
+	l.telling.repeating = !due.IsZero() && st.listed() && !l.rec.Deleted
+	return due, l.telling.repeating
+}
+
+// takeRepeats counts what is due to be told again, and returns whose exits these are. That it is done is on record
+// before, so that a crash costs a repeat and never makes one too many.
+func (l *ledger) takeRepeats() (due []string) {
+	l.mu.Lock()
+	ids, _ := l.owedLocked()
+	for _, id := range ids {
+		if e := l.exitOfLocked(id); !time.Now().Before(l.repeatDue(e)) {
+			e.Owed--
+			e.Spoken = time.Now().UTC()
+			due = append(due, id)
+		}
+	}
+	l.mu.Unlock()
+	l.save()
+	return due
+}
+
+// beginSpeakingLocked tells whether something may be told of a task, which it is not once its Delete has begun; that
+// waits for endSpeaking.
+func (l *ledger) beginSpeakingLocked(st state) bool {
+	if l.rec.Deleted || st != running && st != restoring {
+		return false
+	}
+	if l.telling.speakers == 0 {
+		l.telling.silence = make(chan struct{})
+	}
+	l.telling.speakers++
+	return true
+}
+
+func (l *ledger) endSpeaking() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.telling.speakers--; l.telling.speakers == 0 {
+		close(l.telling.silence)
+	}
+}
+
+// awaitSilence waits for the end of what is being told, which takes no longer than a publish and the write of a record.
+// The caller has claimed the task's Delete: nothing more begins.
+func (l *ledger) awaitSilence() {
+	l.mu.Lock()
+	speaks, silence := l.telling.speakers > 0, l.telling.silence
+	l.mu.Unlock()
+	if speaks {
+		<-silence
+	}
+}
