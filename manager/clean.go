@@ -40,7 +40,7 @@ func (i *Instance) clean(c cleaning) {
 			i.m.forget(i)
 			return
 		}
-		if i.setLeft(err) {
+		if i.remains.setLeft(err) {
 			log.G(i.context()).WithError(err).Errorf("cannot clean up after %s; it is tried again until it succeeds", i.kind)
 		}
 		if !i.m.sleep(spread(pause)) {
@@ -78,9 +78,7 @@ func (i *Instance) tryClean(ctx context.Context, c *cleaning) error {
 // endLaunches ends the processes that carry the tokens of launches that came to nothing, but those that were there before the instance.
 // It must succeed before the bundle goes: the tokens are in it.
 func (i *Instance) endLaunches(ctx context.Context) error {
-	i.mu.Lock()
-	tokens, spare := i.tokens, i.spare
-	i.mu.Unlock()
+	tokens, spare := i.remains.launches()
 	ctx, cancel := timeout.WithContext(ctx, TimeoutCleanup)
 	defer cancel()
 	for _, token := range tokens {
@@ -93,7 +91,7 @@ func (i *Instance) endLaunches(ctx context.Context) error {
 
 func (i *Instance) removeRest(ctx context.Context) error {
 	i.mu.Lock()
-	d, mounted, way := i.bundle, i.mounted, i.ledger.passageLocked()
+	d, way := i.bundle, i.ledger.passageLocked()
 	i.mu.Unlock()
 	warm := way.warm != ""
 	if warm {
@@ -117,7 +115,7 @@ func (i *Instance) removeRest(ctx context.Context) error {
 		}
 		failpoint("clean-removed")
 	}
-	if mounted {
+	if i.remains.isMounted() {
 		i.deactivate(ctx)
 	}
 	return nil

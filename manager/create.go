@@ -61,43 +61,29 @@ func (i *Instance) detached(ctx context.Context, call func(context.Context) erro
 	case err := <-done:
 		return err
 	case <-ctx.Done():
-		i.setCreates(done)
+		i.creation.onCallerLeft(done)
 		return errors.Wrapf(ctx.Err(), "creating %s %s", i.kind, i.id)
 	}
-}
-
-func (i *Instance) setCreates(answer chan error) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	i.creates = answer
 }
 
 // stranded counts the Creates that have not been answered since their callers left.
 func (p *Process) stranded() (n int) {
 	for _, i := range p.members() {
-		i.mu.Lock()
-		if i.creates != nil {
+		if i.creation.owed() != nil {
 			n++
 		}
-		i.mu.Unlock()
 	}
 	return n
 }
 
 func (i *Instance) sendCreate(ctx context.Context, req *taskapi.CreateTaskRequest) (resp *taskapi.CreateTaskResponse, err error) {
-	i.setCut(true)
+	i.creation.setCut(true)
 	err = i.call(ctx, forced, func(ctx context.Context, t *shimclient.Task) error {
 		resp, err = t.Create(ctx, req)
 		return err
 	})
-	i.setCut(errors.Is(err, shimclient.ErrConnectionLost) || errors.Is(err, errShimDead))
+	i.creation.setCut(errors.Is(err, shimclient.ErrConnectionLost) || errors.Is(err, errShimDead))
 	return resp, err
-}
-
-func (i *Instance) setCut(cut bool) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	i.cut = cut
 }
 
 // endLaunchOf makes cleaning begin with the end of all processes of the instance's launch, and of those that made its process, which
@@ -111,19 +97,19 @@ func (i *Instance) endLaunchOf(p *Process) {
 		p.end()
 	}
 	i.mu.Lock()
-	defer i.mu.Unlock()
-	way := i.ledger.passageLocked()
+	way, house := i.ledger.passageLocked(), i.house
+	i.mu.Unlock()
 	if way.took == 0 && !way.joined {
 		spare = nil // the record of an earlier version; the launch is the instance's own
 	}
 	if way.launch != nil && !way.joined && !slices.Contains(tokens, way.launch.Token) {
 		tokens = append(tokens, way.launch.Token)
 	}
-	if p == nil && i.house != nil {
-		tokens = append(tokens, i.house.token)
-		spare = sparing(shimclient.ProcessID{}, i.house.answered, way.took)
+	if p == nil && house != nil {
+		tokens = append(tokens, house.token)
+		spare = sparing(shimclient.ProcessID{}, house.answered, way.took)
 	}
-	i.tokens, i.spare = tokens, spare
+	i.remains.setLaunches(tokens, spare)
 }
 
 // awaitHelpers waits until no process of the instance's launch is left but the shim itself: a Create that a crash of the daemon, or the
@@ -152,11 +138,9 @@ func (i *Instance) awaitHelpers(p *Process) {
 
 // launchTokens are the launches by which what the shim runs for the instance is found, if a Create of it may still be under way.
 func (i *Instance) launchTokens(p *Process) []string {
-	i.mu.Lock()
-	way, wait := i.ledger.passageLocked(), i.cut
-	i.mu.Unlock()
+	way := i.ledger.passage()
 	switch {
-	case !wait || p == nil:
+	case !i.creation.wasCut() || p == nil:
 		return nil
 	case way.warm != "":
 		tokens, _ := p.traces()

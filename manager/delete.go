@@ -261,7 +261,7 @@ func (i *Instance) cleanUpDeleted() {
 			i.outlast(p, c)
 			return
 		}
-		if i.setLeft(err) {
+		if i.remains.setLeft(err) {
 			log.G(ctx).WithError(err).Errorf("cannot release the shim of a deleted %s; it is tried again until it succeeds", i.kind)
 		}
 		if !i.m.sleep(pause) {
@@ -279,7 +279,7 @@ func (i *Instance) finishDelete(ctx context.Context, c cleaning) {
 		i.m.forget(i)
 		return
 	}
-	i.setLeft(err)
+	i.remains.setLeft(err)
 	log.G(ctx).WithError(err).Errorf("cannot clean up after a deleted %s; it is tried again until it succeeds", i.kind)
 	i.to(reaping)
 	i.m.spawn(func() {

@@ -84,8 +84,8 @@ func (i *Instance) view(processes bool) inspect.Instance {
 		Namespace: i.namespace, ID: i.id, Kind: string(i.kind), State: stateNames[i.state], Since: i.since.UTC(),
 		Created: i.ledger.begunLocked(), Runtime: way.runtime, Source: way.source(), API: i.version,
 	}
-	if i.left != nil {
-		v.LastError, v.LastErrorAt = i.left.Error(), i.leftAt
+	if left, at := i.remains.whatIsLeft(); left != nil {
+		v.LastError, v.LastErrorAt = left.Error(), at
 	}
 	i.mu.Unlock()
 	init, shim := i.ledger.initProcess(), i.ledger.recordedShim()

@@ -30,8 +30,10 @@ type Instance struct {
 	// deletes lets one Delete of an exec at a time go to the shim, by the exec's id.
 	deletes keyedLock
 
-	// ledger has the record and the exits; it shares mu.
-	ledger *ledger
+	// ledger has the record and the exits; it shares mu. creation and remains have locks of their own.
+	ledger   *ledger
+	creation creation
+	remains  remains
 
 	// mu guards all below.
 	mu      sync.Mutex
@@ -44,23 +46,12 @@ type Instance struct {
 	groups  []string // whose shim the container may be served by, if its runtime groups
 	version int      // of the Task API that the shim answered with
 	proc    *Process
-	creates chan error // the answer of a Create whose caller has left; nil when there is none
-	cut     bool       // a Create may still be under way in what the shim has run for it
-	mounted bool       // mounts are to be deactivated when it goes
-	found   bool       // at the start of the daemon, and it is not decided yet what becomes of it
-	left    error      // what cleaning could not remove yet
-	leftAt  time.Time  // when that was found
-	house   *warmShim  // whose directory the bundle is; nil where the bundle is the instance's own
-	returns bool       // its process goes back to the pool when the bundle is removed
+	found   bool      // at the start of the daemon, and it is not decided yet what becomes of it
+	house   *warmShim // whose directory the bundle is; nil where the bundle is the instance's own
+	returns bool      // its process goes back to the pool when the bundle is removed
 
 	guessed bool // the address of the process is a guess, which the process has not confirmed
 	mend    bool // the bundle does not say how to reach the shim, and is to again
-
-	shimDeleted   bool     // `shim delete` has succeeded
-	failedDeletes int      // attempts of it that failed
-	tokens        []string // of launches whose processes are to be ended before anything is removed
-	// spare tells which of these processes are not; nil: none.
-	spare func(shimclient.ProcessID) bool
 }
 
 func newInstance(m *ShimManager, layout bundle.Layout, kind Kind, namespace, id string, st state) *Instance {
@@ -103,7 +94,8 @@ func (i *Instance) watch() (state, <-chan struct{}) {
 func (i *Instance) status() (state, error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	return i.state, i.left
+	left, _ := i.remains.whatIsLeft()
+	return i.state, left
 }
 
 // process of the instance; nil before its launch and after its release.
@@ -253,15 +245,6 @@ func (i *Instance) buryIfDead() bool {
 		i.m.spawn(i.bury)
 	}
 	return true
-}
-
-// setLeft records what cleaning could not remove; true when that is news.
-func (i *Instance) setLeft(err error) bool {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	news := i.left == nil || err == nil || i.left.Error() != err.Error()
-	i.left, i.leftAt = err, time.Now().UTC()
-	return news
 }
 
 // knowsExec tells whether a living task has the exec.

@@ -49,7 +49,7 @@ func (i *Instance) seeOff(ctx context.Context, p *Process, l *link) (gone bool) 
 // outlast keeps the id of a deleted instance reserved until its process, which said yes to its shutdown, is gone, and cleans up then.
 // The delete itself is answered.
 func (i *Instance) outlast(p *Process, c cleaning) {
-	i.setLeft(errors.Errorf("its shim at %s has said yes to its shutdown and still runs", p.endpoint))
+	i.remains.setLeft(errors.Errorf("its shim at %s has said yes to its shutdown and still runs", p.endpoint))
 	i.to(reaping)
 	patience := lingerTimes * timeout.Get(TimeoutCleanup)
 	i.m.spawn(func() { i.bidFarewell(p, c, patience) })
@@ -68,7 +68,7 @@ func (i *Instance) bidFarewell(p *Process, c cleaning, patience time.Duration) {
 		}
 		i.tell()
 	}
-	i.setLeft(nil)
+	i.remains.setLeft(nil)
 	i.clean(c)
 }
 

@@ -116,9 +116,9 @@ func parseAllowedMounts(v string) *apitypes.MountCapabilities {
 
 // activated notes that the instance's mounts are to be deactivated when it goes.
 func (i *Instance) activated() {
-	i.mu.Lock()
-	i.mounted = i.kind == KindTask
-	i.mu.Unlock()
+	if i.kind == KindTask {
+		i.remains.setMounted()
+	}
 }
 
 // deactivate is part of cleaning; what fails is left to the garbage collector, by the label.

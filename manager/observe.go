@@ -229,9 +229,10 @@ type brief struct {
 func (i *Instance) brief() brief {
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	left, _ := i.remains.whatIsLeft()
 	return brief{
 		Instances: metrics.Instances{Kind: string(i.kind), State: stateNames[i.state], Runtime: i.ledger.passageLocked().runtime, Namespace: i.namespace},
-		process:   i.proc, failing: i.left != nil && i.state.ending(), since: i.since,
+		process:   i.proc, failing: left != nil && i.state.ending(), since: i.since,
 	}
 }
 

@@ -53,7 +53,7 @@ func TestReserveNamesWhatIsLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := memManager(t)
 		old := memInstance(m, "c1", reaping)
-		old.setLeft(errors.New("rootfs is not empty"))
+		old.remains.setLeft(errors.New("rootfs is not empty"))
 		m.instances[old.key()] = old
 		err := m.reserve(t.Context(), memInstance(m, "c1", launching))
 		require.True(t, errdefs.IsAlreadyExists(err), "%v", err)

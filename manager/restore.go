@@ -190,7 +190,8 @@ func (i *Instance) load(ctx context.Context, b *bundle.Bundle) {
 	house := i.loadHouse(ctx, b, rec.Warm)
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.bundle, i.cut, i.house = b, !rec.Created, house
+	i.creation.setCut(!rec.Created)
+	i.bundle, i.house = b, house
 	i.binary = shimclient.Binary{Runtime: rec.Runtime, Path: path}
 	i.ledger.loadLocked(rec)
 }

@@ -51,7 +51,7 @@ func (i *Instance) findExit(ctx context.Context) (exit bundle.Exit, ok bool) {
 		if e := i.exitAfter(r); e != nil {
 			return *e, true
 		}
-		if err == nil || errors.Is(err, errNoBinary) || i.deleteTries() >= exitTries {
+		if err == nil || errors.Is(err, errNoBinary) || i.remains.deleteTries() >= exitTries {
 			return bundle.Exit{Pid: i.ledger.pid(), Status: exitUnknown}, true
 		}
 		if !i.m.sleep(spread(pause)) {
@@ -98,7 +98,7 @@ func (i *Instance) tryShimDelete(ctx context.Context, c *cleaning) error {
 	case c.orderly:
 		return nil
 	case err != nil && !errors.Is(err, errNoBinary):
-		if i.deleteTries() < shimDeleteTries || i.hasProcess() || i.ledger.initProcess().Alive() {
+		if i.remains.deleteTries() < shimDeleteTries || i.hasProcess() || i.ledger.initProcess().Alive() {
 			return err
 		}
 		log.G(ctx).WithError(err).Warn("shim's delete fails; going on without it")
@@ -107,20 +107,11 @@ func (i *Instance) tryShimDelete(ctx context.Context, c *cleaning) error {
 	if state == "" {
 		return nil
 	}
-	i.mu.Lock()
-	i.shimDeleted = false
-	i.mu.Unlock()
+	i.remains.deleteAgain()
 	if err != nil {
 		return errors.Wrapf(err, "the OCI runtime keeps state of the container in %s, which the shim's delete has to remove", state)
 	}
 	return errors.Errorf("the shim's delete has left state of the OCI runtime in %s", state)
-}
-
-// deleteTries counts the attempts of `shim delete` that failed.
-func (i *Instance) deleteTries() int {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	return i.failedDeletes
 }
 
 // runcState is where runc keeps state of the container; "" when there is none.
@@ -156,9 +147,9 @@ func (i *Instance) runcOptions(ctx context.Context) *runcoptions.Options {
 // shimDelete runs `shim delete`, waiting for its turn and then within the cleanup timeout. It succeeds once per instance; later calls do nothing.
 func (i *Instance) shimDelete(ctx context.Context) (*shimclient.DeleteResult, error) {
 	i.mu.Lock()
-	d, done := i.bundle, i.shimDeleted
+	d := i.bundle
 	i.mu.Unlock()
-	if d == nil || done {
+	if d == nil || i.remains.isShimDeleted() {
 		return nil, nil
 	}
 	b, err := i.deleteBinary(ctx)
@@ -174,13 +165,10 @@ func (i *Instance) shimDelete(ctx context.Context) (*shimclient.DeleteResult, er
 	if err == nil {
 		failpoint("clean-shim-delete")
 	}
-	i.mu.Lock()
-	defer i.mu.Unlock()
+	i.remains.onShimDelete(err)
 	if err != nil {
-		i.failedDeletes++
 		return nil, errors.Wrapf(err, "cannot run %s delete", b.Path)
 	}
-	i.shimDeleted = true
 	return r, nil
 }
 

@@ -70,7 +70,7 @@ func (i *Instance) undo() {
 		i.undoShim(ctx, p)
 		i.endLaunchOf(p)
 	}
-	i.setLeft(nil)
+	i.remains.setLeft(nil)
 	i.clean(cleaning{shimDelete: p != nil})
 }
 
@@ -79,13 +79,11 @@ func (i *Instance) undo() {
 // answer that nobody waited for would leave a container in it that nobody knows: it is waited for as long as that
 // takes.
 func (i *Instance) awaitCreate(ctx context.Context) (answered bool) {
-	i.mu.Lock()
-	answer := i.creates
-	i.mu.Unlock()
+	answer := i.creation.owed()
 	if answer == nil {
 		return true
 	}
-	defer i.setCreates(nil)
+	defer i.creation.settle()
 	began := time.Now()
 	tick := time.NewTicker(alonePause)
 	defer tick.Stop()
@@ -138,7 +136,7 @@ func (i *Instance) endForAll(ctx context.Context, p *Process) {
 
 // stuck records, and logs once, why an undo cannot go on yet; it is what a create of the id is told.
 func (i *Instance) stuck(err error) {
-	if i.setLeft(err) {
+	if i.remains.setLeft(err) {
 		log.G(i.context()).WithError(err).
 			Warnf("cannot undo a failed create of a %s in a shim that serves others; going on until it is done", i.kind)
 	}

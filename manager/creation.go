@@ -1,0 +1,50 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package manager
+
+import "sync"
+
+// creation is what the undo of a create has to know of the Create that was sent. Safe for concurrent use: its lock
+// may be taken while the instance's or the process's is held, and nothing is done under it. That is right because it
+// says what a shim may still be doing, which no state decides and no decision about a state needs.
+type creation struct {
+	mu     sync.Mutex
+	answer <-chan error // of a Create whose caller has left; nil when there is none
+	cut    bool         // a Create may still be under way in what the shim has run for it
+}
+
+// onCallerLeft notes where the answer comes to a Create that nobody waits for any more.
+func (c *creation) onCallerLeft(answer <-chan error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.answer = answer
+}
+
+// settle ends the wait for an answer that was owed: it has come, or is not waited for any more.
+func (c *creation) settle() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.answer = nil
+}
+
+// owed is where the answer comes that the shim owes to a caller who has left; nil when it owes none.
+func (c *creation) owed() <-chan error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.answer
+}
+
+// setCut notes whether a Create may have been cut off half way: its answer was lost, or it was sent by an earlier
+// daemon.
+func (c *creation) setCut(cut bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.cut = cut
+}
+
+func (c *creation) wasCut() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.cut
+}
