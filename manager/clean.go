@@ -173,8 +173,8 @@ func (i *Instance) container(ctx context.Context) containers.Container {
 	return c
 }
 
-// bury is what follows the proof of death: the exit is found out and told, then the deletion, and nothing is left behind.
-func (i *Instance) bury() {
+// cleanUpDead is what follows the proof of death: the exit is found out and told, then the deletion, and nothing is left behind.
+func (i *Instance) cleanUpDead() {
 	ctx, end := i.startSpan(i.context(), spanReap)
 	defer end(nil)
 	log.G(ctx).Info("shim is dead, cleaning up after it")

@@ -330,7 +330,7 @@ func TestDeathWithoutABundle(t *testing.T) {
 	}
 }
 
-// TestDeathOfAGroup: each task of a shared process is buried on its own.
+// TestDeathOfAGroup: each task of a shared process is cleaned up on its own.
 func TestDeathOfAGroup(t *testing.T) {
 	y := newYard(t, shimtest.Scenario{})
 	for _, id := range []string{"g1", "c2"} {

@@ -88,7 +88,7 @@ func (i *Instance) runDelete(ctx, caller context.Context) (*runtime.Exit, error)
 	if caller.Err() != nil && exit != nil {
 		// Nobody is there to be given the exit: it stays, recorded, for the retry.
 		i.onDeleteFailed()
-		i.buryIfDead()
+		i.cleanUpIfDead()
 		return nil, caller.Err()
 	}
 	p := i.process()
@@ -109,7 +109,7 @@ func (i *Instance) runDelete(ctx, caller context.Context) (*runtime.Exit, error)
 	if released {
 		i.finishDelete(ctx, c)
 	} else {
-		i.outlast(p, c)
+		i.cleanUpOnceGone(p, c)
 	}
 	if exit == nil {
 		return nil, derr
@@ -198,12 +198,12 @@ func (i *Instance) endSilentShim(ctx context.Context) bool {
 	return killed
 }
 
-// deleteFailed puts the task back for a retry. Where the shim has died meanwhile the task is buried instead, and the exit that is
+// deleteFailed puts the task back for a retry. Where the shim has died meanwhile it is cleaned up instead, and the exit that is
 // found then is the answer.
 func (i *Instance) deleteFailed(ctx context.Context, err error) (*runtime.Exit, error) {
 	i.m.pool.distrust(i.process())
 	i.onDeleteFailed()
-	if !i.buryIfDead() {
+	if !i.cleanUpIfDead() {
 		return nil, err
 	}
 	wait, cancel := context.WithTimeout(ctx, inFlight+timeout.Get(TimeoutCleanup))
@@ -219,7 +219,7 @@ func (i *Instance) deleteFailed(ctx context.Context, err error) (*runtime.Exit, 
 // releaseProcess gives the process back to the pool if it is of that and the delete was orderly, else sends it away when nobody else is
 // behind it. One that a sandboxer of its own started is that one's to send away: a runc shim would take a Shutdown between two
 // containers of a pod for the end of the pod.
-// Not released: it said yes and still runs, see outlast.
+// Not released: it said yes and still runs, see cleanUpOnceGone.
 func (i *Instance) releaseProcess(ctx context.Context, p *Process, orderly bool) (released bool, err error) {
 	if p == nil || i.recycle(p, orderly) || !p.leave(i) {
 		return true, nil
@@ -228,7 +228,7 @@ func (i *Instance) releaseProcess(ctx context.Context, p *Process, orderly bool)
 		p.end()
 		return true, nil
 	}
-	gone, err := i.sendAway(ctx, p)
+	gone, err := i.shutDown(ctx, p)
 	if err != nil && !p.dead() {
 		p.stay(i)
 		if !i.unanswered(err) || !i.endSilentShim(ctx) {
@@ -258,7 +258,7 @@ func (i *Instance) cleanUpDeleted() {
 			return
 		}
 		if err == nil {
-			i.outlast(p, c)
+			i.cleanUpOnceGone(p, c)
 			return
 		}
 		if i.remains.setLeft(err) {
@@ -281,7 +281,7 @@ func (i *Instance) finishDelete(ctx context.Context, c cleaning) {
 	}
 	i.remains.setLeft(err)
 	log.G(ctx).WithError(err).Errorf("cannot clean up after a deleted %s; it is tried again until it succeeds", i.kind)
-	i.to(reaping)
+	i.onDeleted()
 	i.m.spawn(func() {
 		if i.m.sleep(spread(firstCleanPause)) {
 			i.clean(c)

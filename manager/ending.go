@@ -17,7 +17,7 @@ import (
 	"github.com/shimyard/shimyard/shimclient"
 )
 
-// die: the process is proven dead. Each of its instances is buried on its own; after an orderly shutdown there is none.
+// die: the process is proven dead. Each of its instances is cleaned up on its own; after an orderly shutdown there is none.
 func (p *Process) die(proof string) {
 	p.mu.Lock()
 	p.died = true
@@ -33,7 +33,7 @@ func (p *Process) die(proof string) {
 	}
 	p.end()
 	for _, i := range p.members() {
-		i.buryIfDead()
+		i.cleanUpIfDead()
 	}
 }
 
@@ -97,15 +97,15 @@ func (p *Process) kill(ctx context.Context) bool {
 func (p *Process) shutdown(ctx context.Context, id string) error {
 	ctx, cancel := timeout.WithContext(ctx, TimeoutShutdown)
 	defer cancel()
-	l, err := p.askToGo(ctx, id)
+	l, err := p.sendShutdown(ctx, id)
 	if err == nil && !p.waitGone(ctx, l) {
 		log.G(ctx).WithField("address", p.endpoint).Warn("shim has said yes to its shutdown and still runs")
 	}
 	return err
 }
 
-// askToGo sends Shutdown. The link that it went out on is nil when the process is gone already.
-func (p *Process) askToGo(ctx context.Context, id string) (*link, error) {
+// sendShutdown sends Shutdown. The link that it went out on is nil when the process is gone already.
+func (p *Process) sendShutdown(ctx context.Context, id string) (*link, error) {
 	l, err := p.use(ctx, forced)
 	if errors.Is(err, errShimDead) {
 		return nil, nil

@@ -234,7 +234,7 @@ func TestStoppedWithoutATimeDuringDowntime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e, s := startedExec(t, memManager(t))
 		i := e.task.i
-		i.to(restoring)
+		putInto(i, restoring)
 		s.say("State", &taskapi.StateResponse{Pid: 77, Status: tasktypes.Status_STOPPED})
 		s.exit = &taskapi.WaitResponse{ExitStatus: 9}
 		close(s.exits)

@@ -96,7 +96,7 @@ func TestExitEventWhileRestoring(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			m := memManager(t)
 			i, _ := memTask(t, m, "c1", 0)
-			i.to(restoring)
+			putInto(i, restoring)
 			at := timestamppb.Now()
 			e := exitEvent("c1", "c1", 200, 5)
 			e.ExitedAt = at

@@ -8,7 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/containerd/containerd/v2/core/runtime"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/log"
 
@@ -105,173 +104,11 @@ func (i *Instance) process() *Process {
 	return i.proc
 }
 
-// toLocked changes the state and wakes all who watch it.
-func (i *Instance) toLocked(st state) {
-	if i.state == st || i.state == gone {
-		return
-	}
-	i.observeRestoredLocked(st)
-	i.state, i.since = st, time.Now()
-	i.announceLocked()
-}
-
-// announceLocked wakes all who watch the instance.
-func (i *Instance) announceLocked() {
-	close(i.changed)
-	i.changed = make(chan struct{})
-}
-
-func (i *Instance) announce() {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	i.announceLocked()
-}
-
-func (i *Instance) to(st state) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	i.toLocked(st)
-}
-
-// onCreated: the shim has created the task, or the sandbox.
-func (i *Instance) onCreated(pid uint32, io runtime.IO) {
-	start, owned := i.judgePid(pid)
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	switch i.state {
-	case launching:
-		i.toLocked(running)
-		i.ledger.createdLocked(&bundle.TaskState{
-			Pid: pid, PidStart: start, PidOwned: owned,
-			Stdin: io.Stdin, Stdout: io.Stdout, Stderr: io.Stderr, Terminal: io.Terminal,
-		})
-	default:
-		// Nobody else takes an instance out of launching before its creator is through.
-	}
-}
-
-// onLaunchFailed: the create did not succeed. False when there is nothing to undo any more.
-func (i *Instance) onLaunchFailed() bool {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	switch i.state {
-	case launching:
-		i.toLocked(reaping)
-		return true
-	default:
-		return false
-	}
-}
-
-// onAnswered: a restored instance's shim knows it.
-func (i *Instance) onAnswered() {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	switch i.state {
-	case restoring:
-		i.ledger.answeredLocked()
-		i.toLocked(running)
-	default:
-		// Its shim died between the answer and now.
-	}
-}
-
-// onUnknown: a restored instance's shim is well and has no such task. True: it is to be reaped.
-func (i *Instance) onUnknown() bool {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	switch i.state {
-	case restoring:
-		i.toLocked(reaping)
-		return true
-	default:
-		return false
-	}
-}
-
-// onDeath: its shim process is proven dead. True: it is to be buried by the caller. In launching and deleting the create or the
-// delete under way sees the death by itself; in the other states there is nothing that a shim could still do.
-func (i *Instance) onDeath() bool {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	switch i.state {
-	case restoring, running:
-		i.toLocked(dead)
-		return true
-	default:
-		return false
-	}
-}
-
-// onDelete: somebody wants it deleted. The state before tells the caller what to do: running, and it is his; any other, it is not. With
-// force one is his, too, whose shim has not answered since the daemon's start.
-func (i *Instance) onDelete(force bool) (before state, changed <-chan struct{}) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	before = i.state
-	if before == running || before == restoring && force {
-		i.claimed = before
-		i.toLocked(deleting)
-	}
-	return before, i.changed
-}
-
-// onDeleteFailed: the delete did not succeed and may be tried again.
-func (i *Instance) onDeleteFailed() {
-	i.mu.Lock()
-	again := false
-	switch i.state {
-	case deleting:
-		i.toLocked(i.claimed)
-		again = i.claimed == restoring
-		i.ledger.replayLaterLocked()
-	default:
-		// Only who claimed it deletes it.
-	}
-	i.mu.Unlock()
-	if again {
-		i.m.spawn(i.takeOver)
-	}
-}
-
-// buryIfDead sees to a death that came while the state was one in which somebody else had to: it is asked after every return to
-// running. True when the instance is dead.
-func (i *Instance) buryIfDead() bool {
-	p := i.process()
-	if p == nil || !p.dead() {
-		return false
-	}
-	if i.onDeath() {
-		i.m.spawn(i.bury)
-	}
-	return true
-}
-
 // knowsExec tells whether a living task has the exec.
 func (i *Instance) knowsExec(id string) bool {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return i.state.listed() && i.ledger.execLocked(id) != nil
-}
-
-// onExitEvent: the shim told an exit, of init ("") or of an exec.
-func (i *Instance) onExitEvent(execID string, e bundle.Exit) {
-	i.mu.Lock()
-	ours := i.ledger.hearExitLocked(i.state, execID, e)
-	i.mu.Unlock()
-	if ours {
-		i.ledger.saveSoon()
-	}
-}
-
-// onDeleteEvent: the shim told that the task is deleted.
-func (i *Instance) onDeleteEvent(pid uint32) {
-	i.mu.Lock()
-	ours := i.ledger.hearDeleteLocked(i.state, pid)
-	i.mu.Unlock()
-	if ours {
-		i.ledger.saveSoon()
-	}
 }
 
 // spawn, later, sleep, writeTurn, daemonStart and recordBundleLocked are what the ledger needs of the instance, see keeper.
@@ -293,3 +130,16 @@ func (i *Instance) writeTurn() (end func()) {
 func (i *Instance) daemonStart() time.Time { return i.m.started }
 
 func (i *Instance) recordBundleLocked() *bundle.Bundle { return i.bundle }
+
+// cleanUpIfDead sees to a death that came while the state was one in which somebody else had to: it is asked after every return to
+// running. True when the instance is dead.
+func (i *Instance) cleanUpIfDead() bool {
+	p := i.process()
+	if p == nil || !p.dead() {
+		return false
+	}
+	if i.onDeath() {
+		i.m.spawn(i.cleanUpDead)
+	}
+	return true
+}

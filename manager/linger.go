@@ -15,27 +15,31 @@ import (
 )
 
 const (
-	// lingerNoted is how long after its yes to a Shutdown a shim may still run before that is recorded. Most are gone long before.
+	// lingerNoted is how long after its yes to a Shutdown a shim may still run before that is recorded. Most are gone
+	// long before.
 	lingerNoted = 200 * time.Millisecond
-	// lingerTimes is for how many cleanup timeouts a shim that said yes to its Shutdown may go on running before it is ended.
+	// lingerTimes is for how many cleanup timeouts a shim that said yes to its Shutdown may go on running before it
+	// is ended.
 	lingerTimes = 6
 )
 
-// sendAway asks the process, which serves nobody else, to go. It returns whether the process is gone within the shutdown timeout. One
-// that has said yes and lingers must keep the id: the `start` of the next task under it would find the old shim at its socket, take
-// it for the group's, and end with it. Nor may anybody else join it, so it stays known, closing, until it is gone.
-func (i *Instance) sendAway(ctx context.Context, p *Process) (gone bool, err error) {
+// shutDown asks the process, which serves nobody else, to go. It returns whether the process is gone within the
+// shutdown timeout. One that has said yes and lingers must keep the id: the `start` of the next task under it would
+// find the old shim at its socket, take it for the group's, and end with it. Nor may anybody else join it, so it
+// stays known, closing, until it is gone.
+func (i *Instance) shutDown(ctx context.Context, p *Process) (gone bool, err error) {
 	ctx, cancel := timeout.WithContext(ctx, TimeoutShutdown)
 	defer cancel()
-	l, err := p.askToGo(ctx, i.id)
+	l, err := p.sendShutdown(ctx, i.id)
 	if err != nil {
 		return false, err
 	}
-	return i.seeOff(ctx, p, l), nil
+	return i.awaitShutdown(ctx, p, l), nil
 }
 
-// seeOff waits until the process that said yes to its shutdown is gone. l is its connection, nil when there is none any more.
-func (i *Instance) seeOff(ctx context.Context, p *Process, l *link) (gone bool) {
+// awaitShutdown waits until the process that said yes to its shutdown is gone. l is its connection, nil when there is
+// none any more.
+func (i *Instance) awaitShutdown(ctx context.Context, p *Process, l *link) (gone bool) {
 	soon, cancel := context.WithTimeout(ctx, lingerNoted)
 	gone = p.waitGone(soon, l)
 	cancel()
@@ -46,19 +50,19 @@ func (i *Instance) seeOff(ctx context.Context, p *Process, l *link) (gone bool) 
 	return gone
 }
 
-// outlast keeps the id of a deleted instance reserved until its process, which said yes to its shutdown, is gone, and cleans up then.
-// The delete itself is answered.
-func (i *Instance) outlast(p *Process, c cleaning) {
+// cleanUpOnceGone keeps the id of a deleted instance reserved until its process, which said yes to its shutdown, is
+// gone, and cleans up then. The delete itself is answered.
+func (i *Instance) cleanUpOnceGone(p *Process, c cleaning) {
 	i.remains.setLeft(errors.Errorf("its shim at %s has said yes to its shutdown and still runs", p.endpoint))
-	i.to(reaping)
+	i.onDeleted()
 	patience := lingerTimes * timeout.Get(TimeoutCleanup)
-	i.m.spawn(func() { i.bidFarewell(p, c, patience) })
+	i.m.spawn(func() { i.cleanUpAfter(p, c, patience) })
 }
 
-func (i *Instance) bidFarewell(p *Process, c cleaning, patience time.Duration) {
+func (i *Instance) cleanUpAfter(p *Process, c cleaning, patience time.Duration) {
 	ctx := i.context()
 	log.G(ctx).WithField("address", p.endpoint).Warn("shim has said yes to its shutdown and still runs")
-	if !p.outlived(ctx, patience) {
+	if !p.awaitEndOrKill(ctx, patience) {
 		return // the manager was closed; the next start goes on
 	}
 	p.end()
@@ -72,9 +76,10 @@ func (i *Instance) bidFarewell(p *Process, c cleaning, patience time.Duration) {
 	i.clean(c)
 }
 
-// outlived waits for the end of a process that said yes to its shutdown; false when the manager was closed before. One that takes longer
-// than patience and whose pid is verified is ended: nobody is behind it and nobody can come, so it has nothing to lose.
-func (p *Process) outlived(ctx context.Context, patience time.Duration) bool {
+// awaitEndOrKill waits for the end of a process that said yes to its shutdown; false when the manager was closed
+// before. One that takes longer than patience and whose pid is verified is ended: nobody is behind it and nobody can
+// come, so it has nothing to lose.
+func (p *Process) awaitEndOrKill(ctx context.Context, patience time.Duration) bool {
 	for {
 		wctx, cancel := context.WithTimeout(ctx, patience)
 		ended := p.awaitEnd(wctx)
@@ -92,7 +97,8 @@ func (p *Process) outlived(ctx context.Context, patience time.Duration) bool {
 	}
 }
 
-// awaitEnd waits for the end of the process itself: by its pid where that is verified, else until its death is proven otherwise.
+// awaitEnd waits for the end of the process itself: by its pid where that is verified, else until its death is proven
+// otherwise.
 func (p *Process) awaitEnd(ctx context.Context) bool {
 	if pid := p.verified(); pid != (shimclient.ProcessID{}) {
 		return pid.Wait(ctx) == nil
@@ -105,8 +111,8 @@ func (p *Process) awaitEnd(ctx context.Context) bool {
 	}
 }
 
-// restoreLingering takes up what an earlier daemon did not come to the end of. Others may be behind the process where that daemon died
-// before they were told that it is closing; then it is theirs.
+// restoreLingering takes up what an earlier daemon did not come to the end of. Others may be behind the process where
+// that daemon died before they were told that it is closing; then it is theirs.
 func (i *Instance) restoreLingering(p *Process) {
 	i.activated()
 	c := cleaning{shimDelete: i.ledger.exit("") == nil || i.deletesAlways(), orderly: i.ledger.exit("") != nil}
@@ -114,5 +120,5 @@ func (i *Instance) restoreLingering(p *Process) {
 		i.clean(c)
 		return
 	}
-	i.outlast(p, c)
+	i.cleanUpOnceGone(p, c)
 }

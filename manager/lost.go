@@ -56,7 +56,7 @@ func (i *Instance) loseStranger(why error) {
 	i.mu.Lock()
 	i.guessed, i.mend = false, false
 	i.mu.Unlock()
-	if p.depart(i) == 0 && p.warmth() == nil {
+	if p.remove(i) == 0 && p.warmth() == nil {
 		p.end()
 	}
 	i.lose(why)

@@ -280,7 +280,7 @@ func (m *ShimManager) forget(i *Instance) {
 		delete(m.instances, i.key())
 	}
 	m.mu.Unlock()
-	i.to(gone)
+	i.onGone()
 }
 
 // find returns the instance of an id, whatever its kind and state, or nil.

@@ -66,7 +66,7 @@ func TestMassDeath(t *testing.T) {
 	begin := time.Now()
 	for _, i := range all {
 		require.True(t, i.onDeath())
-		m.spawn(i.bury)
+		m.spawn(i.cleanUpDead)
 	}
 	for _, i := range all {
 		for st, changed := i.watch(); st != gone; st, changed = i.watch() {

@@ -205,7 +205,7 @@ func (o *pool) keep(w *warmShim) bool {
 func (o *pool) back(w *warmShim, i *Instance) {
 	o.mu.Lock()
 	w.leaving--
-	left := w.p.depart(i)
+	left := w.p.remove(i)
 	if w.tasks == 0 && left > w.leaving {
 		o.retireLocked(w, "distrusted")
 	}

@@ -279,7 +279,7 @@ func TestSharedShimThatIsLeftInDisorder(t *testing.T) {
 	require.Same(t, w, y.warm("b"))
 	a, b := y.instance("a"), y.instance("b")
 	for _, i := range []*Instance{a, b} {
-		i.to(deleting)
+		i.onDelete(false)
 		_, err := i.deleteInShim(i.context())
 		require.NoError(t, err)
 	}

@@ -190,8 +190,8 @@ func (p *Process) leave(i *Instance) (last bool) {
 	return false
 }
 
-// depart takes an instance out of a process that goes on without any. left is how many are still in it.
-func (p *Process) depart(i *Instance) (left int) {
+// remove takes an instance out of a process that goes on without any. left is how many are still in it.
+func (p *Process) remove(i *Instance) (left int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.removeLocked(i)

@@ -37,7 +37,7 @@ func TestTracesOfAProcess(t *testing.T) {
 		if n%2 == 0 {
 			require.False(t, p.leave(i))
 		} else {
-			require.Equal(t, 2, p.depart(i))
+			require.Equal(t, 2, p.remove(i))
 		}
 	}
 	require.False(t, p.leave(first))

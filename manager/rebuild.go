@@ -37,7 +37,7 @@ func (m *ShimManager) findAddresses() {
 	}
 }
 
-// findAddress puts one instance behind its shim's process, buries it if that is known to be dead, and else puts it
+// findAddress puts one instance behind its shim's process, cleans it up if that is known to be dead, and else puts it
 // behind a process that cannot be reached.
 func (m *ShimManager) findAddress(u unaddressed) {
 	i, ctx := u.i, u.i.context()
@@ -45,7 +45,7 @@ func (m *ShimManager) findAddress(u unaddressed) {
 	if i.ledger.fromAnotherBoot() || pid != (shimclient.ProcessID{}) && !pid.Alive() {
 		log.G(ctx).WithError(u.why).Error("cannot tell how to reach the shim of a bundle, and it has ended")
 		if i.onDeath() {
-			m.onBegin(i.bury)
+			m.onBegin(i.cleanUpDead)
 		}
 		return
 	}

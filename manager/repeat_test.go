@@ -67,7 +67,7 @@ func TestExitToldByAYoungDaemon(t *testing.T) {
 // does not end them.
 func TestRepeatsEndWithTheTask(t *testing.T) {
 	for name, end := range map[string]func(*Instance){
-		"deleted here":        func(i *Instance) { i.onDelete(false); i.to(gone) },
+		"deleted here":        func(i *Instance) { i.onDelete(false); i.onGone() },
 		"deleted in the shim": func(i *Instance) { i.onDeleteEvent(200) },
 		"its shim is dead":    func(i *Instance) { i.onDeath() },
 	} {

@@ -69,7 +69,7 @@ func TestExitOfADeletedTask(t *testing.T) {
 				i := answeredTask(t, memManager(t))
 				ends(t, startWait(t.Context(), i, ""), 3)
 				time.Sleep(ownRetries / 2)
-				i.to(st)
+				putInto(i, st)
 				time.Sleep(10 * time.Minute)
 				require.Zero(t, i.ledger.exit("").Tries)
 				require.False(t, i.ledger.telling.replaying)

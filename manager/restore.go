@@ -52,7 +52,7 @@ func logUnknown(ctx context.Context, path string) {
 	log.G(ctx).WithField("path", path).Warn("found something that is no bundle among the bundles, leaving it alone")
 }
 
-// restore reads all that was listed and then lets the work on it begin: connecting to shims, undoing, burying. It leaves the daemon's
+// restore reads all that was listed and then lets the work on it begin: connecting to shims, undoing, cleaning up. It leaves the daemon's
 // start alone for a moment; whoever asks for one instance reads that one by himself, and who has to wait for more makes it begin at once.
 func (m *ShimManager) restore() {
 	select {
@@ -147,7 +147,7 @@ func (i *Instance) onAttached(p *Process) {
 	i.restoreHouse(i.context(), p)
 	lingers, abandoned := i.ledger.wasLingering(), i.ledger.wasAbandoned()
 	if lingers || abandoned {
-		i.to(reaping)
+		i.onUnknown()
 	}
 	i.m.onBegin(func() {
 		i.openLog()

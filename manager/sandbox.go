@@ -97,7 +97,7 @@ func (c *SandboxController) build(ctx context.Context, i *Instance, info sandbox
 	}
 	i.onCreated(0, runtime.IO{})
 	i.ledger.save()
-	i.buryIfDead()
+	i.cleanUpIfDead()
 	return nil
 }
 
@@ -165,7 +165,7 @@ func (c *SandboxController) end(ctx context.Context, i *Instance) {
 	if before, _ := i.onDelete(false); before != running {
 		return
 	}
-	i.to(reaping)
+	i.onDeleted()
 	done := c.shims.spawn(i.undo)
 	select {
 	case <-done:
@@ -243,7 +243,7 @@ func (i *Instance) shutdownBox(ctx context.Context) error {
 	case err == nil:
 		if p.leave(i) {
 			wctx, cancel := timeout.WithContext(ctx, TimeoutShutdown)
-			released = i.seeOff(wctx, p, l)
+			released = i.awaitShutdown(wctx, p, l)
 			cancel()
 			if released {
 				p.end()
@@ -253,12 +253,12 @@ func (i *Instance) shutdownBox(ctx context.Context) error {
 		var rerr error
 		if released, rerr = i.releaseProcess(ctx, p, false); rerr != nil {
 			i.onDeleteFailed()
-			i.buryIfDead()
+			i.cleanUpIfDead()
 			return rerr
 		}
 	default:
 		i.onDeleteFailed()
-		i.buryIfDead()
+		i.cleanUpIfDead()
 		return err
 	}
 	i.ledger.learnExit(bundle.Exit{At: time.Now().UTC()})
@@ -266,7 +266,7 @@ func (i *Instance) shutdownBox(ctx context.Context) error {
 	if released {
 		i.finishDelete(ctx, c)
 	} else {
-		i.outlast(p, c)
+		i.cleanUpOnceGone(p, c)
 	}
 	return nil
 }

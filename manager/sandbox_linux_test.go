@@ -296,7 +296,7 @@ func failingOpts(y *yard, o runtime.CreateOpts) runtime.CreateOpts {
 	return o
 }
 
-// TestDeathOfASandbox: its containers are buried and told, the sandbox is gone without a word of tasks.
+// TestDeathOfASandbox: its containers are told and cleaned up, the sandbox is gone without a word of tasks.
 func TestDeathOfASandbox(t *testing.T) {
 	y := newYard(t, shimtest.Scenario{Sandbox: true})
 	y.box("s1")

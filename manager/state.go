@@ -3,6 +3,17 @@
 
 package manager
 
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/runtime"
+	"github.com/containerd/log"
+
+	"github.com/shimyard/shimyard/bundle"
+)
+
 // Kind tells tasks from sandboxes. Both live in one id space.
 type Kind string
 
@@ -42,3 +53,188 @@ func (s state) listed() bool { return s == restoring || s == running || s == del
 
 // ending tells whether the id will be free by itself.
 func (s state) ending() bool { return s == deleting || s == reaping || s == dead || s == gone }
+
+// allowed are the states that may follow each state. Every event below is one method, which says why one follows the
+// other; DESIGN.md has the table for readers.
+var allowed = map[state][]state{
+	launching: {running, reaping},
+	restoring: {running, deleting, reaping, dead, gone},
+	running:   {deleting, dead},
+	deleting:  {restoring, running, reaping, gone},
+	reaping:   {gone},
+	dead:      {gone},
+	gone:      nil,
+}
+
+// misstep is what is done about a change that is not allowed: a fault in this package. Tests have it panic. A daemon
+// goes on with the change, since one that is refused would leave the instance for ever in a state that it is not in.
+var misstep = func(ctx context.Context, from, to state) {
+	log.G(ctx).Errorf("bug: an instance that is %s must not become %s", from, to)
+}
+
+// toLocked changes the state and wakes all who watch it. It is the only function that does.
+func (i *Instance) toLocked(st state) {
+	if i.state == st || i.state == gone {
+		return
+	}
+	if !slices.Contains(allowed[i.state], st) {
+		misstep(i.context(), i.state, st)
+	}
+	i.observeRestoredLocked(st)
+	i.state, i.since = st, time.Now()
+	i.announceLocked()
+}
+
+// announceLocked wakes all who watch the instance.
+func (i *Instance) announceLocked() {
+	close(i.changed)
+	i.changed = make(chan struct{})
+}
+
+func (i *Instance) announce() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.announceLocked()
+}
+
+// onCreated: the shim has created the task, or the sandbox.
+func (i *Instance) onCreated(pid uint32, io runtime.IO) {
+	start, owned := i.judgePid(pid)
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	switch i.state {
+	case launching:
+		i.toLocked(running)
+		i.ledger.createdLocked(&bundle.TaskState{
+			Pid: pid, PidStart: start, PidOwned: owned,
+			Stdin: io.Stdin, Stdout: io.Stdout, Stderr: io.Stderr, Terminal: io.Terminal,
+		})
+	default:
+		// Only its create takes an instance out of launching.
+	}
+}
+
+// onLaunchFailed: the create did not succeed. False when there is nothing to undo any more.
+func (i *Instance) onLaunchFailed() bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	switch i.state {
+	case launching:
+		i.toLocked(reaping)
+		return true
+	default:
+		return false
+	}
+}
+
+// onAnswered: a restored instance's shim knows it.
+func (i *Instance) onAnswered() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	switch i.state {
+	case restoring:
+		i.ledger.answeredLocked()
+		i.toLocked(running)
+	default:
+		// Its shim died between the answer and now.
+	}
+}
+
+// onUnknown: a restored instance has no task, since its shim is well and knows none, or since its record says that an
+// earlier daemon was cleaning it up. True: that is for the caller to do.
+func (i *Instance) onUnknown() bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	switch i.state {
+	case restoring:
+		i.toLocked(reaping)
+		return true
+	default:
+		return false
+	}
+}
+
+// onDeath: its shim process is proven dead. True: the caller is to clean up after it. In launching and deleting the
+// create or the delete under way sees the death by itself; in the other states there is nothing that a shim could
+// still do.
+func (i *Instance) onDeath() bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	switch i.state {
+	case restoring, running:
+		i.toLocked(dead)
+		return true
+	default:
+		return false
+	}
+}
+
+// onDelete: a caller wants it deleted. The state before tells the caller whether the delete is its to do: it is if
+// that was running or, with force, restoring (its shim has not answered since the daemon's start).
+func (i *Instance) onDelete(force bool) (before state, changed <-chan struct{}) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	before = i.state
+	if before == running || before == restoring && force {
+		i.claimed = before
+		i.toLocked(deleting)
+	}
+	return before, i.changed
+}
+
+// onDeleteFailed: the delete did not succeed and may be tried again.
+func (i *Instance) onDeleteFailed() {
+	i.mu.Lock()
+	again := false
+	switch i.state {
+	case deleting:
+		i.toLocked(i.claimed)
+		again = i.claimed == restoring
+		i.ledger.replayLaterLocked()
+	default:
+		// Only the delete that has claimed it ends the claim.
+	}
+	i.mu.Unlock()
+	if again {
+		i.m.spawn(i.takeOver)
+	}
+}
+
+// onDeleted: there is no task any more, and something of it is left, be it a shim that has not ended yet.
+func (i *Instance) onDeleted() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	switch i.state {
+	case deleting:
+		i.toLocked(reaping)
+	default:
+		// Found so at the start of the daemon: it is being cleaned up already.
+	}
+}
+
+// onGone: nothing of it is left.
+func (i *Instance) onGone() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.toLocked(gone)
+}
+
+// onExitEvent: the shim told an exit, of init ("") or of an exec.
+func (i *Instance) onExitEvent(execID string, e bundle.Exit) {
+	i.mu.Lock()
+	ours := i.ledger.hearExitLocked(i.state, execID, e)
+	i.mu.Unlock()
+	if ours {
+		i.ledger.saveSoon()
+	}
+}
+
+// onDeleteEvent: the shim told that the task is deleted.
+func (i *Instance) onDeleteEvent(pid uint32) {
+	i.mu.Lock()
+	ours := i.ledger.hearDeleteLocked(i.state, pid)
+	i.mu.Unlock()
+	if ours {
+		i.ledger.saveSoon()
+	}
+}

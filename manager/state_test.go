@@ -42,9 +42,10 @@ func TestInstanceEvents(t *testing.T) {
 			map[state]outcome{running: {deleting, true}}},
 		{"delete failed", func(i *Instance) bool { i.onDeleteFailed(); return false },
 			map[state]outcome{deleting: {running, false}}},
+		{"deleted", func(i *Instance) bool { i.onDeleted(); return false },
+			map[state]outcome{deleting: {reaping, false}}},
 		{"forgotten", func(i *Instance) bool { i.m.forget(i); return false },
-			map[state]outcome{launching: {gone, false}, restoring: {gone, false}, running: {gone, false}, deleting: {gone, false},
-				reaping: {gone, false}, dead: {gone, false}}},
+			map[state]outcome{restoring: {gone, false}, deleting: {gone, false}, reaping: {gone, false}, dead: {gone, false}}},
 	} {
 		for _, st := range allStates {
 			t.Run(fmt.Sprintf("%s/%s", c.event, st), func(t *testing.T) {
@@ -52,6 +53,10 @@ func TestInstanceEvents(t *testing.T) {
 				want, ok := c.leads[st]
 				if !ok {
 					want = outcome{st, false}
+				}
+				if c.event == "forgotten" && (st == launching || st == running) {
+					require.Panics(t, func() { c.fire(i) }, "only what has no task is forgotten")
+					return
 				}
 				_, changed := i.watch()
 				require.Equal(t, want.yours, c.fire(i))

@@ -63,7 +63,7 @@ func (i *Instance) ask() bool {
 		return false
 	case known:
 		i.onAnswered()
-		i.buryIfDead()
+		i.cleanUpIfDead()
 		failpoint("restore-answered")
 		i.mendBootstrap()
 		i.ledger.save()

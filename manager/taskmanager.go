@@ -136,7 +136,7 @@ func (t *TaskManager) build(ctx context.Context, i *Instance, opts runtime.Creat
 	i.onCreated(pid, opts.IO)
 	i.placeMemory()
 	i.ledger.save()
-	i.buryIfDead()
+	i.cleanUpIfDead()
 	failpoint("create-recorded")
 	return nil
 }
