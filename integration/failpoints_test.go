@@ -8,6 +8,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"io/fs"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -75,36 +76,48 @@ func TestFailpoints(t *testing.T) {
 	}
 }
 
-// failpointNames are those in the manager's source.
+// failpointNames are those in the source of manager and of all packages below it.
 func failpointNames(t *testing.T) []string {
 	t.Helper()
-	files, err := filepath.Glob(filepath.Join(filepath.Dir(kit.Module), "manager", "*.go"))
-	require.NoError(t, err)
 	var names []string
-	for _, file := range files {
-		if strings.HasSuffix(file, "_test.go") {
-			continue
+	root := filepath.Join(filepath.Dir(kit.Module), "manager")
+	err := filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return err
 		}
-		parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, 0)
-		require.NoError(t, err)
-		ast.Inspect(parsed, func(n ast.Node) bool {
-			call, ok := n.(*ast.CallExpr)
-			if !ok {
-				return true
-			}
-			if f, ok := call.Fun.(*ast.Ident); ok && f.Name == "failpoint" {
-				lit, ok := call.Args[0].(*ast.BasicLit)
-				require.True(t, ok, "%s: a failpoint without a literal name", file)
-				name, err := strconv.Unquote(lit.Value)
-				require.NoError(t, err)
-				names = append(names, name)
-			}
-			return true
-		})
-	}
+		names = append(names, failpointsIn(t, path)...)
+		return nil
+	})
+	require.NoError(t, err)
 	require.NotEmpty(t, names)
 	slices.Sort(names)
 	return slices.Compact(names)
+}
+
+// failpointsIn are the names in one file.
+func failpointsIn(t *testing.T, file string) (names []string) {
+	t.Helper()
+	parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, 0)
+	require.NoError(t, err)
+	ast.Inspect(parsed, func(n ast.Node) bool {
+		call, ok := n.(*ast.CallExpr)
+		if !ok {
+			return true
+		}
+		f, ok := call.Fun.(*ast.SelectorExpr)
+		if !ok {
+			return true
+		}
+		if pkg, ok := f.X.(*ast.Ident); ok && pkg.Name == "failpoint" {
+			lit, ok := call.Args[0].(*ast.BasicLit)
+			require.True(t, ok, "%s: a failpoint without a literal name", file)
+			name, err := strconv.Unquote(lit.Value)
+			require.NoError(t, err)
+			names = append(names, name)
+		}
+		return true
+	})
+	return names
 }
 
 func newCrash(t *testing.T, kind, binary string) *crash {

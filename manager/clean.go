@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/log"
 	"github.com/pkg/errors"
 
+	"github.com/shimyard/shimyard/manager/internal/failpoint"
 	"github.com/shimyard/shimyard/manager/internal/metrics"
 	"github.com/shimyard/shimyard/shimclient"
 )
@@ -109,11 +110,11 @@ func (i *Instance) removeRest(ctx context.Context) error {
 	}
 	if d != nil {
 		i.ledger.seal()
-		failpoint("clean-bundle")
+		failpoint.Here("clean-bundle")
 		if err := i.removeBundle(d); err != nil {
 			return errors.Wrap(err, "cannot remove the bundle")
 		}
-		failpoint("clean-removed")
+		failpoint.Here("clean-removed")
 	}
 	if i.remains.isMounted() {
 		i.deactivate(ctx)
@@ -194,7 +195,7 @@ func (i *Instance) cleanUpDead() {
 			i.killInit(ctx) // what the shim's delete should have done
 		}
 		i.ledger.learnDeath(exit)
-		failpoint("bury-recorded")
+		failpoint.Here("bury-recorded")
 		if i.kind == KindTask {
 			i.tell()
 		}

@@ -15,6 +15,7 @@ import (
 	"github.com/pkg/errors"
 
 	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/manager/internal/failpoint"
 	"github.com/shimyard/shimyard/manager/internal/metrics"
 	"github.com/shimyard/shimyard/shimclient"
 )
@@ -103,7 +104,7 @@ func (i *Instance) runDelete(ctx, caller context.Context) (*runtime.Exit, error)
 			i.tellLate()
 		})
 	}
-	failpoint("delete-released")
+	failpoint.Here("delete-released")
 	i.activated()
 	c := cleaning{shimDelete: exit == nil || i.deletesAlways(), orderly: exit != nil}
 	if released {
@@ -139,10 +140,10 @@ func (i *Instance) deleteInShim(ctx context.Context) (*bundle.Exit, error) {
 	}
 	switch {
 	case err == nil:
-		failpoint("delete-task")
+		failpoint.Here("delete-task")
 		i.ledger.learnExit(bundle.Exit{Pid: resp.Pid, Status: resp.ExitStatus, At: timeOf(resp.ExitedAt)})
 		i.ledger.markDeleted()
-		failpoint("delete-recorded")
+		failpoint.Here("delete-recorded")
 		return i.ledger.exit(""), nil
 	case errdefs.IsNotFound(err) && !i.processDead():
 		if e := i.exitInFlight(); e != nil {

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/manager/internal/failpoint"
 	"github.com/shimyard/shimyard/manager/internal/metrics"
 )
 
@@ -33,7 +34,7 @@ func (i *Instance) tell() {
 	i.m.publish(i.lasting(), runtime.TaskDeleteEventTopic, &apievents.TaskDelete{
 		ContainerID: i.id, Pid: e.Pid, ExitStatus: e.Status, ExitedAt: timestamppb.New(e.At),
 	})
-	failpoint("tell-delete")
+	failpoint.Here("tell-delete")
 	i.ledger.note("", func(e *bundle.Exit) { e.DeleteTold = true })
 }
 
@@ -46,13 +47,13 @@ func (i *Instance) tellExits(by string) {
 			continue
 		}
 		i.ledger.note(execID, func(e *bundle.Exit) { e.Tries++ })
-		failpoint("tell-counted")
+		failpoint.Here("tell-counted")
 		if execID == "" {
 			i.tellOOMOnce()
 		}
 		i.publishExit(execID, *e)
 		metrics.ExitTold(by)
-		failpoint("tell-exit")
+		failpoint.Here("tell-exit")
 		i.ledger.note(execID, i.ledger.toldLocked)
 	}
 }

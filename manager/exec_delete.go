@@ -13,6 +13,7 @@ import (
 	"github.com/pkg/errors"
 
 	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/manager/internal/failpoint"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -69,7 +70,7 @@ func (i *Instance) deleteExecInShim(ctx context.Context, id string, x *bundle.Ex
 		err = i.call(ctx, forced, send)
 	}
 	if err == nil {
-		failpoint("exec-deleted")
+		failpoint.Here("exec-deleted")
 		exit := &bundle.Exit{Pid: resp.Pid, Status: resp.ExitStatus, At: timeOf(resp.ExitedAt)}
 		return toExit(i.ledger.onExecDeleted(id, x, exit)), nil
 	}

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/manager/internal/failpoint"
 	"github.com/shimyard/shimyard/manager/internal/metrics"
 	"github.com/shimyard/shimyard/shimclient"
 )
@@ -68,7 +69,7 @@ func (m *ShimManager) makeBundle(ctx context.Context, i *Instance, facts specFac
 	i.bundle = d
 	path := i.binary.Path
 	i.mu.Unlock()
-	failpoint("create-bundle")
+	failpoint.Here("create-bundle")
 	if path == "" {
 		return nil // it joins a shim whose binary is not known, see binaryFor
 	}
@@ -141,7 +142,7 @@ func (m *ShimManager) start(ctx context.Context, i *Instance, opts *anypb.Any) (
 	if err := i.ledger.persist(); err != nil {
 		return nil, nil, err
 	}
-	failpoint("launch-recorded")
+	failpoint.Here("launch-recorded")
 	logs, err := shimclient.OpenLog(d.LogPath(), log.Fields{"id": i.id, "namespace": i.namespace})
 	if err != nil {
 		return nil, nil, errors.Wrap(err, "cannot open the shim's log")
@@ -154,7 +155,7 @@ func (m *ShimManager) start(ctx context.Context, i *Instance, opts *anypb.Any) (
 		_ = logs.Close()
 		return nil, nil, errors.Wrap(err, "cannot start the shim")
 	}
-	failpoint("launch-started")
+	failpoint.Here("launch-started")
 	p, created, err := m.adopt(ctx, i, r, origin{launched: true})
 	if !created {
 		_ = logs.Close()
@@ -182,7 +183,7 @@ func (m *ShimManager) adopt(ctx context.Context, i *Instance, r *bootapi.Bootstr
 	if err := d.WriteBootstrap(r); err != nil {
 		return nil, false, err
 	}
-	failpoint("launch-bootstrap")
+	failpoint.Here("launch-bootstrap")
 	p, created, err := m.attach(i, ep, from)
 	if err != nil {
 		return p, created, err
@@ -249,7 +250,7 @@ func (i *Instance) recordJoin(sandbox string, r *bootapi.BootstrapResult) error 
 	if err := i.ledger.persist(); err != nil {
 		return err
 	}
-	failpoint("join-recorded")
+	failpoint.Here("join-recorded")
 	return d.WriteSandbox(sandbox)
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/pkg/errors"
 
 	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/manager/internal/failpoint"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -51,14 +52,14 @@ func lendHome(i *Instance, w *warmShim, facts specFacts) error {
 	if err != nil {
 		return err
 	}
-	failpoint("warm-assembled")
+	failpoint.Here("warm-assembled")
 	if err := w.dir.Lend(d); err != nil {
 		return err
 	}
 	i.mu.Lock()
 	i.bundle, i.house = d, w
 	i.mu.Unlock()
-	failpoint("warm-lent")
+	failpoint.Here("warm-lent")
 	return nil
 }
 
@@ -71,7 +72,7 @@ func (m *ShimManager) moveBeside(ctx context.Context, i *Instance, w *warmShim, 
 	if err := i.ledger.persist(); err != nil {
 		return err
 	}
-	failpoint("warm-beside")
+	failpoint.Here("warm-beside")
 	if err := i.bundle.WriteBootstrap(w.reply); err != nil {
 		return err
 	}
@@ -136,11 +137,11 @@ func (w *warmShim) takeHome(d *bundle.Bundle) error {
 	if err != nil {
 		return err
 	}
-	failpoint("warm-returned")
+	failpoint.Here("warm-returned")
 	if err := w.dir.Empty(); err != nil {
 		return err
 	}
-	failpoint("warm-emptied")
+	failpoint.Here("warm-emptied")
 	w.p.m.pool.comeHome(w)
 	return nil
 }

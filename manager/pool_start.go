@@ -13,6 +13,7 @@ import (
 	"github.com/pkg/errors"
 
 	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/manager/internal/failpoint"
 	"github.com/shimyard/shimyard/manager/internal/metrics"
 	"github.com/shimyard/shimyard/shimclient"
 )
@@ -115,7 +116,7 @@ func (m *ShimManager) occupy(ctx context.Context, i *Instance, w *warmShim, fact
 		m.pool.giveUp(w)
 		return err
 	}
-	failpoint("warm-taken")
+	failpoint.Here("warm-taken")
 	w.logAs(i.id)
 	err = m.launcher.LinkSocket(i.namespace, i.id, w.reply.Address)
 	return errors.Wrap(err, "cannot give the container's shim the name that it is known by")
@@ -149,7 +150,7 @@ func (i *Instance) recycle(p *Process, orderly bool) bool {
 	i.mu.Lock()
 	i.returns = true
 	i.mu.Unlock()
-	failpoint("warm-kept")
+	failpoint.Here("warm-kept")
 	return true
 }
 
@@ -167,7 +168,7 @@ func (i *Instance) backToPool(clean bool) {
 		i.m.pool.distrust(p)
 	}
 	i.m.pool.back(p.warmth(), i)
-	failpoint("warm-recycled")
+	failpoint.Here("warm-recycled")
 }
 
 // start launches a shim for nobody in particular and connects to it. When it fails nothing of it is left, or the next start of the daemon
@@ -195,7 +196,7 @@ func (w *warmShim) launch(ctx context.Context, m *ShimManager) error {
 	if err := w.dir.WriteRecord(&rec); err != nil {
 		return err
 	}
-	failpoint("warm-recorded")
+	failpoint.Here("warm-recorded")
 	logs, err := shimclient.OpenLog(w.dir.LogPath(), log.Fields{"id": w.dir.ID, "namespace": w.spec.namespace})
 	if err != nil {
 		return errors.Wrap(err, "cannot open the shim's log")
@@ -208,7 +209,7 @@ func (w *warmShim) launch(ctx context.Context, m *ShimManager) error {
 		_ = logs.Close()
 		return errors.Wrap(err, "cannot start the shim")
 	}
-	failpoint("warm-started")
+	failpoint.Here("warm-started")
 	if err := w.register(ctx, m); err != nil {
 		_ = logs.Close()
 		return err

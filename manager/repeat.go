@@ -6,6 +6,7 @@ package manager
 import (
 	"time"
 
+	"github.com/shimyard/shimyard/manager/internal/failpoint"
 	"github.com/shimyard/shimyard/manager/internal/metrics"
 )
 
@@ -58,7 +59,7 @@ func (i *Instance) repeat() {
 // repeatNow tells again what is due.
 func (i *Instance) repeatNow() {
 	due := i.ledger.takeRepeats()
-	failpoint("repeat-counted")
+	failpoint.Here("repeat-counted")
 	i.noteOOM()
 	if !i.beginSpeaking() {
 		return

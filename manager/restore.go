@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/manager/internal/failpoint"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -73,7 +74,7 @@ func (m *ShimManager) restore() {
 	m.restored = nil
 	m.findAddresses()
 	m.restoreWarm(ctx)
-	failpoint("restore-listed")
+	failpoint.Here("restore-listed")
 	for _, dirs := range []Dirs{m.config.Tasks, m.config.Boxes} {
 		m.sweep(m.ctx, dirs.layout())
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/pkg/errors"
 
 	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/manager/internal/failpoint"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -163,7 +164,7 @@ func (i *Instance) shimDelete(ctx context.Context) (*shimclient.DeleteResult, er
 		r, err = nil, nil
 	}
 	if err == nil {
-		failpoint("clean-shim-delete")
+		failpoint.Here("clean-shim-delete")
 	}
 	i.remains.onShimDelete(err)
 	if err != nil {
@@ -198,7 +199,7 @@ func (i *Instance) prepareBundle(ctx context.Context, d *bundle.Bundle) error {
 		if err := i.ledger.persist(); err != nil {
 			log.G(ctx).WithError(err).Warn("cannot write the record of a bundle that was gone")
 		}
-		failpoint("clean-bundle-replaced")
+		failpoint.Here("clean-bundle-replaced")
 	}
 	o, err := d.RuncOptions()
 	if err == nil && (o.BinaryName == "" || d.NamesRunc(o.BinaryName)) {

@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/log"
 	"github.com/pkg/errors"
 
+	"github.com/shimyard/shimyard/manager/internal/failpoint"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -64,7 +65,7 @@ func (i *Instance) ask() bool {
 	case known:
 		i.onAnswered()
 		i.cleanUpIfDead()
-		failpoint("restore-answered")
+		failpoint.Here("restore-answered")
 		i.mendBootstrap()
 		i.ledger.save()
 		i.m.spawn(i.replayFound)

@@ -18,6 +18,7 @@ import (
 	"github.com/pkg/errors"
 
 	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/manager/internal/failpoint"
 	"github.com/shimyard/shimyard/manager/internal/metrics"
 	"github.com/shimyard/shimyard/shimclient"
 )
@@ -110,7 +111,7 @@ func (t *TaskManager) build(ctx context.Context, i *Instance, opts runtime.Creat
 		return err
 	}
 	w.launchedBy(i)
-	failpoint("create-shim")
+	failpoint.Here("create-shim")
 	ctx = w.enter(metrics.PhaseMounts)
 	rootfs, owned, err := t.shims.mounts.activate(ctx, i, boot, opts.Rootfs)
 	if owned {
@@ -119,7 +120,7 @@ func (t *TaskManager) build(ctx context.Context, i *Instance, opts runtime.Creat
 	if err != nil {
 		return err
 	}
-	failpoint("create-mounts")
+	failpoint.Here("create-mounts")
 	ctx = w.enter(metrics.PhaseCreate)
 	pid, err := i.createTask(ctx, opts, rootfs)
 	if err != nil {
@@ -127,7 +128,7 @@ func (t *TaskManager) build(ctx context.Context, i *Instance, opts runtime.Creat
 	}
 	// Some shims, runwasi's among them, know no Connect before they have a task.
 	i.verifyAgain(ctx)
-	failpoint("create-task")
+	failpoint.Here("create-task")
 	if opts.RestoreFromPath {
 		if pid, err = i.restoreCheckpoint(ctx, opts.Checkpoint); err != nil {
 			return err
@@ -137,7 +138,7 @@ func (t *TaskManager) build(ctx context.Context, i *Instance, opts runtime.Creat
 	i.placeMemory()
 	i.ledger.save()
 	i.cleanUpIfDead()
-	failpoint("create-recorded")
+	failpoint.Here("create-recorded")
 	return nil
 }
 

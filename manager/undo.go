@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/log"
 	"github.com/pkg/errors"
 
+	"github.com/shimyard/shimyard/manager/internal/failpoint"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -53,7 +54,7 @@ func (i *Instance) undo() {
 	if err := i.ledger.abandon(); err != nil {
 		log.G(ctx).WithError(err).Warn("cannot record that a create was given up")
 	}
-	failpoint("undo-recorded")
+	failpoint.Here("undo-recorded")
 	answered := i.awaitCreate(ctx)
 	p := i.process()
 	i.m.pool.distrust(p)
