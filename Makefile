@@ -106,7 +106,7 @@ pools: ## the integration tests without warm shims, and with up to 8 tasks in on
 	$(MAKE) integration POOL=off
 	$(MAKE) integration POOL=share8
 
-nightly: ## the longer suites: ten minutes of chaos in each mode of the pool, pools, scale, soak, two releases compared
+nightly: ## the longer suites: ten minutes of chaos in each mode of the pool, pools, scale, soak, two releases compared, a real node
 	$(MAKE) chaos CHAOS_TIME=10m
 	$(MAKE) chaos CHAOS_TIME=10m POOL=off
 	$(MAKE) chaos CHAOS_TIME=10m POOL=share8
@@ -114,6 +114,7 @@ nightly: ## the longer suites: ten minutes of chaos in each mode of the pool, po
 	$(MAKE) scale
 	$(MAKE) soak
 	go -C hack/package test -count=1 -timeout 60m -v ./...
+	$(MAKE) vm-short
 
 bench: ## measure beside stock containerd and bare runc, as root, on an idle machine; writes integration/bench/; 10 minutes, 4 GB
 	SHIMYARD_BENCH=1 go -C integration test -count=1 -run '^TestBench$$' -timeout 60m -v . $(if $(README),-bench.readme=$(CURDIR)/README.md) $(BENCH)
@@ -124,12 +125,24 @@ microbench: ## the hot paths inside the daemon, with allocations
 tools: ## build or unpack into bin/tools what the integration tests run against; nothing is installed
 	go -C integration run ./cmd/tools
 
-.PHONY: package release
+.PHONY: package release containerd vm vm-short vm-demo
 package: ## build the Debian package into bin/package
 	@bash hack/package.sh deb
 
 release: ## build .deb, .rpm, archive, bill of materials and checksums into bin/package; the same commit gives the same bytes
 	@bash hack/package.sh release
+
+containerd: ## build and test against VERSION=v2.4.1 of containerd, in a copy
+	@bash hack/containerd.sh $(VERSION)
+
+vm: ## a real node in a virtual machine, as root: packages, reboot, 20 power cuts, full disks, pods; long where there is no KVM
+	SHIMYARD_VM=1 go -C integration test -count=1 -timeout 3h -v $(if $(RUN),-run '$(RUN)') ./vm
+
+vm-short: ## a part of vm: the package, and one power cut
+	SHIMYARD_VM=short go -C integration test -count=1 -timeout 1h -v -run '^Test(Package|PowerCuts)$$' ./vm
+
+vm-demo: ## a console on that machine, with everything installed (as root)
+	go -C integration run ./vm/console
 
 demo: ## run a container, restart the daemon under it, see it go on (as root)
 	@bash hack/demo.sh

@@ -15,6 +15,8 @@ die() { echo "package: $*" >&2; exit 1; }
 
 in_git=no
 if [ -e .git ] && git rev-parse --verify -q HEAD >/dev/null 2>&1; then in_git=yes; fi
+# Go does not see the commit of a linked worktree, and leaves it out of the program's version.
+if [ "$what" = release ] && [ -f .git ]; then die "this is a linked git worktree: build a release in a clone"; fi
 if [ -z "${SOURCE_DATE_EPOCH:-}" ]; then
   [ $in_git = yes ] || die "this is not a git checkout: say the time of the sources in SOURCE_DATE_EPOCH"
   SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
@@ -45,7 +47,8 @@ STAGE=$(mktemp -d)
 export STAGE
 trap 'rm -rf "$STAGE"' EXIT
 
-go -C integration build -trimpath -buildvcs=$vcs -o "$STAGE/containerd" ./containerd
+# Stripped of what only a debugger reads, as containerd's own releases are; profiles and stacks keep their names.
+go -C integration build -trimpath -ldflags='-s -w' -buildvcs=$vcs -o "$STAGE/containerd" ./containerd
 for shell in bash zsh fish; do
   # What the program is called in PATH, since containerd's own keeps its name there.
   "$STAGE/containerd" completion "$shell" | sed 's/containerd/shimyard/g' >"$STAGE/shimyard.$shell"

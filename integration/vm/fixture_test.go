@@ -1,0 +1,186 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package vm tries Shimyard on a real node: Debian with systemd and cgroup v2 in a virtual machine, installed from its
+// package.
+//
+// Each check is a test or subtest with a name, and what its scripts said is kept in bin/vm/results under that name. Each
+// makes its node ready itself, so that any of them can be run alone (make vm RUN=TestNode/AppArmor). They need root, qemu
+// and mmdebstrap, and are skipped without SHIMYARD_VM; "short" there leaves the longer steps out.
+//
+// SHIMYARD_VM_PAYLOAD names the payload of an earlier run (bin/vm/payload), so that work on the checks alone need not
+// build it again. SHIMYARD_VM_CPUS is the number of a machine's CPUs, 2 if it is not set: on a host that is busy with
+// other work one is faster. SHIMYARD_VM_CUTS and SHIMYARD_VM_SEED are for TestPowerCuts.
+package vm
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/pkg/errors"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/shimyard/shimyard/integration/internal/tools"
+	"github.com/shimyard/shimyard/integration/vm/machine"
+	"github.com/shimyard/shimyard/integration/vm/payload"
+)
+
+// dirs are below bin/vm of the repository: the cache of images, the machine's, and what the checks leave to read.
+type dirs struct{ cache, run, results string }
+
+// built is what all machines share.
+var built = sync.OnceValues(func() (*shared, error) {
+	t, err := tools.New(os.Stderr)
+	if err != nil {
+		return nil, err
+	}
+	base := filepath.Join(filepath.Dir(t.Module), "bin", "vm")
+	b := &shared{dirs: dirs{cache: base, run: filepath.Join(base, "run"), results: filepath.Join(base, "results")}}
+	if err := lock(base); err != nil {
+		return nil, err
+	}
+	for _, dir := range []string{b.dirs.run, b.dirs.results} {
+		if err := os.RemoveAll(dir); err != nil {
+			return nil, err
+		}
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return nil, err
+		}
+	}
+	if b.debian, err = machine.Build(b.dirs.cache, os.Stderr); err != nil {
+		return nil, err
+	}
+	start := time.Now()
+	dir := os.Getenv("SHIMYARD_VM_PAYLOAD")
+	if dir == "" {
+		dir = filepath.Join(base, "payload")
+		if err := os.RemoveAll(dir); err != nil {
+			return nil, err
+		}
+		if err := payload.Build(t, dir); err != nil {
+			return nil, err
+		}
+	}
+	b.payload = filepath.Join(b.dirs.run, "payload")
+	if err := machine.Disk(b.payload, dir, payload.Size); err != nil {
+		return nil, err
+	}
+	b.ready, err = b.debian.Install(filepath.Join(b.dirs.run, "ready"), filepath.Join(dir, payload.Stock), filepath.Join(dir, payload.Ours))
+	if err != nil {
+		return nil, err
+	}
+	fmt.Fprintf(os.Stderr, "vm: packages and disks took %.0f s; machines run under %s\n", time.Since(start).Seconds(), machine.Accelerator())
+	return b, nil
+})
+
+// lock keeps a second run out of the directory until this process ends.
+func lock(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return errors.Wrap(err, "cannot make the machines' directory")
+	}
+	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return errors.Wrap(err, "cannot open the machines' directory")
+	}
+	return errors.Wrapf(unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB), "another run uses %s", dir)
+}
+
+type shared struct {
+	dirs          dirs
+	debian, ready *machine.Image // as Debian has it; with containerd of the pinned release and our package
+	payload       string
+}
+
+// short tells that a part of the checks is enough (make vm-short).
+func short() bool { return os.Getenv("SHIMYARD_VM") == "short" }
+
+// node is a machine and the checks' way to it.
+type node struct {
+	*machine.Machine
+	b *shared
+}
+
+// newNode is a machine that is off, with containerd of the pinned release and our package on it.
+func newNode(t *testing.T, name string) *node {
+	return nodeOf(t, name, func(b *shared) *machine.Image { return b.ready })
+}
+
+// newDebianNode is a machine that is off, with Debian's containerd on it and nothing of ours.
+func newDebianNode(t *testing.T, name string) *node {
+	return nodeOf(t, name, func(b *shared) *machine.Image { return b.debian })
+}
+
+func nodeOf(t *testing.T, name string, image func(*shared) *machine.Image) *node {
+	if os.Getenv("SHIMYARD_VM") == "" {
+		t.Skip("boots virtual machines for minutes: make vm, or make vm-short for a part of it")
+	}
+	require.Zero(t, os.Getuid(), "building the machine's image needs root")
+	require.NoError(t, machine.Missing())
+	b, err := built()
+	require.NoError(t, err)
+	m, err := machine.New(image(b), filepath.Join(b.dirs.run, name), b.payload)
+	require.NoError(t, err)
+	m.Library = payload.Library
+	t.Cleanup(func() {
+		require.NoError(t, m.Remove())
+		t.Logf("the machine has used %.0f s of CPU", m.CPU.Seconds())
+	})
+	return &node{Machine: m, b: b}
+}
+
+// boot starts the machine if it is off.
+func (n *node) boot(t *testing.T) {
+	if n.On() {
+		return
+	}
+	start := time.Now()
+	require.NoError(t, n.Start())
+	n.record(t, fmt.Sprintf("# booted in %.1f s, %s\n", time.Since(start).Seconds(), n.Boot))
+}
+
+// sh runs a script that must succeed, and returns what it said.
+func (n *node) sh(t *testing.T, script string) string {
+	t.Helper()
+	output, exit := n.try(t, script)
+	require.Zero(t, exit, "%s\n%s", strings.TrimSpace(script), output)
+	return output
+}
+
+// limit keeps a script that hangs from hanging for ever; on a busy host without KVM everything takes its time.
+const limit = 8 * time.Minute
+
+// try runs a script that may fail.
+func (n *node) try(t *testing.T, script string) (string, int) {
+	t.Helper()
+	start := time.Now()
+	output, exit, err := n.Script(script, limit)
+	n.record(t, fmt.Sprintf("$ %s\n%s# exit %d after %.1f s\n", strings.TrimSpace(script), output, exit, time.Since(start).Seconds()))
+	if err != nil {
+		state, _, _ := n.Script("systemctl status containerd --no-pager -n 50; ps axf", time.Minute) // best effort, for the person who reads it
+		n.record(t, state)
+	}
+	require.NoError(t, err, "%s\n%s", strings.TrimSpace(script), output)
+	return output, exit
+}
+
+// record appends to the file of the check's name.
+func (n *node) record(t *testing.T, text string) {
+	path := filepath.Join(n.b.dirs.results, strings.ReplaceAll(t.Name(), "/", "-")+".log")
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	require.NoError(t, err)
+	_, err = f.WriteString(text)
+	require.NoError(t, err)
+	require.NoError(t, f.Close())
+}
+
+// ready has the machine on, our daemon running, and the image there.
+func (n *node) ready(t *testing.T) {
+	n.boot(t)
+	n.sh(t, "node_ready")
+}

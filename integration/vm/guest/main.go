@@ -1,0 +1,32 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Command guest is what runs inside the virtual machine on the host's behalf: the agent that runs the checks' scripts,
+// the load that a power cut hits, and a registry to pull from.
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/pkg/errors"
+)
+
+func main() {
+	commands := map[string]func([]string) error{"agent": agent, "load": load, "registry": registry}
+	if len(os.Args) < 2 || commands[os.Args[1]] == nil {
+		fmt.Fprintln(os.Stderr, "usage: guest agent DEVICE | load NAMESPACE WORKERS ROUNDS | registry IMAGE.tar")
+		os.Exit(2)
+	}
+	if err := commands[os.Args[1]](os.Args[2:]); err != nil {
+		fmt.Fprintln(os.Stderr, "guest:", err)
+		os.Exit(1)
+	}
+}
+
+func argument(args []string, n int) (string, error) {
+	if len(args) <= n {
+		return "", errors.New("an argument is missing")
+	}
+	return args[n], nil
+}

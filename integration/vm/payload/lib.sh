@@ -1,0 +1,151 @@
+# Copyright The Shimyard Authors.
+# SPDX-License-Identifier: Apache-2.0
+
+# What the checks' scripts share, inside the virtual machine. Every script runs with -euo pipefail.
+# shellcheck shell=bash
+
+# The commands of the README are run as they stand: nobody is there to say yes.
+export DEBIAN_FRONTEND=noninteractive
+echo 'APT::Get::Assume-Yes "true";' >/etc/apt/apt.conf.d/90assume-yes
+
+export CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS=1 CONTAINERD_NAMESPACE=vm
+image=localhost/busybox:latest
+state=/run/containerd/io.containerd.runtime.v2.task
+root=/var/lib/containerd/io.containerd.runtime.v2.task
+
+fail() {
+  echo "FAILED: $*"
+  exit 1
+}
+
+# eventually SECONDS COMMAND...: until the command succeeds.
+eventually() {
+  local seconds=$1 end=$((SECONDS + $1))
+  shift
+  until "$@" >/dev/null 2>&1; do
+    [ "$SECONDS" -lt "$end" ] || fail "not within $seconds s: $*"
+    sleep 0.2
+  done
+}
+
+# The daemon: which program it is, and that it answers. systemd calls it ready when it says so.
+main_pid() { systemctl show --property=MainPID --value containerd; }
+daemon_path() { readlink "/proc/$(main_pid)/exe"; }
+daemon_is() {
+  eventually 60 ctr version
+  local path
+  path=$(daemon_path)
+  [ "$path" = "$1" ] || fail "the daemon that runs is $path, not $1"
+}
+ours=/usr/lib/shimyard/containerd
+stock=/usr/bin/containerd
+
+import_image() { ctr image ls -q | grep -qx "$image" || ctr image import /payload/image.tar; }
+
+# start_box ID [FLAGS...]: a container that counts into a log until /tmp/done is there, and then exits with 7.
+start_box() {
+  local id=$1
+  shift
+  ctr run --detach --log-uri "file:///var/log/box-$id.log" "$@" "$image" "$id" \
+    /bin/sh -c 'n=0; while [ ! -e /tmp/done ]; do n=$((n+1)); echo "$n"; sleep 0.2; done; exit 7'
+  eventually 30 test -s "/var/log/box-$id.log"
+}
+pid_of() { ctr task ls | awk -v id="$1" '$1 == id {print $2}'; }
+status_of() { ctr task ls | awk -v id="$1" '$1 == id {print $3}'; }
+began() { sed 's/^.*) //' "/proc/$1/stat" | cut -d ' ' -f 20; } # in ticks since the boot: no clock changes it
+count_of() { tail -n 1 "/var/log/box-$1.log"; }
+
+# stats_of ID: into /tmp/metrics. A busy machine may take longer than the daemon lets a shim have, so that it has to be asked again.
+stats_of() { ctr task metrics --format json "$1" >/tmp/metrics; }
+
+# mark ID: remembers which process the container is.
+mark() {
+  local pid
+  pid=$(pid_of "$1")
+  mkdir -p /run/marks
+  echo "$pid $(began "$pid")" >"/run/marks/$1"
+}
+boxes() { ls /run/marks; }
+# unnoticed ID...: the same process as when it was marked, listed as running, counting on, and open to an exec.
+unnoticed() {
+  local id pid before
+  for id in "$@"; do
+    eventually 60 running "$id"
+    pid=$listed_pid # of the same look
+    [ "$pid $(began "$pid")" = "$(cat "/run/marks/$id")" ] || fail "$id is process $pid now, it was $(cat "/run/marks/$id")"
+    before=$(count_of "$id")
+    eventually 30 counted_on "$id" "$before"
+    [ "$(ctr task exec --exec-id "look$RANDOM" "$id" echo hello)" = hello ] || fail "cannot exec in $id"
+  done
+}
+running() {
+  local line
+  line=$(ctr task ls | awk -v id="$1" '$1 == id')
+  read -r _ listed_pid listed_status <<<"$line" && [ "$listed_status" = RUNNING ]
+}
+stopped() { [ "$(status_of "$1")" = STOPPED ]; }
+counted_on() { [ "$(count_of "$1")" -gt "$2" ]; }
+
+# finish_box ID...: has it end by itself; its exit code must be the one that it chose.
+finish_box() {
+  local id
+  for id in "$@"; do
+    # The container may end, and the exec be killed with it, before the exec has ended by itself.
+    ctr task exec --exec-id "end$RANDOM" "$id" /bin/sh -c 'mkdir -p /tmp && touch /tmp/done' || true
+    eventually 30 stopped "$id"
+    ctr task rm "$id" 2>&1 | tee /tmp/rm.out || true
+    grep -q 'exit code 7' /tmp/rm.out || fail "the exit code of $id is not 7"
+    ctr container rm "$id"
+    rm -f "/var/log/box-$id.log" "/run/marks/$id"
+  done
+}
+# kill_box ID...: ends it by force.
+kill_box() {
+  local id
+  for id in "$@"; do
+    ctr task kill --signal 9 "$id"
+    eventually 30 stopped "$id"
+    ctr task rm "$id" 2>&1 | tee /tmp/rm.out || true
+    grep -q 'exit code 137' /tmp/rm.out || fail "the exit code of $id is not 137"
+    ctr container rm "$id"
+    rm -f "/var/log/box-$id.log"
+  done
+}
+
+# leftovers: whatever of a container or shim is on the node.
+leftovers() {
+  find "$state" "$root" -mindepth 2 2>/dev/null | sed 's/^/bundle or work dir: /' || true
+  find "$state" -mindepth 1 -maxdepth 1 -name '._*' 2>/dev/null | sed 's/^/directory of a warm shim: /' || true
+  find /run/containerd/s -mindepth 1 2>/dev/null | sed 's/^/socket: /' || true
+  find /run/containerd/fifo -mindepth 1 2>/dev/null | sed 's/^/fifo: /' || true
+  find /run/containerd/runc -mindepth 2 2>/dev/null | sed "s/^/runc's state: /" || true
+  grep -E ' /run/containerd/| /var/lib/containerd/' /proc/mounts | sed 's/^/mount: /' || true
+  find /sys/fs/cgroup -mindepth 2 -type d -path '*/vm/*' | sed 's/^/cgroup: /' || true
+  find /sys/fs/cgroup -type d -name 'vm-*.scope' | sed 's/^/cgroup: /' || true
+  pgrep -a -f 'containerd-shim' | sed 's/^/process: /' || true
+}
+nothing_left() { [ -z "$(leftovers)" ]; }
+# no_leftovers: once the daemon was stopped cleanly, and with it the shims that wait, there is nothing. It is started again.
+no_leftovers() {
+  systemctl stop containerd
+  local end=$((SECONDS + 30))
+  until nothing_left; do
+    if [ "$SECONDS" -ge "$end" ]; then
+      leftovers
+      fail "there are leftovers"
+    fi
+    sleep 0.2
+  done
+  systemctl start containerd
+  eventually 60 ctr version
+}
+# install FILE: dpkg alone, no network; what it says is kept.
+install() { dpkg --install "$@" 2>&1 | tee /tmp/dpkg.out; }
+said() { grep -qF -- "$1" /tmp/dpkg.out || fail "dpkg has not said: $1"; }
+
+# node_ready: our daemon runs, and the image is there.
+node_ready() {
+  systemctl start containerd
+  daemon_is $ours
+  import_image
+}

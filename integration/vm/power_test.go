@@ -1,0 +1,96 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package vm
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// workers is how many containers are made at once while the power is cut, all under ids that are used again and again.
+const workers = 4
+
+// The power goes while containers are made and deleted and an image is pulled. After each boot nothing of a task is there, the daemon is
+// ready as soon as on an empty node, and every id can be used again. SHIMYARD_VM_CUTS is the number of cuts, SHIMYARD_VM_SEED has them
+// fall as they did with that seed.
+func TestPowerCuts(t *testing.T) {
+	cuts, seed := 20, uint64(time.Now().UnixNano())
+	if short() {
+		cuts = 1
+	}
+	for name, set := range map[string]func(uint64){
+		"SHIMYARD_VM_CUTS": func(v uint64) { cuts = int(v) }, "SHIMYARD_VM_SEED": func(v uint64) { seed = v },
+	} {
+		if text := os.Getenv(name); text != "" {
+			v, err := strconv.ParseUint(text, 10, 64)
+			require.NoError(t, err, name)
+			set(v)
+		}
+	}
+	t.Logf("SHIMYARD_VM_SEED=%d", seed)
+	chance := rand.New(rand.NewPCG(seed, seed))
+
+	n := newNode(t, "power")
+	n.ready(t)
+	require.NoError(t, n.Shutdown())
+	n.boot(t)
+	empty := n.readyTime(t)
+	n.record(t, fmt.Sprintf("# an empty node's daemon is ready after %s\n", empty))
+	var took []time.Duration
+	for cut := range cuts {
+		t.Run(fmt.Sprintf("cut %d", cut+1), func(t *testing.T) {
+			n.startLoad(t)
+			time.Sleep(time.Duration(chance.Int64N(int64(3 * time.Second)))) // where in the work the cut falls
+			n.Cut()
+			n.boot(t)
+			n.sh(t, afterBoot)
+			took = append(took, n.readyTime(t))
+		})
+		if t.Failed() {
+			t.FailNow() // the disk may tell more than another cut
+		}
+	}
+	t.Run("every id can be used", func(t *testing.T) {
+		n.sh(t, fmt.Sprintf(`
+/payload/guest registry /payload/pulled.tar >/run/registry.log 2>&1 &
+/payload/guest load vm %d 2
+no_leftovers`, workers))
+	})
+	slices.Sort(took)
+	t.Logf("the daemon was ready after %s on an empty node; after the cuts: %s the median, %s the longest",
+		empty, took[len(took)/2], took[len(took)-1])
+}
+
+// startLoad returns once every worker, and the one that pulls, has gone through a round.
+func (n *node) startLoad(t *testing.T) {
+	n.sh(t, fmt.Sprintf(`
+/payload/guest registry /payload/pulled.tar >/run/registry.log 2>&1 &
+setsid /payload/guest load vm %d 0 >/run/load.log 2>&1 &
+busy() {
+  if grep '^guest:' /run/load.log; then fail "the load has failed"; fi
+  for name in pull $(seq -f 'c%%g' 0 %d); do grep -q "^$name " /run/load.log || return 1; done
+}
+until busy; do sleep 0.2; done`, workers, workers-1))
+}
+
+// readyTime is how long the daemon of this boot took from its start to its word that it is ready, by systemd's clock.
+func (n *node) readyTime(t *testing.T) time.Duration {
+	output := n.sh(t, `
+a=$(systemctl show --property=ExecMainStartTimestampMonotonic --value containerd)
+b=$(systemctl show --property=ActiveEnterTimestampMonotonic --value containerd)
+echo "ready after $((b - a)) us"`)
+	_, text, _ := strings.Cut(output, "ready after ")
+	text, _, _ = strings.Cut(text, " ")
+	us, err := strconv.Atoi(text)
+	require.NoError(t, err, output)
+	return time.Duration(us) * time.Microsecond
+}
