@@ -26,7 +26,7 @@ export GOFLAGS += -buildvcs=false
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help build test unit race lint cross fuzz integration conformance conformance-cri conformance-quick scale chaos soak pools nightly bench microbench tools demo clean
+.PHONY: help build test unit race lint vuln monitoring cross fuzz integration conformance conformance-cri conformance-quick scale chaos soak pools nightly bench microbench tools demo clean
 
 help: ## show this list
 	@echo "Shimyard: a containerd whose task runtime is ours."
@@ -58,6 +58,12 @@ race: ## unit tests with the race detector (needs a C compiler)
 
 lint: ## gofmt, licence headers, go vet, staticcheck
 	@bash hack/lint.sh
+
+vuln: ## known vulnerabilities in what is linked into the daemon (some minutes)
+	@bash hack/vuln.sh
+
+monitoring: ## the alerts and the dashboard, held to Prometheus's parsers and to the metrics of the code
+	go -C hack/monitoring test ./...
 
 cross: ## compile and vet every package for linux, windows, darwin and freebsd, on amd64 and arm64
 	@bash hack/cross.sh

@@ -26,7 +26,7 @@ done < <(find . \( -name '*.go' -o -name '*.sh' -o -name Makefile -o -path './.c
 
 mkdir -p bin/tools
 go -C hack/lint build -o "$PWD/bin/tools/staticcheck" honnef.co/go/tools/cmd/staticcheck
-for module in . integration integration/conformance hack/package; do
+for module in . integration integration/conformance hack/monitoring hack/package; do
   echo "go vet and staticcheck in $module"
   (cd "$module" && go vet ./... && "$OLDPWD/bin/tools/staticcheck" ./...)
 done

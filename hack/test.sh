@@ -16,7 +16,7 @@ for program in go git make gcc; do
   fi
 done
 
-steps=9 at=0 begin=$SECONDS
+steps=10 at=0 begin=$SECONDS
 # step DESCRIPTION COMMAND... runs one step, or ends the run saying which step failed.
 step() {
   at=$((at + 1))
@@ -38,6 +38,7 @@ fi
 step "the daemon, bin/containerd" make --no-print-directory build
 step "form: gofmt, licence headers, go vet, staticcheck" make --no-print-directory lint
 step "unit tests, with the race detector" make --no-print-directory race
+step "alerts and dashboard, held to Prometheus's parsers and to the metrics of the code" make --no-print-directory monitoring
 step "every package for four operating systems on two architectures" make --no-print-directory cross
 # A number of runs, not a time: a worker that is busy when the time is up fails the target, "context deadline exceeded".
 step "each fuzz target for a short while" make --no-print-directory fuzz FUZZTIME="${TEST_FUZZTIME:-1000x}"
