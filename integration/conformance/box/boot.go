@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// boot is the first process of a box: it furnishes it, starts the program, and reaps until the program has ended. What is alive then is
-// killed by the kernel.
+// boot is the first process of a box: it furnishes it, starts the program, and reaps until the program has ended.
+// What is alive then is killed by the kernel.
 func boot() int {
 	s, err := decode()
 	if err == nil {

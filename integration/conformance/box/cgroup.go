@@ -107,8 +107,8 @@ func enter(dirs []string) error {
 	return nil
 }
 
-// delegate makes all controllers of a version 2 hierarchy, mounted at root, usable below it: processes move to a leaf first, since one that
-// has processes cannot have controllers in its children.
+// delegate makes all controllers of a version 2 hierarchy, mounted at root, usable below it: processes move to a leaf
+// first, since one that has processes cannot have controllers in its children.
 func delegate(root string) error {
 	have, err := os.ReadFile(filepath.Join(root, "cgroup.controllers"))
 	if err != nil || len(bytes.TrimSpace(have)) == 0 {
@@ -129,8 +129,8 @@ func delegate(root string) error {
 	return nil
 }
 
-// removeCgroups tries for a while: a process that was just killed is in its cgroup until it was reaped. What still stays is found by the
-// next sweep.
+// removeCgroups tries for a while: a process that was just killed is in its cgroup until it was reaped. What still
+// stays is found by the next sweep.
 func removeCgroups(roots []string) {
 	for range 100 {
 		left := false

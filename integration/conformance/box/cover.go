@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Cover binds a file with the given text over path, for programs in the box alone. It is for sysctls that belong to the machine. A user
-// namespace in the box cannot mount proc after that.
+// Cover binds a file with the given text over path, for programs in the box alone. It is for sysctls that belong to
+// the machine. A user namespace in the box cannot mount proc after that.
 func Cover(path, text string) error {
 	file := filepath.Join(Dir, "cover", strings.ReplaceAll(strings.Trim(path, "/"), "/", "_"))
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {

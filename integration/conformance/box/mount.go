@@ -70,7 +70,8 @@ func copyTree(src, dst string) error {
 	})
 }
 
-// memory are the directories that are empty at first and whose file system can carry overlay mounts, which an overlay cannot.
+// memory are the directories that are empty at first and whose file system can carry overlay mounts, which an overlay
+// cannot.
 var memory = []string{"/tmp", "/run", "/var/tmp", "/var/lib", "/var/log", "/opt", "/root", Dir}
 
 // mountKernel mounts what the kernel offers, and memory.

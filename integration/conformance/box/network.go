@@ -10,7 +10,8 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// network brings loopback up, and a device that has an address and the default route: kubelet and others want a node to have both.
+// network brings loopback up, and a device that has an address and the default route: kubelet and others want a node
+// to have both.
 func network() error {
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {

@@ -20,8 +20,8 @@ var ErrNotRoot = errors.New("only root can make namespaces, mounts and cgroups")
 
 const initRole = "shimyard-box-init"
 
-// Run makes the box, runs its program and takes everything down again, also when ctx is done or the calling process dies. The error is an
-// *exec.ExitError where the program failed.
+// Run makes the box, runs its program and takes everything down again, also when ctx is done or the calling process
+// dies. The error is an *exec.ExitError where the program failed.
 func Run(ctx context.Context, s Spec) error {
 	if os.Geteuid() != 0 {
 		return ErrNotRoot
@@ -65,7 +65,8 @@ func Run(ctx context.Context, s Spec) error {
 	return nil
 }
 
-// Dispatch turns the process into the first one of a box if that is what it was started as. Programs that call Run call it first in main.
+// Dispatch turns the process into the first one of a box if that is what it was started as. Programs that call Run
+// call it first in main.
 func Dispatch() {
 	if os.Args[0] == initRole {
 		os.Exit(boot())

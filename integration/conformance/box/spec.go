@@ -1,13 +1,15 @@
 // Copyright The Shimyard Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package box runs a program in a machine of its own: private mount, pid, network, ipc, uts and cgroup namespaces over the file system of
-// the machine that it runs on, whose files it sees and cannot change.
+// Package box runs a program in a machine of its own: private mount, pid, network, ipc, uts and cgroup namespaces
+// over the file system of the machine that it runs on, whose files it sees and cannot change.
 //
-// What is written inside goes to memory, and is gone with the last process. The exceptions are named in [Spec]. The network has a loopback
-// device and another with a default route that leads nowhere, the names in Spec.Hosts lead to loopback, and whatever else is asked for fails at once.
+// What is written inside goes to memory, and is gone with the last process. The exceptions are named in [Spec]. The
+// network has a loopback device and another with a default route that leads nowhere, the names in Spec.Hosts lead to
+// loopback, and whatever else is asked for fails at once.
 //
-// Not private, since Linux has one of each: /dev (loop devices are the machine's), the clock, and those sysctls that belong to no namespace.
+// Not private, since Linux has one of each: /dev (loop devices are the machine's), the clock, and those sysctls that
+// belong to no namespace.
 package box
 
 import (
@@ -22,7 +24,8 @@ import (
 type Spec struct {
 	// Layers are directories that are merged over the machine's files, the first one on top.
 	Layers []string
-	// Shared are directories of the machine that are seen at the same path, read-only, also where a file system of their own holds them.
+	// Shared are directories of the machine that are seen at the same path, read-only, also where a file system of
+	// their own holds them.
 	Shared []string
 	// Out is one directory of the machine that the program may write to.
 	Out string

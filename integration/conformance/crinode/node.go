@@ -1,7 +1,8 @@
 // Copyright The Shimyard Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package crinode drives a daemon by CRI, for tests that run in a box: pods with the network of the node, and containers of busybox in them.
+// Package crinode drives a daemon by CRI, for tests that run in a box: pods with the network of the node, and
+// containers of busybox in them.
 package crinode
 
 import (

@@ -28,8 +28,9 @@ type Programs struct {
 type Parts struct {
 	busybox, guest []byte
 	applets        []string
-	// Base is a root file system with all of busybox, and the users of a small distribution. Its applets are hard links, as in busybox's own
-	// image: to mask one must not mask all. Linked is the same with symbolic links, as in Alpine's.
+	// Base is a root file system with all of busybox, and the users of a small distribution. Its applets are hard
+	// links, as in busybox's own image: to mask one must not mask all. Linked is the same with symbolic links, as in
+	// Alpine's.
 	Base, Linked Layer
 }
 
@@ -65,7 +66,8 @@ const (
 var scripts = map[string]string{
 	"bash": "exec /bin/busybox sh \"$@\"\n",
 	"ipcs": "cat /proc/sysvipc/shm\n",
-	// As the first process of a container busybox's own is deaf to SIGTERM where it sets no handler, which depends on its build.
+	// As the first process of a container busybox's own is deaf to SIGTERM where it sets no handler, which depends on
+	// its build.
 	"nc":    "trap 'exit 143' TERM\n/bin/busybox nc \"$@\" <&0 &\nwait $!\n",
 	"pgrep": "status=1\nfor dir in /proc/[0-9]*; do\n  if [ \"$(cat $dir/comm 2>/dev/null)\" = \"$1\" ]; then echo ${dir#/proc/}; status=0; fi\ndone\nexit $status\n",
 }

@@ -3,8 +3,8 @@
 
 // Package images makes the images that the suites pull, and serves them.
 //
-// Everything in them is busybox, and one small program of this project. They have the names that the suites know, and as much of the content
-// as a suite looks at. The same programs always give the same bytes. Nothing is pulled.
+// Everything in them is busybox, and one small program of this project. They have the names that the suites know, and
+// as much of the content as a suite looks at. The same programs always give the same bytes. Nothing is pulled.
 package images
 
 import (
@@ -31,14 +31,16 @@ type Image struct {
 	Layers []Layer
 	// Config is what it runs, and how.
 	Config v1.Config
-	// Platforms are those of the index, where it is one. The first that is not this machine's and all further ones have a layer of their own.
+	// Platforms are those of the index, where it is one. The first that is not this machine's and all further ones
+	// have a layer of their own.
 	Platforms []v1.Platform
 }
 
 // Layer is what one layer holds, in order: a directory goes before what is in it.
 type Layer []File
 
-// File is one entry of a layer. One with neither Data nor Link is a directory if its path ends with a slash, else an empty file.
+// File is one entry of a layer. One with neither Data nor Link is a directory if its path ends with a slash, else an
+// empty file.
 type File struct {
 	Path     string
 	Mode     int64

@@ -31,8 +31,8 @@ import (
 	"github.com/pkg/errors"
 )
 
-// Registry is every registry that the suites know, at one address. Each host has repositories of its own. Its methods may be called from
-// several goroutines, but for Add.
+// Registry is every registry that the suites know, at one address. Each host has repositories of its own. Its methods
+// may be called from several goroutines, but for Add.
 type Registry struct {
 	// Missing is told of each manifest that was asked for and does not exist.
 	Missing func(url string)

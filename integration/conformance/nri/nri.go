@@ -1,7 +1,8 @@
 // Copyright The Shimyard Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package nri tests a daemon with plugins of NRI, containerd's interface for those who adjust containers on a node. Its tests run in a box.
+// Package nri tests a daemon with plugins of NRI, containerd's interface for those who adjust containers on a node.
+// Its tests run in a box.
 package nri
 
 // Socket is where plugins register.

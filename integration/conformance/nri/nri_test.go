@@ -190,8 +190,8 @@ func TestUnsolicitedUpdate(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// NRI takes evictions from a plugin and, as of the version that containerd has, does not hand them on. The container that is to be evicted
-// must not come to harm by that.
+// NRI takes evictions from a plugin and, as of the version that containerd has, does not hand them on. The container
+// that is to be evicted must not come to harm by that.
 func TestEvictionIsTakenAndNotHandedOn(t *testing.T) {
 	n := node(t)
 	pod := n.RunPod(t, "evict")
@@ -223,7 +223,8 @@ func TestPluginThatLeavesInTheMiddleIsForgotten(t *testing.T) {
 	require.Equal(t, "yes", n.Exec(t, id, "echo yes"))
 }
 
-// What a plugin is told when it comes back after a restart of the daemon is what there was before, with the same pids.
+// What a plugin is told when it comes back after a restart of the daemon is what there was before, with the same
+// pids.
 func TestSynchronizeAfterRestart(t *testing.T) {
 	for name, end := range map[string]func(*crinode.Node) error{
 		"stop": func(n *crinode.Node) error { return n.Daemon.Stop() },

@@ -40,7 +40,8 @@ type synced struct {
 	containers []*api.Container
 }
 
-// connect registers the plugin and returns it with what it was told of the node's state. It leaves when the test ends.
+// connect registers the plugin and returns it with what it was told of the node's state. It leaves when the test
+// ends.
 func connect(t *testing.T, index string, change ...func(*plugin)) (*plugin, synced) {
 	t.Helper()
 	p := &plugin{t: t, synced: make(chan synced, 1)}

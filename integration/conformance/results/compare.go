@@ -37,8 +37,8 @@ type Line struct {
 	Reason string `json:"reason,omitempty"`
 }
 
-// Compare holds both runs against each other and against the list. narrowed says that only some of the tests ran, so that one which is absent
-// proves nothing.
+// Compare holds both runs against each other and against the list. narrowed says that only some of the tests ran, so
+// that one which is absent proves nothing.
 func Compare(suite string, stock, ours *Run, known []Entry, narrowed bool) *Summary {
 	s := &Summary{Suite: suite, Sides: map[Side]Numbers{Stock: stock.numbers(), Ours: ours.numbers()}}
 	for side, run := range map[Side]*Run{Stock: stock, Ours: ours} {

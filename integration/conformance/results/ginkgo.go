@@ -25,8 +25,8 @@ type ginkgoSuite struct {
 	}
 }
 
-// ReadGinkgo reads a report that ginkgo wrote as JSON. Specs that were filtered away do not count. A node that is no spec, such as one that
-// prepares the suite, counts if it failed.
+// ReadGinkgo reads a report that ginkgo wrote as JSON. Specs that were filtered away do not count. A node that is no
+// spec, such as one that prepares the suite, counts if it failed.
 func ReadGinkgo(r io.Reader) ([]Test, error) {
 	var suites []ginkgoSuite
 	if err := json.NewDecoder(r).Decode(&suites); err != nil {

@@ -15,8 +15,9 @@ import (
 // keepOutput is how much of a test's output is kept, in bytes.
 const keepOutput = 8 << 10
 
-// ReadGoTest reads the JSON of test2json until the end of r. Of tests with subtests only the subtests are counted, unless the test failed
-// and none of them did. A test that has begun and not ended failed. What the program wrote goes to log.
+// ReadGoTest reads the JSON of test2json until the end of r. Of tests with subtests only the subtests are counted,
+// unless the test failed and none of them did. A test that has begun and not ended failed. What the program wrote
+// goes to log.
 func ReadGoTest(r io.Reader, log io.Writer) ([]Test, error) {
 	g := goTest{byName: map[string]*goTestCase{}}
 	s := bufio.NewScanner(r)

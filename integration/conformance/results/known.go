@@ -12,7 +12,8 @@ import (
 // Kind says how a known test behaves.
 type Kind string
 
-// The kinds. All but the flaky ones are held to: a test that behaves better than its kind makes the comparison fail, so that no list grows stale.
+// The kinds. All but the flaky ones are held to: a test that behaves better than its kind makes the comparison fail,
+// so that no list grows stale.
 const (
 	// FailsOurs fails with ours and passes with stock, on purpose.
 	FailsOurs Kind = "ours"
@@ -35,7 +36,8 @@ type Entry struct {
 	Reason string
 }
 
-// ParseKnown reads a list. A line is a kind, a name and a reason, between them " | ". Empty lines and those that begin with # do not count.
+// ParseKnown reads a list. A line is a kind, a name and a reason, between them " | ". Empty lines and those that
+// begin with # do not count.
 func ParseKnown(text string) ([]Entry, error) {
 	var list []Entry
 	seen := map[string]bool{}

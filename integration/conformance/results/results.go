@@ -1,8 +1,8 @@
 // Copyright The Shimyard Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package results reads what a suite's programs report, compares what two daemons made of the same suite, and holds both to a list of what
-// is known.
+// Package results reads what a suite's programs report, compares what two daemons made of the same suite, and holds
+// both to a list of what is known.
 package results
 
 import (
@@ -42,7 +42,8 @@ const (
 type Run struct {
 	Tests   []Test  `json:"tests"`
 	Seconds float64 `json:"seconds"`
-	// Errors say why the run as a whole is not what it should be: a program that crashed, a process that was left behind.
+	// Errors say why the run as a whole is not what it should be: a program that crashed, a process that was left
+	// behind.
 	Errors []string `json:"errors,omitempty"`
 }
 

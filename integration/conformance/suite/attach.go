@@ -27,8 +27,8 @@ func (s *Site) env() (string, error) {
 	return siteEnv + "=" + string(data), errors.Wrap(err, "cannot tell a test where it runs")
 }
 
-// Attach is for tests of this module that run in a box, by Site.GoTest: it returns the site. Elsewhere, as with go test ./..., it skips the
-// test. What such a test reports, it reports as a test does.
+// Attach is for tests of this module that run in a box, by Site.GoTest: it returns the site. Elsewhere, as with go
+// test ./..., it skips the test. What such a test reports, it reports as a test does.
 func Attach(tb testing.TB) *Site {
 	tb.Helper()
 	text := os.Getenv(siteEnv)

@@ -15,7 +15,8 @@ import (
 	"github.com/pkg/errors"
 )
 
-// Daemon is the containerd under test, at the paths that it has on a node. Its methods may be called from several goroutines, one at a time.
+// Daemon is the containerd under test, at the paths that it has on a node. Its methods may be called from several
+// goroutines, one at a time.
 type Daemon struct {
 	// Address is that of its socket.
 	Address string
@@ -122,8 +123,8 @@ func (d *Daemon) end(sig syscall.Signal) error {
 	}
 }
 
-// KeepAlive starts the daemon again, pause after each of its ends, until the returned function is called, which does not end the daemon. It is
-// for suites that kill the daemon themselves.
+// KeepAlive starts the daemon again, pause after each of its ends, until the returned function is called, which does
+// not end the daemon. It is for suites that kill the daemon themselves.
 func (d *Daemon) KeepAlive(ctx context.Context, pause time.Duration) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	ended := make(chan struct{})

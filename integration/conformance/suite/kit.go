@@ -102,7 +102,8 @@ func (k *Kit) Containerd() (string, error) {
 	return strings.TrimSpace(string(out)), nil
 }
 
-// Debian unpacks packages into a layer for the box, see Plan.Layers. What they depend on must be named, too, or be on every machine.
+// Debian unpacks packages into a layer for the box, see Plan.Layers. What they depend on must be named, too, or be on
+// every machine.
 func (k *Kit) Debian(name string, links map[string]string, packages ...string) (string, error) {
 	return k.Unpack(tools.DebianRoot{Name: name, Packages: packages, Links: links})
 }

@@ -31,8 +31,8 @@ const (
 	CNIConf = "/etc/cni/net.d"
 )
 
-// Network makes what Kit.Network unpacked ready for use: iptables in the flavour that the kernel has, the plugins in CNIBin, and a bridge as
-// the network of pods.
+// Network makes what Kit.Network unpacked ready for use: iptables in the flavour that the kernel has, the plugins in
+// CNIBin, and a bridge as the network of pods.
 func (s *Site) Network(ctx context.Context) error {
 	if err := s.iptables(ctx); err != nil {
 		return err
@@ -51,8 +51,8 @@ func (s *Site) Network(ctx context.Context) error {
 	return CNIConfig(CNIConf, "containerd-net", "bridge", "cni0")
 }
 
-// CNIConfig writes the configuration of a network of pods, whose plugin is bridge or one like it, into dir. device is the name of the bridge,
-// at most 15 bytes.
+// CNIConfig writes the configuration of a network of pods, whose plugin is bridge or one like it, into dir. device is
+// the name of the bridge, at most 15 bytes.
 func CNIConfig(dir, network, plugin, device string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return errors.Wrap(err, "cannot make a directory for CNI")

@@ -7,8 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// CannotLowerOOM tells whether root lacks the capability to lower a process's OOM score, as on some rented machines. CRI asks for that for
-// each container.
+// CannotLowerOOM tells whether root lacks the capability to lower a process's OOM score, as on some rented machines.
+// CRI asks for that for each container.
 func CannotLowerOOM() bool {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData

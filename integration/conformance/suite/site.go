@@ -20,7 +20,8 @@ import (
 	"github.com/shimyard/shimyard/integration/conformance/results"
 )
 
-// Site is what a suite finds in its box. The daemon under test is the containerd in PATH, beside runc, ctr and the shim; the registry serves.
+// Site is what a suite finds in its box. The daemon under test is the containerd in PATH, beside runc, ctr and the
+// shim; the registry serves.
 type Site struct {
 	Plan
 	Side results.Side

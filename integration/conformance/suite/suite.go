@@ -1,8 +1,8 @@
 // Copyright The Shimyard Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package suite is what a suite is written against: what it says of itself, what it prepares on the machine, and what it finds in the box
-// that it runs in.
+// Package suite is what a suite is written against: what it says of itself, what it prepares on the machine, and what
+// it finds in the box that it runs in.
 package suite
 
 import (
@@ -22,14 +22,16 @@ type Suite struct {
 	About string
 	// Timeout is how long one side may take.
 	Timeout time.Duration
-	// Prepare builds, downloads and unpacks what it needs, on the machine. An error that wraps tools.ErrNoPackage or ErrMissing skips the
-	// suite.
+	// Prepare builds, downloads and unpacks what it needs, on the machine. An error that wraps tools.ErrNoPackage or
+	// ErrMissing skips the suite.
 	Prepare func(k *Kit, p *Plan) error
 	// Images are those that it pulls beyond images.Parts.All; nil for none.
 	Images func(parts *images.Parts) []images.Image
-	// Web are other hosts that it asks over HTTPS, by name; nil for none. It is called on the machine for the names, and in the box.
+	// Web are other hosts that it asks over HTTPS, by name; nil for none. It is called on the machine for the names,
+	// and in the box.
 	Web func(p *Plan) map[string]http.Handler
-	// Run runs it, in the box, as one side. What it reports through the Site counts, and stays when it fails with an error.
+	// Run runs it, in the box, as one side. What it reports through the Site counts, and stays when it fails with an
+	// error.
 	Run func(ctx context.Context, s *Site) error
 }
 
@@ -43,7 +45,8 @@ type Plan struct {
 	Layers []string
 	// Data is whatever Prepare wants to tell Run.
 	Data map[string]string
-	// Focus narrows the suite to the tests whose names match, as the program that runs them understands it; empty for all.
+	// Focus narrows the suite to the tests whose names match, as the program that runs them understands it; empty for
+	// all.
 	Focus string
 }
 

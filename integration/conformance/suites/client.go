@@ -64,8 +64,8 @@ func clientTests(ctx context.Context, s *suite.Site, g suite.GoTest) error {
 	return s.GoTest(ctx, g)
 }
 
-// withoutWarmShims makes a directory whose containerd is the one under test, with no shims kept: the suite writes the daemon's config itself,
-// and the script there adds to it. Stock does not know the key.
+// withoutWarmShims makes a directory whose containerd is the one under test, with no shims kept: the suite writes the
+// daemon's config itself, and the script there adds to it. Stock does not know the key.
 func withoutWarmShims() (string, error) {
 	const dir = box.Dir + "/without-warm-shims"
 	const script = `#!/bin/sh

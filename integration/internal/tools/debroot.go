@@ -11,7 +11,8 @@ import (
 	"github.com/pkg/errors"
 )
 
-// DebianRoot is a directory with the files of some Debian packages, as a file system that is to be laid over a machine's.
+// DebianRoot is a directory with the files of some Debian packages, as a file system that is to be laid over a
+// machine's.
 type DebianRoot struct {
 	Name     string
 	Packages []string
@@ -19,7 +20,8 @@ type DebianRoot struct {
 	Links map[string]string
 }
 
-// Unpack downloads the packages, without those that they depend on, and unpacks them. Nothing is installed. It returns the directory.
+// Unpack downloads the packages, without those that they depend on, and unpacks them. Nothing is installed. It
+// returns the directory.
 func (t *Tools) Unpack(r DebianRoot) (string, error) {
 	dst := filepath.Join(t.Dir, "debian", r.Name)
 	stamp, want := dst+".packages", strings.Join(r.Packages, "\n")
@@ -81,7 +83,8 @@ func unpackAll(tmp, root string, packages []string) error {
 	return nil
 }
 
-// merge moves what is in the directories of / that are links to those of /usr on the machine: as directories they would hide the links.
+// merge moves what is in the directories of / that are links to those of /usr on the machine: as directories they
+// would hide the links.
 func merge(root string) error {
 	for _, name := range []string{"bin", "sbin", "lib", "lib64"} {
 		if fi, err := os.Lstat("/" + name); err != nil || fi.Mode()&os.ModeSymlink == 0 {

@@ -1,8 +1,8 @@
 // Copyright The Shimyard Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Command conformance runs suites against stock containerd and against the daemon with this project's runtime, one after the other, and
-// compares. Run it in the repository as root; see the module's README.md.
+// Command conformance runs suites against stock containerd and against the daemon with this project's runtime, one
+// after the other, and compares. Run it in the repository as root; see the module's README.md.
 package main
 
 import (

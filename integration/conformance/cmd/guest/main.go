@@ -1,8 +1,8 @@
 // Copyright The Shimyard Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Command guest is every server in the images that the suites pull. What it does its name says: pause sleeps until it is told to end, nginx
-// and httpd serve a page, stress holds memory, nnp prints its effective user, consumer waits.
+// Command guest is every server in the images that the suites pull. What it does its name says: pause sleeps until it
+// is told to end, nginx and httpd serve a page, stress holds memory, nnp prints its effective user, consumer waits.
 package main
 
 import (
@@ -56,7 +56,8 @@ func wait() {
 	}
 }
 
-// title gives the process the arguments, and the file of its pid, that suites look for. It starts the program again, once.
+// title gives the process the arguments, and the file of its pid, that suites look for. It starts the program again,
+// once.
 func title(name string) {
 	prefix := name + ": master process "
 	if strings.HasPrefix(os.Args[0], prefix) {

@@ -1,8 +1,9 @@
 // Copyright The Shimyard Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Command runc stands before the real runc, which is beside it as runc.real, in boxes on machines where root may not lower a process's OOM
-// score: there no container of a pod would start. It raises what a bundle asks for to what is possible, and leaves all else as it is.
+// Command runc stands before the real runc, which is beside it as runc.real, in boxes on machines where root may not
+// lower a process's OOM score: there no container of a pod would start. It raises what a bundle asks for to what is
+// possible, and leaves all else as it is.
 package main
 
 import (
@@ -35,7 +36,8 @@ func run(args []string) error {
 	return syscall.Exec(filepath.Join(filepath.Dir(self), "runc.real"), args, os.Environ())
 }
 
-// specOf is the file that says how the process is to be: the config of a bundle, or what exec is given; empty for other commands.
+// specOf is the file that says how the process is to be: the config of a bundle, or what exec is given; empty for
+// other commands.
 func specOf(args []string) string {
 	starts, bundle, process := false, "", ""
 	for i, a := range args {
