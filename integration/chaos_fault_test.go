@@ -48,6 +48,8 @@ func (c *chaos) inflict(f step) {
 		c.harmIdle(f)
 	case "init-kill":
 		c.killInit(s)
+	case "hook":
+		c.leaveHook(s)
 	case "unsocket":
 		c.hideSockets(s)
 	case "cut", "half-cut", "garbage", "cut-events":

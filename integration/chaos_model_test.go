@@ -21,6 +21,7 @@ import (
 type slot struct {
 	id     string
 	fake   string // the kind of its fake shim; "": runc
+	pod    bool   // it shares its shim with others
 	rootfs []*types.Mount
 	// code is what its process exits with by itself; negative: it does not.
 	code int
@@ -92,7 +93,7 @@ func (c *chaos) makeSlots() {
 }
 
 func (c *chaos) makeSlot(kind string, number int, brief bool, opts ...setupOpt) *slot {
-	s := &slot{id: fmt.Sprintf("c%d", number), fake: kind, code: -1, execs: map[string]*execution{}}
+	s := &slot{id: fmt.Sprintf("c%d", number), fake: kind, pod: len(opts) > 0, code: -1, execs: map[string]*execution{}}
 	if brief {
 		s.code = 50 + number
 	}

@@ -74,7 +74,7 @@ var anything = weighted{{"create", 4}, {"start", 3}, {"kill", 3}, {"delete", 3},
 // harm is what goes wrong.
 var harm = weighted{{"stall", 14}, {"continue", 8}, {"shim-kill", 8}, {"init-kill", 5}, {"cut", 8}, {"cut-events", 2}, {"garbage", 3}, {"half-cut", 2},
 	{"daemon-term", 4}, {"daemon-kill", 5}, {"disk-full", 5}, {"disk-empty", 4}, {"idle-kill", 6}, {"idle-stall", 4}, {"spare-full", 3}, {"fake-drop", 4}, {"fake-die", 4}, {"fake-hang", 3},
-	{"fake-error", 2}, {"unsocket", 6}, {"damage", 6}, {"calm", 8}}
+	{"fake-error", 2}, {"unsocket", 6}, {"damage", 6}, {"hook", 8}, {"calm", 8}}
 
 var (
 	fakeMethods = []string{"State", "Create", "Start", "Delete", "Kill", "Exec", "Wait", "Connect", "Shutdown", "*"}

@@ -56,6 +56,8 @@ type chaos struct {
 	fulls  []span
 	// away are the sockets that were moved away. Only the test's own goroutine uses it.
 	away []awaySocket
+	// hooks are what hooks have left behind, until the next clearing. Only the test's own goroutine uses it.
+	hooks []hookDaemon
 
 	mu   sync.Mutex // guards what follows
 	sess *session   // nil: the daemon is down
@@ -139,6 +141,7 @@ func (c *chaos) lift() {
 	c.continueAll()
 	c.returnSockets()
 	c.emptyDisk()
+	c.killHooks()
 }
 
 // runRound lets the workers and the faults loose, then calms everything down and looks.
@@ -168,6 +171,9 @@ func (c *chaos) runRound(last bool) {
 		c.fail(nil, "operations of round %d do not end", c.round)
 	}
 	c.settle("after a round", c.check)
+	if last || c.round%clearEvery == 0 {
+		defer c.endHooks()
+	}
 	if last || c.round%clearEvery == 0 {
 		c.clear()
 	}

@@ -60,6 +60,7 @@ func TestFailedCreateSparesWhatEarlierContainersLeft(t *testing.T) {
 			y := poolYard(t, shimtest.Scenario{}, PoolConfig{Warm: 1, Reuse: 10})
 			setTimeout(t, TimeoutShutdown, 300*time.Millisecond)
 			y.pooled("c1")
+			y.spares(1) // it was there before the shim of c1 came back, so that c2 gets that one
 			w := y.warm("c1")
 			y.later()
 			hook := y.leftBehind(w.token, t.TempDir())
