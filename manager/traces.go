@@ -16,7 +16,7 @@ import (
 )
 
 // scanTime bounds one look for the processes of a shim.
-const scanTime = 2 * time.Second
+const scanTime = 5 * time.Second
 
 // found tells whether a process lives, or may live, that carries one of the tokens or works in one of the directories, and that may be
 // the shim. What could not be looked at may be. A platform whose processes cannot be looked at has an error of class NotImplemented.
@@ -120,7 +120,13 @@ func (i *Instance) hasProcess() bool {
 		}
 		return !i.runs(id)
 	})
-	return is && !errdefs.IsNotImplemented(err)
+	if errdefs.IsNotImplemented(err) {
+		return false
+	}
+	if err != nil {
+		log.G(i.context()).WithError(err).Warn("cannot tell whether the shim lives, so it is taken to")
+	}
+	return is
 }
 
 // sparing tells which carriers of the tokens of a process that nobody is behind any more are not ended with what an instance has made:

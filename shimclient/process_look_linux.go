@@ -18,7 +18,7 @@ import (
 // lookTime is how long one look at a process may take. Nearly all are over in
 // microseconds; one at a process that is stuck in the kernel, or at a file of a
 // server that does not answer, may never be.
-const lookTime = 250 * time.Millisecond
+const lookTime = time.Second
 
 // readEnviron is a variable for the tests of what does not return.
 var readEnviron = func(pid int) ([]byte, error) { return os.ReadFile(procPath(pid, "environ")) }
