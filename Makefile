@@ -26,7 +26,7 @@ export GOFLAGS += -buildvcs=false
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help build test unit race lint vuln monitoring cross fuzz integration conformance conformance-cri conformance-quick scale chaos soak pools nightly bench microbench tools demo clean
+.PHONY: help build test check unit race lint vuln monitoring cross fuzz integration conformance conformance-cri conformance-quick scale chaos soak pools nightly bench microbench tools demo clean
 
 help: ## show this list
 	@echo "Shimyard: a containerd whose task runtime is ours."
@@ -49,6 +49,8 @@ build: ## build the daemon, bin/containerd (needs nothing but Go)
 
 test: ## everything that CI runs; what needs root says so when it is skipped
 	@bash hack/test.sh
+
+check: lint unit ## lint and unit tests without the race detector: before each commit
 
 unit: ## unit tests
 	go test -timeout 30m $(TESTFLAGS) $(PKG)

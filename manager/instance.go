@@ -35,20 +35,34 @@ type Instance struct {
 	remains  remains
 
 	// mu guards all below.
-	mu      sync.Mutex
-	state   state
-	since   time.Time
-	claimed state         // before deleting
-	changed chan struct{} // closed and replaced at every transition
+	mu sync.Mutex
+	lifecycle
 	bundle  *bundle.Bundle
 	binary  shimclient.Binary
 	groups  []string // whose shim the container may be served by, if its runtime groups
 	version int      // of the Task API that the shim answered with
 	proc    *Process
-	found   bool      // at the start of the daemon, and it is not decided yet what becomes of it
+	loan
+	recovery
+}
+
+// lifecycle is the state of an instance and what goes with it; Instance.toLocked alone changes it.
+type lifecycle struct {
+	state   state
+	since   time.Time
+	claimed state         // before deleting
+	changed chan struct{} // closed and replaced at every transition
+}
+
+// loan is what an instance has of the warm shim that serves it.
+type loan struct {
 	house   *warmShim // whose directory the bundle is; nil where the bundle is the instance's own
 	returns bool      // its process goes back to the pool when the bundle is removed
+}
 
+// recovery is what is not settled yet of an instance that an earlier daemon left.
+type recovery struct {
+	found   bool // at the start of the daemon, and it is not decided yet what becomes of it
 	guessed bool // the address of the process is a guess, which the process has not confirmed
 	mend    bool // the bundle does not say how to reach the shim, and is to again
 }
@@ -56,7 +70,7 @@ type Instance struct {
 func newInstance(m *ShimManager, layout bundle.Layout, kind Kind, namespace, id string, st state) *Instance {
 	i := &Instance{
 		m: m, kind: kind, namespace: namespace, id: id, layout: layout,
-		state: st, claimed: running, since: time.Now(), changed: make(chan struct{}),
+		lifecycle: lifecycle{state: st, claimed: running, since: time.Now(), changed: make(chan struct{})},
 	}
 	i.ledger = newLedger(&i.mu, i, kind == KindTask)
 	return i
