@@ -145,3 +145,22 @@ func (p *Process) waitGone(ctx context.Context, l *link) bool {
 	}
 	return true
 }
+
+// away waits until the process that is on its way out is gone, or stays after all, up to the cleanup timeout.
+func (p *Process) away(ctx context.Context) error {
+	ctx, cancel := timeout.WithContext(ctx, TimeoutCleanup)
+	defer cancel()
+	for {
+		p.mu.Lock()
+		leaving, changed := p.closing && p.state != ended, p.changed
+		p.mu.Unlock()
+		if !leaving {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return errors.Wrap(ctx.Err(), "waiting for an earlier shim of the group to go")
+		}
+	}
+}

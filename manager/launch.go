@@ -5,7 +5,6 @@ package manager
 
 import (
 	"context"
-	"path/filepath"
 	"time"
 
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
@@ -22,10 +21,6 @@ import (
 	"github.com/shimyard/shimyard/manager/internal/metrics"
 	"github.com/shimyard/shimyard/shimclient"
 )
-
-// sandboxVersion is the first version of the Task API whose shims serve a whole sandbox by themselves. Older ones want `start` for
-// each container, even where a group shares one process.
-const sandboxVersion = 3
 
 // options of a create: the task's own, else the runtime's.
 func options(opts runtime.CreateOpts) *anypb.Any {
@@ -235,44 +230,6 @@ func (m *ShimManager) shimFor(ctx context.Context, i *Instance, facts specFacts,
 	return r, errors.Wrapf(err, "cannot join the shim of sandbox %s", opts.SandboxID)
 }
 
-// recordJoin notes that another's shim is to serve the instance. The record first: a bundle with a sandbox or a bootstrap and without a
-// record is one of stock containerd, of a task that was created.
-func (i *Instance) recordJoin(sandbox string, r *bootapi.BootstrapResult) error {
-	if ep, err := shimclient.EndpointOf(r); err == nil {
-		if p := i.m.processAt(ep.Followed()); p != nil {
-			i.ledger.recordShim(p.verified())
-		}
-	}
-	i.mu.Lock()
-	i.ledger.joinLocked()
-	d := i.bundle
-	i.mu.Unlock()
-	if err := i.ledger.persist(); err != nil {
-		return err
-	}
-	failpoint.Here("join-recorded")
-	return d.WriteSandbox(sandbox)
-}
-
-// binaryFor finds the binary of a create's runtime. A container that joins the shim of a sandbox starts none, so that a binary that is gone
-// does not keep it from being created: then Path is where the binary was, as far as that is known.
-func (m *ShimManager) binaryFor(ctx context.Context, i *Instance, opts runtime.CreateOpts) (shimclient.Binary, error) {
-	b, err := m.resolve(ctx, opts.Runtime)
-	if !errdefs.IsNotFound(err) {
-		return b, err
-	}
-	r, jerr := m.sandboxShim(ctx, i, opts)
-	if jerr != nil || r == nil || r.Version < sandboxVersion {
-		return b, err
-	}
-	log.G(ctx).WithError(err).WithField("sandbox", opts.SandboxID).Warn("the shim's binary is gone; joining the sandbox's shim without it")
-	path := filepath.Clean(opts.Runtime)
-	if !filepath.IsAbs(path) {
-		path = m.binaryPath(i.namespace, opts.SandboxID)
-	}
-	return shimclient.Binary{Runtime: opts.Runtime, Path: path}, nil
-}
-
 // resolve finds the binary of a runtime that is to be started or asked for a client, if it may be.
 func (m *ShimManager) resolve(ctx context.Context, runtime string) (shimclient.Binary, error) {
 	b, err := m.resolver.Resolve(runtime)
@@ -282,57 +239,12 @@ func (m *ShimManager) resolve(ctx context.Context, runtime string) (shimclient.B
 	return b, m.policy.Admit(ctx, b)
 }
 
-// binaryPath is where the binary was that started the shim of an id; "" when that is not known.
-func (m *ShimManager) binaryPath(namespace, id string) string {
-	i := m.find(namespace, id)
-	if i == nil {
-		return ""
-	}
-	i.read()
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	return i.binary.Path
-}
-
 // launchAlone makes the bundle and starts a shim in it.
 func (m *ShimManager) launchAlone(ctx context.Context, i *Instance, facts specFacts, opts *anypb.Any) (*bootapi.BootstrapResult, error) {
 	if err := m.prepare(ctx, i, facts); err != nil {
 		return nil, err
 	}
 	return m.launch(ctx, i, opts)
-}
-
-// sandboxShim returns how to reach the shim of the sandbox that opts names; nil when there is none to join: no sandbox named, or one
-// from before containerd had a sandbox store, whose containers are grouped by the shim's own `start`.
-func (m *ShimManager) sandboxShim(ctx context.Context, i *Instance, opts runtime.CreateOpts) (*bootapi.BootstrapResult, error) {
-	if opts.SandboxID == "" {
-		return nil, nil
-	}
-	if _, err := m.config.Sandboxes.Get(ctx, opts.SandboxID); errdefs.IsNotFound(err) {
-		log.G(ctx).WithField("sandbox", opts.SandboxID).Debug("sandbox is not in the store, starting a shim of its own")
-		return nil, nil
-	} else if err != nil {
-		return nil, errors.Wrapf(err, "cannot look up sandbox %s", opts.SandboxID)
-	}
-	box := m.find(i.namespace, opts.SandboxID)
-	if opts.Address == "" {
-		if box == nil {
-			return nil, errors.Wrapf(errdefs.ErrNotFound, "cannot find the shim of sandbox %s", opts.SandboxID)
-		}
-		return box.bootstrap()
-	}
-	ep, err := shimclient.ParseEndpoint(opts.Address, opts.Version)
-	if err != nil {
-		return nil, errors.Wrapf(err, "cannot use the address of sandbox %s", opts.SandboxID)
-	}
-	r := &bootapi.BootstrapResult{Version: int32(ep.Version), Protocol: ep.Protocol, Address: ep.Address}
-	if box != nil {
-		// The sandbox's controller hands over only an address; what the shim advertised at its start is in the bundle.
-		if own, err := box.bootstrap(); err == nil {
-			r.Extensions = own.Extensions
-		}
-	}
-	return r, nil
 }
 
 // bootstrap returns how to reach the instance's shim: what its bundle says or, if that is lost, what our record does.

@@ -11,7 +11,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/v2/pkg/timeout"
 	"github.com/containerd/log"
 	"github.com/pkg/errors"
@@ -209,25 +208,6 @@ func (p *Process) stay(i *Instance) {
 	}
 }
 
-// away waits until the process that is on its way out is gone, or stays after all, up to the cleanup timeout.
-func (p *Process) away(ctx context.Context) error {
-	ctx, cancel := timeout.WithContext(ctx, TimeoutCleanup)
-	defer cancel()
-	for {
-		p.mu.Lock()
-		leaving, changed := p.closing && p.state != ended, p.changed
-		p.mu.Unlock()
-		if !leaving {
-			return nil
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return errors.Wrap(ctx.Err(), "waiting for an earlier shim of the group to go")
-		}
-	}
-}
-
 // taskVersion is the version of the Task API that is spoken.
 func (p *Process) taskVersion() int {
 	p.mu.Lock()
@@ -346,44 +326,6 @@ func (p *Process) unavailable() error {
 	}
 	p.mu.Unlock()
 	return errUnavailable(p.endpoint.String(), since, what)
-}
-
-// verify asks the shim for its pid and checks it, once. A pid that cannot be verified (a VM's, another pid namespace's) stays unknown.
-func (p *Process) verify(ctx context.Context, l *link, b shimclient.Binary, token string) {
-	p.mu.Lock()
-	known := p.pid != shimclient.ProcessID{}
-	p.mu.Unlock()
-	if known || !p.endpoint.Unix() {
-		return
-	}
-	r, err := l.task.Connect(ctx, &taskapi.ConnectRequest{ID: p.anyID()})
-	if err != nil || r.ShimPid == 0 {
-		return
-	}
-	pid, err := shimclient.VerifyShim(ctx, int(r.ShimPid), b, token)
-	if err != nil {
-		log.G(ctx).WithError(err).WithField("pid", r.ShimPid).Debug("cannot verify the shim's pid")
-		return
-	}
-	if p.begunForTask(pid) {
-		log.G(ctx).WithField("pid", r.ShimPid).Debug("what the shim tells as its pid is a process that it has run for a task")
-		return
-	}
-	p.setPid(pid)
-}
-
-func (p *Process) setPid(pid shimclient.ProcessID) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if (p.pid == shimclient.ProcessID{}) {
-		p.pid = pid
-	}
-}
-
-func (p *Process) verified() shimclient.ProcessID {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.pid
 }
 
 // members are the instances at this moment.

@@ -339,14 +339,3 @@ func (i *Instance) endpoint() (string, uint32) {
 	}
 	return p.endpoint.String(), uint32(p.endpoint.Version)
 }
-
-// askSandbox asks a restored sandbox's shim for its status.
-func (i *Instance) askSandbox(ctx context.Context) error {
-	return i.box(ctx, repeatable, func(ctx context.Context, s *shimclient.Sandbox) error {
-		r, err := s.Status(ctx, &sandboxapi.SandboxStatusRequest{SandboxID: i.id})
-		if err == nil {
-			i.learnPid(r.GetPid())
-		}
-		return err
-	})
-}

@@ -7,6 +7,7 @@ import (
 	"context"
 	"time"
 
+	sandboxapi "github.com/containerd/containerd/api/runtime/sandbox/v1"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/pkg/errors"
@@ -143,4 +144,15 @@ func (i *Instance) verifyShim(ctx context.Context) {
 		p.verify(ctx, l, b, token)
 	}
 	i.ledger.recordShim(p.verified())
+}
+
+// askSandbox asks a restored sandbox's shim for its status.
+func (i *Instance) askSandbox(ctx context.Context) error {
+	return i.box(ctx, repeatable, func(ctx context.Context, s *shimclient.Sandbox) error {
+		r, err := s.Status(ctx, &sandboxapi.SandboxStatusRequest{SandboxID: i.id})
+		if err == nil {
+			i.learnPid(r.GetPid())
+		}
+		return err
+	})
 }

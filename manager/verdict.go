@@ -9,7 +9,9 @@ import (
 	"syscall"
 	"time"
 
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/v2/pkg/timeout"
+	"github.com/containerd/log"
 	"github.com/pkg/errors"
 
 	"github.com/shimyard/shimyard/shimclient"
@@ -72,4 +74,42 @@ func (p *Process) isLaunched() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.launched
+}
+
+// verify asks the shim for its pid and checks it, once. A pid that cannot be verified (a VM's, another pid namespace's) stays unknown.
+func (p *Process) verify(ctx context.Context, l *link, b shimclient.Binary, token string) {
+	p.mu.Lock()
+	known := p.pid != shimclient.ProcessID{}
+	p.mu.Unlock()
+	if known || !p.endpoint.Unix() {
+		return
+	}
+	r, err := l.task.Connect(ctx, &taskapi.ConnectRequest{ID: p.anyID()})
+	if err != nil || r.ShimPid == 0 {
+		return
+	}
+	pid, err := shimclient.VerifyShim(ctx, int(r.ShimPid), b, token)
+	if err != nil {
+		log.G(ctx).WithError(err).WithField("pid", r.ShimPid).Debug("cannot verify the shim's pid")
+		return
+	}
+	if p.begunForTask(pid) {
+		log.G(ctx).WithField("pid", r.ShimPid).Debug("what the shim tells as its pid is a process that it has run for a task")
+		return
+	}
+	p.setPid(pid)
+}
+
+func (p *Process) setPid(pid shimclient.ProcessID) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if (p.pid == shimclient.ProcessID{}) {
+		p.pid = pid
+	}
+}
+
+func (p *Process) verified() shimclient.ProcessID {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.pid
 }
