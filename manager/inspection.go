@@ -84,7 +84,7 @@ func (i *Instance) view(processes bool) inspect.Instance {
 		Namespace: i.namespace, ID: i.id, Kind: string(i.kind), State: stateNames[i.state], Since: i.since.UTC(),
 		Created: i.ledger.begunLocked(), Runtime: way.runtime, Source: way.source(), API: i.version,
 	}
-	if left, at := i.remains.whatIsLeft(); left != nil {
+	if at, left := i.remains.whatIsLeft(); left != nil {
 		v.LastError, v.LastErrorAt = left.Error(), at
 	}
 	i.mu.Unlock()

@@ -107,7 +107,7 @@ func (i *Instance) watch() (state, <-chan struct{}) {
 func (i *Instance) status() (state, error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	left, _ := i.remains.whatIsLeft()
+	_, left := i.remains.whatIsLeft()
 	return i.state, left
 }
 

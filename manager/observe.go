@@ -229,7 +229,7 @@ type brief struct {
 func (i *Instance) brief() brief {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	left, _ := i.remains.whatIsLeft()
+	_, left := i.remains.whatIsLeft()
 	return brief{
 		Instances: metrics.Instances{Kind: string(i.kind), State: stateNames[i.state], Runtime: i.ledger.passageLocked().runtime, Namespace: i.namespace},
 		process:   i.proc, failing: left != nil && i.state.ending(), since: i.since,

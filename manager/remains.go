@@ -94,8 +94,8 @@ func (r *remains) setLeft(err error) bool {
 }
 
 // whatIsLeft is what setLeft recorded last, and when; nil for nothing.
-func (r *remains) whatIsLeft() (error, time.Time) {
+func (r *remains) whatIsLeft() (at time.Time, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.left, r.leftAt
+	return r.leftAt, r.left
 }
