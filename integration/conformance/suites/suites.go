@@ -12,7 +12,7 @@ import (
 
 // All are the suites, in the order in which they are run.
 var All = []*suite.Suite{
-	client, cri, critest, criBench, nri,
+	client, cri, critest, criBench, nri, docker,
 }
 
 // Find is the suite of that name.
