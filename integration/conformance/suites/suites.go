@@ -12,7 +12,7 @@ import (
 
 // All are the suites, in the order in which they are run.
 var All = []*suite.Suite{
-	client, cri, critest, criBench, nri, docker,
+	client, cri, critest, criBench, nri, docker, foreign,
 }
 
 // Find is the suite of that name.
