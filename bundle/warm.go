@@ -29,8 +29,9 @@ const WarmRecordVersion = 1
 
 // WarmRecord is what we know of a shim that was started for no container in particular. Only we read it.
 type WarmRecord struct {
-	// Version is set by WriteRecord.
-	Version int `json:"version"`
+	// Version and ID, that of the warm shim, are set by WriteRecord.
+	Version int    `json:"version"`
+	ID      string `json:"id,omitempty"`
 	// Namespace, Runtime and Key say whom it can serve: Key is the digest of all that a container must have in common with it.
 	Namespace string `json:"namespace"`
 	Runtime   string `json:"runtime,omitempty"`
@@ -146,7 +147,7 @@ func (w *Warm) ReadBootstrap() (*bootapi.BootstrapResult, error) {
 // WriteRecord replaces the record, with the Version that this code writes. r itself is not changed.
 func (w *Warm) WriteRecord(r *WarmRecord) error {
 	stamped := *r
-	stamped.Version = WarmRecordVersion
+	stamped.Version, stamped.ID = WarmRecordVersion, w.ID
 	data, err := json.Marshal(&stamped)
 	if err != nil {
 		return errors.Wrapf(err, "cannot write the record of warm shim %s", w.ID)

@@ -100,6 +100,24 @@ func (w *Warm) Lend(b *Bundle) error {
 	return errors.Wrapf(err, "cannot make the directory of warm shim %s bundle %s", w.ID, b.Path)
 }
 
+// LentID returns the id of the warm shim whose directory has become the bundle, as its record tells. Errors: NotFound when it is none's;
+// ErrForeign when the record is damaged, or of a version that does not tell.
+func (b *Bundle) LentID() (string, error) {
+	path := b.file(warmFile)
+	data, err := readFile(path)
+	if err != nil {
+		return "", err
+	}
+	r, err := parseWarmRecord(data)
+	if err == nil && r.ID == "" {
+		err = errors.New("no id")
+	}
+	if err != nil {
+		return "", errors.Wrapf(ErrForeign, "cannot use %s: %v", path, err)
+	}
+	return r.ID, nil
+}
+
 // Lent returns the handle on the directory that has become the bundle, of the warm shim with this id. Errors: NotFound when the bundle is not the
 // directory of a warm shim (that may serve it all the same); InvalidArgument when id is none of a warm shim.
 func (l Layout) Lent(b *Bundle, id string) (*Warm, error) {

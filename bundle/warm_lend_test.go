@@ -91,6 +91,9 @@ func TestLend(t *testing.T) {
 		require.NoError(t, err)
 		require.True(t, opened.Recognized())
 
+		told, err := opened.LentID()
+		require.NoError(t, err)
+		require.Equal(t, w.ID, told)
 		again, err := l.Lent(opened, w.ID)
 		require.NoError(t, err)
 		require.Equal(t, b.LogPath(), again.LogPath())
@@ -240,7 +243,9 @@ func TestRemoveOfALentDirectory(t *testing.T) {
 	b := lend(t, w, testID)
 	require.NoError(t, w.Remove())
 	require.DirExists(t, b.Path)
-	_, err := l.Lent(create(t, l, "other"), w.ID)
+	_, err := create(t, l, "another").LentID()
+	require.True(t, errdefs.IsNotFound(err), "%v", err)
+	_, err = l.Lent(create(t, l, "other"), w.ID)
 	require.True(t, errdefs.IsNotFound(err), "%v", err)
 	for _, id := range []string{"", "x", "_/../x", testID} {
 		_, err = l.Lent(b, id)

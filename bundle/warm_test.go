@@ -88,7 +88,7 @@ func TestWarmRecord(t *testing.T) {
 	requireMode(t, filepath.Join(w.Path, warmFile), 0o600)
 	got, err := w.ReadRecord()
 	require.NoError(t, err)
-	r.Version = WarmRecordVersion
+	r.Version, r.ID = WarmRecordVersion, w.ID
 	require.Equal(t, r, got)
 	require.ElementsMatch(t, []string{configFile, warmFile}, names(t, w.Path))
 
@@ -173,6 +173,7 @@ func FuzzWarmRecord(f *testing.F) {
 			require.Positive(t, r.Shim.Pid)
 		}
 		w := Layout{State: dir, Root: dir}.warm("_fuzz")
+		r.ID = w.ID
 		require.NoError(t, os.MkdirAll(w.Path, 0o700))
 		require.NoError(t, w.WriteRecord(r))
 		again, err := w.ReadRecord()

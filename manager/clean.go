@@ -95,10 +95,12 @@ func (i *Instance) removeRest(ctx context.Context) error {
 	d, way := i.bundle, i.ledger.passageLocked()
 	i.mu.Unlock()
 	warm := way.warm != ""
-	if warm {
-		for _, address := range i.addresses() {
-			i.m.launcher.UnlinkSocket(i.namespace, i.id, address)
-		}
+	// Of one that a warm shim serves, which a damaged record does not tell.
+	for _, address := range i.addresses() {
+		i.m.launcher.UnlinkSocket(i.namespace, i.id, address)
+	}
+	if warm && i.homeless() {
+		i.m.launcher.RemoveSockets(i.namespace, []string{way.warm}, i.addresses()...)
 	}
 	// The last of a group removes the group's socket: that the shim was started for the first does not help one who is not there any more.
 	if p := i.process(); !way.joined || !warm && p != nil && p.isOver() {
@@ -120,6 +122,15 @@ func (i *Instance) removeRest(ctx context.Context) error {
 		i.deactivate(ctx)
 	}
 	return nil
+}
+
+// homeless tells whether the instance was served by a warm shim that is over and of whose directory nothing is known: where the record of it
+// is lost, nobody else removes its sockets.
+func (i *Instance) homeless() bool {
+	i.mu.Lock()
+	house, p := i.house, i.proc
+	i.mu.Unlock()
+	return house == nil && (p == nil || p.isOver())
 }
 
 // addresses are where the instance's shim says, or said, that it listens.

@@ -164,7 +164,11 @@ func (o *pool) comeHome(w *warmShim) {
 // loadHouse is the warm shim whose directory the bundle is, nil when it is none's. id is the shim that serves the instance.
 func (i *Instance) loadHouse(ctx context.Context, b *bundle.Bundle, id string) *warmShim {
 	if id == "" {
-		return nil
+		// Our record is lost, or it is no warm shim's.
+		var err error
+		if id, err = b.LentID(); err != nil {
+			return nil
+		}
 	}
 	dir, err := i.layout.Lent(b, id)
 	if errdefs.IsNotFound(err) {
