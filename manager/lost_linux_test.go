@@ -200,13 +200,21 @@ func TestUnreachableAndBack(t *testing.T) {
 // TestStrangerUnderTheName: the socket of a task's name is another shim's. It is not taken for the task's, nor ended
 // for it.
 func TestStrangerUnderTheName(t *testing.T) {
+	for name, lost := range map[string]bool{"the address is guessed": true, "the address is on record": false} {
+		t.Run(name, func(t *testing.T) { strangerUnderTheName(t, lost) })
+	}
+}
+
+func strangerUnderTheName(t *testing.T, lost bool) {
 	y := newYard(t, shimtest.Scenario{})
 	before := y.state(y.run("c1", "sleep"))
 	y.run("c2", "sleep")
 	path, other := y.socketOf("c1"), y.socketOf("c2")
 	y.restart(func() {
-		y.loseBootstrap("c1")
-		y.loseBootstrap("c2")
+		if lost {
+			y.loseBootstrap("c1")
+			y.loseBootstrap("c2")
+		}
 		require.NoError(t, os.Rename(other, path))
 	})
 	task := mustGet(y, "c1")

@@ -177,10 +177,10 @@ func (i *Instance) addressByName() (shimclient.Endpoint, bool) {
 	return shimclient.Endpoint{}, false
 }
 
-// errStranger: what listens at an address that was guessed is not the process on record.
+// errStranger: what listens at the address is not the process on record.
 var errStranger = errors.Wrap(errdefs.ErrNotFound, "another process listens at the address that it should have")
 
-// confirm holds a guessed address against what is on record: the pid of the shim or, where that is not, the
+// confirm holds an address, if it was guessed or the task is unknown there, against the record: the shim's pid or, where that is not, the
 // container's, which a shim that does not know it is not in charge of. Errors: errStranger when it is another process;
 // any other decides nothing.
 func (i *Instance) confirm(ctx context.Context, known bool) error {
@@ -189,7 +189,8 @@ func (i *Instance) confirm(ctx context.Context, known bool) error {
 	i.mu.Unlock()
 	want := i.ledger.recordedShim()
 	switch {
-	case !guessed:
+	// A shim that knows the task is the one. One that does not may be another, which has taken the name of a socket that was removed.
+	case !guessed && (known || !want.Alive()):
 		return nil
 	case want == (shimclient.ProcessID{}):
 		if known || !i.ledger.initMayLive() {
@@ -204,6 +205,9 @@ func (i *Instance) confirm(ctx context.Context, known bool) error {
 	})
 	if err != nil && !errdefs.IsNotFound(err) {
 		return err
+	}
+	if !guessed && r.GetShimPid() == 0 {
+		return nil // it does not tell pids, and the address is the recorded one
 	}
 	if int(r.GetShimPid()) != want.Pid {
 		return errStranger

@@ -170,7 +170,7 @@ func TestBadConfigStopsTheDaemon(t *testing.T) {
 	}
 	for section, want := range map[string]string{
 		"[plugins.'io.containerd.shim.v1.manager']\nsocket_dir = 'relative'":                 `key socket_dir: "relative" is not an absolute path`,
-		"[plugins.'io.containerd.shim.v1.manager'.deadlines]\nStat = '1s'":                   "key deadlines.Stat: the Task API has no such method",
+		"[plugins.'io.containerd.shim.v1.manager'.deadlines]\nStat = '1s'":                   "key deadlines.Stat: neither the Task nor the Sandbox API has such a method",
 		"[plugins.'io.containerd.runtime.v2.task']\nplatforms = ['no/such/platform/at/all']": "key platforms: ",
 	} {
 		dir, err := os.MkdirTemp("", "sy")
