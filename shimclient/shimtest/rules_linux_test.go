@@ -199,6 +199,8 @@ func TestEventRules(t *testing.T) {
 	k.create(r)
 	k.start(r.id, "")
 	require.EqualValues(t, 3, k.wait(r.id, ""))
+	// What is delivered and not yet acknowledged when the endpoint closes is told again.
+	r.shim.Await(KindEvent, "/tasks/exit", 2)
 	r.events.Close()
 	k.delete(r.id, "")
 	r.events.Open()
