@@ -104,7 +104,7 @@ func (sh *Shim) install(s Scenario, o installOptions) error {
 		return err
 	}
 	guest := filepath.Join(sh.Home, guestName)
-	if self, err := os.Executable(); err != nil || os.Link(self, guest) != nil {
+	if fake, err := original(); err != nil || os.Link(fake, guest) != nil {
 		if err := placeBinary(guest, false); err != nil {
 			return err
 		}
@@ -117,16 +117,16 @@ func (sh *Shim) install(s Scenario, o installOptions) error {
 	return nil
 }
 
-// placeBinary copies the test binary. A hard link would do for running it, but would share its identity, and each
+// placeBinary copies the fake. A hard link would do for running it, but would share its identity, and each
 // further link changes the ctime of all: who remembers things by a file's identity would see an upgraded binary.
 func placeBinary(path string, unmarked bool) error {
-	self, err := os.Executable()
+	fake, err := original()
 	if err != nil {
-		return errors.Wrap(err, "finding the test binary")
+		return err
 	}
-	src, err := os.Open(self)
+	src, err := os.Open(fake)
 	if err != nil {
-		return errors.Wrap(err, "opening the test binary")
+		return errors.Wrap(err, "opening the fake")
 	}
 	defer src.Close()
 	if !unmarked {
@@ -134,7 +134,7 @@ func placeBinary(path string, unmarked bool) error {
 	}
 	data, err := io.ReadAll(src)
 	if err != nil {
-		return errors.Wrap(err, "reading the test binary")
+		return errors.Wrap(err, "reading the fake")
 	}
 	// The package's descriptor names itself consistently afterwards, and names are not sent over the wire.
 	marker := []byte("containerd.runtime.bootstrap.v1")

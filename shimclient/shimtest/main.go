@@ -23,8 +23,17 @@ const (
 	guestBundleEnv = "SHIMTEST_BUNDLE"
 )
 
-// Main is a TestMain that does nothing but Dispatch and run the tests.
+// Main is a TestMain that does nothing but Dispatch and run the tests. Where these have the race detector, what they install
+// is built without it.
 func Main(m *testing.M) {
 	Dispatch()
-	os.Exit(m.Run())
+	os.Exit(run(m))
+}
+
+func run(m *testing.M) int {
+	if raceDetector {
+		installed = newLean()
+		defer installed.remove()
+	}
+	return m.Run()
 }

@@ -3,6 +3,13 @@
 
 package shimtest
 
-import "testing"
+import (
+	"os"
+	"testing"
+)
 
-func TestMain(m *testing.M) { Main(m) }
+// TestMain has the fake execute the test binary itself, so that the race detector looks at the fake as well.
+func TestMain(m *testing.M) {
+	Dispatch()
+	os.Exit(m.Run())
+}
