@@ -99,6 +99,14 @@ func (p *pod) start(name string, command ...string) string {
 // startLimited is start of a container with limits.
 func (p *pod) startLimited(name string, limits *cri.LinuxContainerResources, command ...string) string {
 	p.n.t.Helper()
+	id, err := p.tryStart(name, limits, command...)
+	require.NoError(p.n.t, err)
+	return id
+}
+
+// tryStart is startLimited, of a container that may fail to start.
+func (p *pod) tryStart(name string, limits *cri.LinuxContainerResources, command ...string) (id string, err error) {
+	p.n.t.Helper()
 	created, err := p.rt.CreateContainer(p.n.ctx, &cri.CreateContainerRequest{
 		PodSandboxId: p.id, SandboxConfig: p.config,
 		Config: &cri.ContainerConfig{
@@ -111,8 +119,7 @@ func (p *pod) startLimited(name string, limits *cri.LinuxContainerResources, com
 	})
 	require.NoError(p.n.t, err)
 	_, err = p.rt.StartContainer(p.n.ctx, &cri.StartContainerRequest{ContainerId: created.ContainerId})
-	require.NoError(p.n.t, err)
-	return created.ContainerId
+	return created.ContainerId, err
 }
 
 func (p *pod) status(id string) *cri.ContainerStatus {

@@ -19,7 +19,8 @@ import (
 type ttrpcCaller struct{ client *ttrpc.Client }
 
 func newTTRPCClient(w *wire) *ttrpc.Client {
-	return ttrpc.NewClient(w, ttrpc.WithUnaryClientInterceptor(traced(otelttrpc.UnaryClientInterceptor())))
+	a := newAnswers(w)
+	return ttrpc.NewClient(a, ttrpc.WithChainUnaryClientInterceptor(traced(otelttrpc.UnaryClientInterceptor()), a.intercept))
 }
 
 // traced gives a call a span if it is a part of something that has one, and is no Wait, which lasts as long as its container. Probes and other

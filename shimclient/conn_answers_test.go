@@ -1,0 +1,157 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package shimclient
+
+import (
+	"context"
+	"encoding/binary"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	api "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/log"
+	"github.com/containerd/ttrpc"
+	"github.com/pkg/errors"
+	"github.com/sirupsen/logrus"
+	logtest "github.com/sirupsen/logrus/hooks/test"
+	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
+)
+
+// logged collects what goes to the daemon's log, to which ttrpc writes without being asked.
+func logged(t *testing.T) *logtest.Hook {
+	t.Helper()
+	hook := &logtest.Hook{}
+	before := log.L.Logger.ReplaceHooks(logrus.LevelHooks{})
+	log.L.Logger.AddHook(hook)
+	t.Cleanup(func() { log.L.Logger.ReplaceHooks(before) })
+	return hook
+}
+
+// frame is a message of ttrpc's.
+func frame(stream uint32, kind byte, payload []byte) []byte {
+	f := make([]byte, 10, 10+len(payload))
+	binary.BigEndian.PutUint32(f, uint32(len(payload)))
+	binary.BigEndian.PutUint32(f[4:], stream)
+	f[8] = kind
+	return append(f, payload...)
+}
+
+// answer is the message that answers a call with m.
+func answer(t *testing.T, stream uint32, m proto.Message) []byte {
+	t.Helper()
+	payload, err := proto.Marshal(m)
+	require.NoError(t, err)
+	response, err := proto.Marshal(&ttrpc.Response{Payload: payload})
+	require.NoError(t, err)
+	return frame(stream, 2, response)
+}
+
+// readRequest reads one request and returns its stream.
+func readRequest(t *testing.T, peer net.Conn) uint32 {
+	t.Helper()
+	header := make([]byte, 10)
+	_, err := io.ReadFull(peer, header)
+	require.NoError(t, err)
+	_, err = io.CopyN(io.Discard, peer, int64(binary.BigEndian.Uint32(header)))
+	require.NoError(t, err)
+	return binary.BigEndian.Uint32(header[4:])
+}
+
+// What a shim answers when its caller has gone is no error of anybody's, and costs the next call nothing.
+func TestAnswerToNobody(t *testing.T) {
+	noLeaks(t)
+	hook := logged(t)
+	peer, _, client := acceptOne(t)
+	for _, end := range []struct {
+		err  error
+		give func() (context.Context, context.CancelFunc)
+	}{
+		{context.Canceled, func() (context.Context, context.CancelFunc) { return context.WithCancel(t.Context()) }},
+		{context.DeadlineExceeded, func() (context.Context, context.CancelFunc) {
+			return context.WithTimeout(t.Context(), 50*time.Millisecond)
+		}},
+	} {
+		ctx, cancel := end.give()
+		defer cancel()
+		failed := make(chan error, 1)
+		go func() {
+			_, err := client.Wait(ctx, &api.WaitRequest{ID: "c"})
+			failed <- err
+		}()
+		late := readRequest(t, peer)
+		if end.err == context.Canceled {
+			cancel()
+		}
+		require.ErrorIs(t, <-failed, end.err)
+
+		asked := make(chan error, 1)
+		go func() {
+			r, err := client.State(testContext(t), &api.StateRequest{ID: "c"})
+			if err == nil && r.Status != task.Status_RUNNING {
+				err = errors.Errorf("another answer: %v", r)
+			}
+			asked <- err
+		}()
+		next := readRequest(t, peer)
+		_, err := peer.Write(append(answer(t, late, &api.WaitResponse{ExitStatus: 7}), answer(t, next, &api.StateResponse{Status: task.Status_RUNNING})...))
+		require.NoError(t, err)
+		require.NoError(t, <-asked)
+	}
+	require.Zero(t, len(hook.AllEntries()), "lines are logged")
+}
+
+// An answer to a call that nobody made is still said: that shim is broken.
+func TestAnswerToNoCall(t *testing.T) {
+	noLeaks(t)
+	hook := logged(t)
+	peer, conn, _ := acceptOne(t)
+	_, err := peer.Write(answer(t, 77, &api.WaitResponse{}))
+	require.NoError(t, err)
+	require.NoError(t, peer.Close())
+	requireDone(t, conn)
+	eventually(t, func() bool { return len(hook.AllEntries()) == 1 }, "nothing is said")
+	require.Contains(t, hook.LastEntry().Message, "inactive stream")
+}
+
+// Calls that are given up at the moment at which they are answered say nothing either, and all others get their own answers, of any size.
+func TestAnswersWhileGivingUp(t *testing.T) {
+	noLeaks(t)
+	hook := logged(t)
+	_, conn, client := connectTask(t, Endpoint{Protocol: protocolTTRPC, Version: 3}, nil,
+		func(_ context.Context, method string, req proto.Message) (proto.Message, error) {
+			if method == "Wait" {
+				time.Sleep(time.Millisecond)
+				return &api.WaitResponse{}, nil
+			}
+			return &api.StateResponse{ID: req.(*api.StateRequest).ID}, nil
+		})
+	var calls sync.WaitGroup
+	for worker := range 4 {
+		calls.Go(func() {
+			for range 250 {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+				_, _ = client.Wait(ctx, &api.WaitRequest{ID: "c"})
+				cancel()
+			}
+		})
+		calls.Go(func() {
+			for i := range 100 {
+				id := strings.Repeat(string(rune('a'+worker)), 1+i*300)
+				r, err := client.State(testContext(t), &api.StateRequest{ID: id})
+				if err != nil || r.ID != id {
+					t.Errorf("not its own answer, %v", err)
+				}
+			}
+		})
+	}
+	calls.Wait()
+	requireUp(t, conn)
+	require.Zero(t, len(hook.AllEntries()), "lines are logged")
+}
