@@ -14,6 +14,7 @@ import (
 	"github.com/pkg/errors"
 
 	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/manager/internal/warm"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -90,6 +91,17 @@ func DefaultPool(runtime string) PoolConfig {
 	return p
 }
 
+// MemoryRule says what idle shims may take of the machine's memory, each in percent; 0: that condition is not looked at.
+type MemoryRule struct {
+	// Share of the memory is how much idle shims may hold together.
+	Share int
+	// Available of the memory, by the kernel's estimate (MemAvailable), must be left for any idle shim to be kept.
+	Available int
+	// Pressure is the share of the last ten seconds, in which some process waited for memory (PSI, some avg10), from
+	// which on none is kept.
+	Pressure int
+}
+
 // Dirs are the directories of one kind of instances.
 type Dirs struct {
 	// Root outlives a reboot, State does not.
@@ -126,6 +138,8 @@ type Config struct {
 	WarmIdle  time.Duration
 	// WarmMemory is what idle shims may take of the machine's memory; the zero value is: as many as there may be.
 	WarmMemory MemoryRule
+	// machine reads the machine's memory; nil asks the kernel. Another in tests.
+	machine func() warm.Machine
 	// AllowedRuntimes are patterns, of which one must match the name of a runtime that is started, or the path of its binary; none allows all.
 	// BinaryCheck is what is done about a shim binary that others could replace; "" is to warn. See shimclient.Policy.
 	AllowedRuntimes []string

@@ -9,8 +9,9 @@
 // background work runs in. A Process owns one connection to one shim process, the copier of its log, one goroutine that watches the
 // connection, and the set of instances that the process serves. An Instance ties one (namespace, id), a task or a sandbox, to a
 // bundle and a process, and owns the bundle. [TaskManager] shows tasks as runtime.Task, [SandboxController] shows sandboxes as
-// sandbox.Controller; both share one id space. A pool owns which of the warm shims (processes that were started for nobody in
-// particular) may be given to a task; the processes themselves are the manager's like all others.
+// sandbox.Controller; both share one id space. The pool launches warm shims (processes that were started for no container in
+// particular), gives them to tasks and ends them; package warm keeps the account of which wait and which may be given. The
+// processes themselves are the manager's like all others.
 //
 // # Invariants
 //

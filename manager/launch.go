@@ -212,7 +212,7 @@ func (m *ShimManager) shimFor(ctx context.Context, i *Instance, facts specFacts,
 		return nil, err
 	}
 	if r == nil || r.Version < sandboxVersion {
-		if spec, ok := m.poolSpecFor(i, facts, i.binary, options(opts)); ok {
+		if spec, ok := m.pool.specFor(i, facts, i.binary, options(opts)); ok {
 			return m.launchWarm(ctx, i, facts, spec)
 		}
 		if m.config.pool(i.binary).Warm > 0 {

@@ -196,7 +196,7 @@ func (m *ShimManager) Close() error {
 	m.mu.Unlock()
 	done := make(chan struct{})
 	go func() {
-		m.pool.close()
+		m.pool.account.Close()
 		m.cancel()
 		m.wg.Wait()
 		close(done)

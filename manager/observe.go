@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/shimyard/shimyard/manager/internal/metrics"
+	"github.com/shimyard/shimyard/manager/internal/warm"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -238,15 +239,9 @@ func (i *Instance) brief() brief {
 
 // count is how many warm shims there are, by what they do.
 func (o *pool) count() map[metrics.WarmShims]int {
-	o.mu.Lock()
-	defer o.mu.Unlock()
 	n := make(map[metrics.WarmShims]int)
-	for _, s := range o.shelves {
-		for _, w := range s.open {
-			if w.idle {
-				n[metrics.WarmShims{Runtime: w.spec.binary.Runtime, State: "idle"}]++
-			}
-		}
+	for _, w := range o.account.Waiting() {
+		n[metrics.WarmShims{Runtime: w.spec.binary.Runtime, State: warm.Idle.String()}]++
 	}
 	return n
 }

@@ -16,9 +16,9 @@ import (
 	"github.com/shimyard/shimyard/shimclient"
 )
 
-// The directory of a warm shim, in which it works and with it all that it runs, becomes the bundle of its task, and waits in a place of its own
-// when there is none. Of several tasks in one shim only one can have it; the others' bundles are directories of their own, and their OCI runtime
-// works in that of the first.
+// The directory of a warm shim, in which it works and with it all that it runs, becomes the bundle of its task, and
+// waits in a place of its own when there is none. Of several tasks in one shim only one can have it; the others'
+// bundles are directories of their own, and their OCI runtime works in that of the first.
 
 // clearPlace removes what an earlier instance has left in the place of the bundle, or says why it stays.
 func (m *ShimManager) clearPlace(ctx context.Context, i *Instance) error {
@@ -28,15 +28,17 @@ func (m *ShimManager) clearPlace(ctx context.Context, i *Instance) error {
 	return m.clearLeftover(ctx, i)
 }
 
-// moveIn makes the directory of a shim that the instance was given its bundle, or makes one beside it where another task has that.
+// moveIn makes the directory of a shim that the instance was given its bundle, or makes one beside it where another
+// task has that.
 func (m *ShimManager) moveIn(ctx context.Context, i *Instance, w *warmShim, facts specFacts) error {
-	if !m.pool.leaveHome(w) {
+	if !w.home.Swap(false) { // another task of the shim has it
 		return m.moveBeside(ctx, i, w, facts)
 	}
 	return makingBundle(func() error { return lendHome(i, w, facts) })
 }
 
-// lendHome makes the directory of the shim the bundle. That of a shim which is found dead meanwhile is removed, or about to be: errShimDead.
+// lendHome makes the directory of the shim the bundle. That of a shim which is found dead meanwhile is removed, or
+// about to be: errShimDead.
 func lendHome(i *Instance, w *warmShim, facts specFacts) error {
 	w.clearing.Lock()
 	defer w.clearing.Unlock()
@@ -68,7 +70,8 @@ func (m *ShimManager) moveBeside(ctx context.Context, i *Instance, w *warmShim, 
 	if err := m.prepare(ctx, i, facts); err != nil {
 		return err
 	}
-	// The record first: a bundle with a bootstrap and without a record is one of stock containerd, of a task that was created.
+	// The record first: a bundle with a bootstrap and without a record is one of stock containerd, of a task that was
+	// created.
 	if err := i.ledger.persist(); err != nil {
 		return err
 	}
@@ -103,8 +106,8 @@ func moveOut(i *Instance, w *warmShim, why error) error {
 	return why
 }
 
-// removeBundle removes the bundle. The directory of a warm shim that goes on without the instance waits for another task then; of one that is
-// over it goes with the bundle.
+// removeBundle removes the bundle. The directory of a warm shim that goes on without the instance waits for another
+// task then; of one that is over it goes with the bundle.
 func (i *Instance) removeBundle(d *bundle.Bundle) error {
 	i.mu.Lock()
 	w := i.house
@@ -112,7 +115,7 @@ func (i *Instance) removeBundle(d *bundle.Bundle) error {
 	switch {
 	case w == nil:
 	case w.p == nil:
-		// Nobody knows how to reach it, and it is not there any more.
+		// How to reach it is not known, and it is not there any more.
 		i.m.launcher.RemoveSockets(i.namespace, []string{w.dir.ID})
 	default:
 		if err := w.takeHome(d); err != nil {
@@ -122,7 +125,8 @@ func (i *Instance) removeBundle(d *bundle.Bundle) error {
 	return d.Remove()
 }
 
-// takeHome moves the directory of a shim that goes on without the task whose bundle it was to where it waits, and empties it.
+// takeHome moves the directory of a shim that goes on without the task whose bundle it was to where it waits, and
+// empties it.
 func (w *warmShim) takeHome(d *bundle.Bundle) error {
 	w.clearing.Lock()
 	defer w.clearing.Unlock()
@@ -142,26 +146,12 @@ func (w *warmShim) takeHome(d *bundle.Bundle) error {
 		return err
 	}
 	failpoint.Here("warm-emptied")
-	w.p.m.pool.comeHome(w)
+	w.home.Store(true)
 	return nil
 }
 
-// leaveHome gives the directory to the task that was given the shim; false when another task of the shim has it.
-func (o *pool) leaveHome(w *warmShim) bool {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	had := w.home
-	w.home = false
-	return had
-}
-
-func (o *pool) comeHome(w *warmShim) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	w.home = true
-}
-
-// loadHouse is the warm shim whose directory the bundle is, nil when it is none's. id is the shim that serves the instance.
+// loadHouse is the warm shim whose directory the bundle is, nil when it is none's. id is the shim that serves the
+// instance.
 func (i *Instance) loadHouse(ctx context.Context, b *bundle.Bundle, id string) *warmShim {
 	if id == "" {
 		// Our record is lost, or it is no warm shim's.
@@ -185,8 +175,8 @@ func (i *Instance) loadHouse(ctx context.Context, b *bundle.Bundle, id string) *
 	return i.m.warmOf(dir, rec)
 }
 
-// restoreHouse makes the process of a restored instance whose bundle is the directory of a warm shim the pool's, which ends it with the last that
-// is in it: nobody knows whether all that it did went well.
+// restoreHouse makes the process of a restored instance whose bundle is the directory of a warm shim the pool's, which
+// ends it with the last that is in it: it is not known whether all that it did went well.
 func (i *Instance) restoreHouse(ctx context.Context, p *Process) {
 	i.mu.Lock()
 	w := i.house
@@ -196,7 +186,8 @@ func (i *Instance) restoreHouse(ctx context.Context, p *Process) {
 	}
 	w.reply = &bootapi.BootstrapResult{}
 	if p.noAddress == nil {
-		w.reply = &bootapi.BootstrapResult{Version: int32(p.endpoint.Version), Protocol: p.endpoint.Protocol, Address: p.endpoint.Address}
+		ep := p.endpoint
+		w.reply = &bootapi.BootstrapResult{Version: int32(ep.Version), Protocol: ep.Protocol, Address: ep.Address}
 	}
 	if err := w.own(p, shimclient.ProcessID{}); err != nil {
 		log.G(ctx).WithError(err).Error("cannot use the record of a warm shim; it ends with its task")

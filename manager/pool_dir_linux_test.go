@@ -36,7 +36,8 @@ func (y *yard) namesIn(dir string) []string {
 	return names
 }
 
-// TestDirectoryOfAWarmShim: it is the bundle of one task after the other, and between them as it was when the shim had started.
+// TestDirectoryOfAWarmShim: it is the bundle of one task after the other, and between them as it was when the shim had
+// started.
 func TestDirectoryOfAWarmShim(t *testing.T) {
 	y := poolYard(t, shimtest.Scenario{}, PoolConfig{Warm: 1, Reuse: 100})
 	y.pooled("c1")
@@ -113,7 +114,8 @@ func TestSharedDirectoryOverARestart(t *testing.T) {
 	y.gone(id)
 }
 
-// TestRootfsThatCannotBeEmptied keeps the id and what is in it. The shim, whose directory it is, serves nobody after that.
+// TestRootfsThatCannotBeEmptied keeps the id and what is in it. The shim, whose directory it is, serves nobody after
+// that.
 func TestRootfsThatCannotBeEmptied(t *testing.T) {
 	y := poolYard(t, shimtest.Scenario{}, PoolConfig{Warm: 1, Reuse: 100})
 	task := y.pooled("c1")
@@ -138,7 +140,8 @@ func TestRootfsThatCannotBeEmptied(t *testing.T) {
 	require.Len(t, y.warmDirs(), 1)
 }
 
-// TestReturnCutShort: the daemon was killed while the directory of a shim was made to wait again. It is made so by the next one.
+// TestReturnCutShort: the daemon was killed while the directory of a shim was made to wait again. It is made so by the
+// next one.
 func TestReturnCutShort(t *testing.T) {
 	for name, c := range map[string]struct {
 		spoil func(y *yard, dir string)
@@ -189,7 +192,8 @@ func TestReturnCutShort(t *testing.T) {
 	}
 }
 
-// TestLentDirectoryDamaged: a task whose bundle is a warm shim's directory is taken over, used and deleted, whatever became of the shim's record.
+// TestLentDirectoryDamaged: a task whose bundle is a warm shim's directory is taken over, used and deleted, whatever
+// became of the shim's record.
 func TestLentDirectoryDamaged(t *testing.T) {
 	for name, spoil := range map[string]func(y *yard, record string){
 		"gone":  func(y *yard, record string) { require.NoError(y, os.Remove(record)) },
@@ -248,22 +252,19 @@ func TestBundleGoneUnderAWarmShim(t *testing.T) {
 	require.NotContains(t, y.idle(), w.dir.ID)
 }
 
-// TestDirectoryOfADeadShim that was given away and found dead just then: it is not made a bundle, since it is being removed.
+// TestDirectoryOfADeadShim that was given away and found dead just then: it is not made a bundle, since it is being
+// removed.
 func TestDirectoryOfADeadShim(t *testing.T) {
 	y := poolYard(t, shimtest.Scenario{}, PoolConfig{Warm: 1, Reuse: 100})
 	y.pooled("c1")
 	y.spares(1)
 	id := y.idle()[0]
 	var w *warmShim
-	y.m.pool.mu.Lock()
-	for _, s := range y.m.pool.shelves {
-		for _, o := range s.open {
-			if o.dir.ID == id {
-				w = o
-			}
+	for _, o := range y.m.pool.account.Waiting() {
+		if o.dir.ID == id {
+			w = o
 		}
 	}
-	y.m.pool.mu.Unlock()
 	y.killShim(id)
 	y.until("it is found dead", w.p.isOver)
 	i := newInstance(y.m, y.tasks.layout, KindTask, testNamespace, "c2", launching)

@@ -6,6 +6,7 @@ package manager
 import (
 	"context"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -13,6 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/shimyard/shimyard/manager/internal/warm"
+	"github.com/shimyard/shimyard/shimclient"
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
@@ -73,9 +76,7 @@ func TestDistrust(t *testing.T) {
 }
 
 func (y *yard) retired(w *warmShim) bool {
-	y.m.pool.mu.Lock()
-	defer y.m.pool.mu.Unlock()
-	return w.retired
+	return slices.Contains([]warm.State{warm.Retired, warm.Ending}, y.m.pool.account.StateOf(w.entry))
 }
 
 // silence2 lets a warm shim fall silent and waits until that is known.
@@ -88,7 +89,8 @@ func (y *yard) silence2(w *warmShim) (cont func()) {
 	return cont
 }
 
-// TestIdleShimOfNoUse: one that is dead, stopped or gone when it would be given away costs nobody a create, and is ended.
+// TestIdleShimOfNoUse: one that is dead, stopped or gone when it would be given away costs nobody a create, and is
+// ended.
 func TestIdleShimOfNoUse(t *testing.T) {
 	for name, spoil := range map[string]func(y *yard, w shimtest.Proc){
 		"dead":    func(y *yard, p shimtest.Proc) { require.NoError(y, p.Kill()) },
@@ -118,7 +120,8 @@ func TestIdleShimOfNoUse(t *testing.T) {
 	}
 }
 
-// TestWarmLaunchThatFails: a binary that cannot be started for no container is started for the container, and left alone for some time.
+// TestWarmLaunchThatFails: a binary that cannot be started for no container is started for the container, and left
+// alone for some time.
 func TestWarmLaunchThatFails(t *testing.T) {
 	for name, s := range map[string]shimtest.Scenario{
 		"version 2": replying(shimtest.Reply{Version: 2}),
@@ -143,9 +146,7 @@ func TestWarmLaunchThatFails(t *testing.T) {
 			y.remove("c2")
 			y.empty()
 			require.Empty(t, y.shim.Procs())
-			y.m.pool.mu.Lock()
-			require.Empty(t, y.m.pool.shelves)
-			y.m.pool.mu.Unlock()
+			require.Zero(t, y.m.pool.account.Totals().Keys)
 		})
 	}
 }
@@ -193,7 +194,8 @@ func TestWarmCreateCancelled(t *testing.T) {
 	y.remove("c1")
 }
 
-// TestWarmCreateWithoutAnAnswer whose caller leaves: the task that comes of it is undone, and its shim is not used again.
+// TestWarmCreateWithoutAnAnswer whose caller leaves: the task that comes of it is undone, and its shim is not used
+// again.
 func TestWarmCreateWithoutAnAnswer(t *testing.T) {
 	y := poolYard(t, shimtest.Scenario{}, PoolConfig{Warm: 1, Reuse: 100})
 	y.pooled("c1")
@@ -215,7 +217,8 @@ func TestWarmCreateWithoutAnAnswer(t *testing.T) {
 	y.remove("c1")
 }
 
-// TestWarmDirectoryCannotBeMade: then the shim is started for the container alone; what cannot be made at all fails and leaves nothing.
+// TestWarmDirectoryCannotBeMade: then the shim is started for the container alone; what cannot be made at all fails and
+// leaves nothing.
 func TestWarmDirectoryCannotBeMade(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("mounting a small tmpfs needs root")
@@ -247,9 +250,7 @@ func TestWarmDirectoryCannotBeMade(t *testing.T) {
 			y.removed("c1")
 		}
 		require.Less(t, failed+alone, 40)
-		y.m.pool.mu.Lock()
-		clear(y.m.pool.refused)
-		y.m.pool.mu.Unlock()
+		y.m.pool.refused = new(warm.Refused[shimclient.FileID])
 		y.endIdle()
 		y.noPool()
 		y.empty()
@@ -264,12 +265,12 @@ func TestWarmDirectoryCannotBeMade(t *testing.T) {
 // endIdle ends all idle shims.
 func (y *yard) endIdle() {
 	for _, w := range y.takeAll() {
-		y.m.pool.giveUp(w)
+		y.m.pool.account.GiveUp(w.entry)
 	}
 }
 
-// TestSharedShimThatIsLeftInDisorder: one task is about to leave it in good order when it is distrusted, another leaves in disorder, and only then
-// is the first through. The shim ends.
+// TestSharedShimThatIsLeftInDisorder: one task is about to leave it in good order when it is distrusted, another leaves
+// in disorder, and only then is the first through. The shim ends.
 func TestSharedShimThatIsLeftInDisorder(t *testing.T) {
 	y := poolYard(t, shimtest.Scenario{}, PoolConfig{Warm: 1, Reuse: 100, Share: 2})
 	for _, id := range []string{"a", "b"} {

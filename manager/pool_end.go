@@ -5,7 +5,6 @@ package manager
 
 import (
 	"context"
-	"sync"
 	"time"
 
 	"github.com/containerd/containerd/v2/pkg/timeout"
@@ -15,22 +14,20 @@ import (
 	"github.com/shimyard/shimyard/shimclient"
 )
 
-// goodbyeTime is for a shim that serves nobody to go by itself. It is a part of Close's time.
+// goodbyeTime is for a shim that serves no task to go by itself. It is a part of Close's time.
 const goodbyeTime = 2 * time.Second
 
-// finish ends a shim that nobody is in and that is given to nobody any more, in the background.
+// finish ends a shim that has no instance and is given to no task any more, in the background.
 func (o *pool) finish(w *warmShim) {
 	o.m.spawn(func() { o.end(w) })
 }
 
-// end is finish, and waits for it. A process that somebody has entered meanwhile by its address is that one's to end.
+// end is finish, and waits for it. A process that an instance has joined meanwhile, by its address, ends with that.
 func (o *pool) end(w *warmShim) {
 	if !w.p.leave(nil) {
 		return
 	}
-	o.mu.Lock()
-	w.mine = true
-	o.mu.Unlock()
+	o.account.Ending(w.entry)
 	if !w.p.isOver() {
 		ctx, cancel := context.WithTimeout(o.m.ctx, goodbyeTime)
 		defer cancel()
@@ -42,14 +39,11 @@ func (o *pool) end(w *warmShim) {
 	o.clear(w)
 }
 
-// ended sees to what a warm shim leaves, once its process is over for us: dead, shut down, or ended with a create that failed.
+// ended sees to what a warm shim leaves, once its process is over for us: dead, shut down, or ended with a create that
+// failed.
 func (o *pool) ended(w *warmShim) {
-	o.mu.Lock()
-	o.retireLocked(w, "died")
-	mine := w.mine
-	o.mu.Unlock()
-	if mine {
-		return
+	if o.account.Died(w.entry) {
+		return // by end, or by the undoing of its launch, which see to it
 	}
 	o.m.spawn(func() {
 		if pid := w.p.verified(); pid != (shimclient.ProcessID{}) {
@@ -61,9 +55,9 @@ func (o *pool) ended(w *warmShim) {
 	})
 }
 
-// clear makes sure that nothing of the shim's launch is left and removes its directory and sockets. Whoever was in it has left: what is
-// ended here by force has no task, and what containers and their hooks have left behind is not touched. What cannot be done is left for
-// the next start of the daemon.
+// clear makes sure that nothing of the shim's launch is left and removes its directory and sockets. Its instances
+// have left: what is ended here by force has no task, and what containers and their hooks have left behind is not
+// touched. What cannot be done is left for the next start of the daemon.
 func (o *pool) clear(w *warmShim) {
 	w.clearing.Lock()
 	defer w.clearing.Unlock()
@@ -75,7 +69,8 @@ func (o *pool) clear(w *warmShim) {
 		ctx, cancel := timeout.WithContext(ctx, TimeoutCleanup)
 		defer cancel()
 		if err := shimclient.EndLaunch(ctx, w.token, w.sparing()); err != nil {
-			log.G(ctx).WithError(err).WithField("id", w.dir.ID).Warn("cannot end a warm shim, leaving it for the next start of the daemon")
+			log.G(ctx).WithError(err).WithField("id", w.dir.ID).
+				Warn("cannot end a warm shim, leaving it for the next start of the daemon")
 			return
 		}
 	}
@@ -87,30 +82,7 @@ func (o *pool) clear(w *warmShim) {
 func (m *ShimManager) removeWarm(ctx context.Context, dir *bundle.Warm, namespace, address string) {
 	m.launcher.RemoveSockets(namespace, []string{dir.ID}, address)
 	if err := dir.Remove(); err != nil {
-		log.G(ctx).WithError(err).Warn("cannot remove the directory of a warm shim, leaving it for the next start of the daemon")
+		log.G(ctx).WithError(err).
+			Warn("cannot remove the directory of a warm shim, leaving it for the next start of the daemon")
 	}
-}
-
-// close ends all idle shims, at once, and gives none away any more.
-func (o *pool) close() {
-	o.stop()
-	o.mu.Lock()
-	o.closed = true
-	var idle []*warmShim
-	for _, s := range o.shelves {
-		for _, w := range s.open {
-			if w.idle {
-				idle = append(idle, w)
-			}
-		}
-	}
-	for _, w := range idle {
-		o.retireLocked(w, "stop")
-	}
-	o.mu.Unlock()
-	var wg sync.WaitGroup
-	for _, w := range idle {
-		wg.Go(func() { o.end(w) })
-	}
-	wg.Wait()
 }

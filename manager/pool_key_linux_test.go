@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/log"
 	"github.com/stretchr/testify/require"
 
+	"github.com/shimyard/shimyard/manager/internal/warm"
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
@@ -38,9 +39,7 @@ func TestWhatDoesNotShareAShim(t *testing.T) {
 		}},
 		"another umask": {func(y *yard, _ *runtime.CreateOpts) {
 			setUmask(y.T, 0o027)
-			y.m.pool.mu.Lock()
-			defer y.m.pool.mu.Unlock()
-			y.m.pool.around = "" // it is read again once it is old
+			y.m.pool.keys = new(warm.Keys) // what it has cached would be read again once it is old
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -103,8 +102,8 @@ func TestWhatNeverUsesThePool(t *testing.T) {
 	}
 }
 
-// TestPodOnAWarmShim: the first container of a pod takes one, the others join it, by the sandbox that the create names or by the name of its
-// socket. When the first goes before them the process ends with the last.
+// TestPodOnAWarmShim: the first container of a pod takes one, the others join it, by the sandbox that the create names
+// or by the name of its socket. When the first goes before them the process ends with the last.
 func TestPodOnAWarmShim(t *testing.T) {
 	for name, s := range map[string]shimtest.Scenario{"ttrpc": {}, "grpc": {Transport: "grpc"}, "bare path": {Transport: "grpc", Socket: shimtest.Bare}} {
 		t.Run(name, func(t *testing.T) {
@@ -163,7 +162,8 @@ func TestPodThatEndsInOrder(t *testing.T) {
 	y.remove("c2")
 }
 
-// TestJoinOfAShimThatWentOn: a container of a pod that is gone does not come into the process that serves somebody else by now.
+// TestJoinOfAShimThatWentOn: a container of a pod that is gone does not come into the process that serves somebody else
+// by now.
 func TestJoinOfAShimThatWentOn(t *testing.T) {
 	y := poolYard(t, shimtest.Scenario{}, PoolConfig{Warm: 1, Reuse: 100})
 	y.sandboxes.add("p1")

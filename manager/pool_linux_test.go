@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/containerd/v2/core/runtime"
 	"github.com/stretchr/testify/require"
 
+	"github.com/shimyard/shimyard/manager/internal/warm"
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
@@ -94,18 +95,10 @@ func TestSparesFollowDemand(t *testing.T) {
 	y.pooled("c2")
 	y.spares(1)
 	require.Equal(t, 3, y.starts(), "c2 got the spare, which was replaced")
-	y.m.pool.mu.Lock()
-	for _, s := range y.m.pool.shelves { // nothing is left to be found
-		s.want = 0
-	}
-	y.m.pool.mu.Unlock()
-	y.pooled("c3")
-	for n, want := range []int{1, 2, 2} { // the third miss finds as many as config allows
-		y.pooled(fmt.Sprintf("m%d", n))
-		y.spares(want)
+	for n := range 2 { // at the second miss there are as many as config allows, and no more at the third
 		held := y.takeAll()
-		y.pooled(fmt.Sprintf("n%d", n))
-		y.spares(min(2, want+1))
+		y.pooled(fmt.Sprintf("m%d", n))
+		y.spares(2)
 		y.giveAllUp(held)
 	}
 	for _, i := range y.m.list("", KindTask) {
@@ -115,28 +108,21 @@ func TestSparesFollowDemand(t *testing.T) {
 
 // takeAll takes all idle shims from the shelves, as creates would.
 func (y *yard) takeAll() (held []*warmShim) {
-	y.m.pool.mu.Lock()
-	keys := make([]string, 0, 1)
-	for key := range y.m.pool.shelves {
-		keys = append(keys, key)
-	}
-	y.m.pool.mu.Unlock()
-	for _, key := range keys {
-		for {
-			w, _ := y.m.pool.take(key)
-			if w == nil {
-				break
-			}
-			held = append(held, w)
+	for {
+		waiting := y.m.pool.account.Waiting()
+		if len(waiting) == 0 {
+			return held
+		}
+		if e, _ := y.m.pool.account.Take(waiting[0].spec.key); e != nil {
+			held = append(held, e.Shim)
 		}
 	}
-	return held
 }
 
 func (y *yard) giveAllUp(held []*warmShim) {
 	y.Helper()
 	for _, w := range held {
-		y.m.pool.giveUp(w)
+		y.m.pool.account.GiveUp(w.entry)
 		y.gone(w.dir.ID)
 	}
 }
@@ -167,9 +153,7 @@ func TestPoolCeiling(t *testing.T) {
 	y.removed(ids...)
 	y.until("those above the ceiling have ended", func() bool { return len(y.daemons()) == 2 && len(y.warmDirs()) == 2 })
 	require.Len(t, y.idle(), 2)
-	y.m.pool.mu.Lock()
-	defer y.m.pool.mu.Unlock()
-	require.Equal(t, 2, y.m.pool.idle)
+	require.Equal(t, 2, y.m.pool.account.Totals().Places)
 }
 
 // TestIdleShimsEnd when nobody wants them, and with them what was kept ahead.
@@ -183,10 +167,7 @@ func TestIdleShimsEnd(t *testing.T) {
 	y.remove("c2")
 	y.noPool()
 	require.Empty(t, y.idle())
-	y.m.pool.mu.Lock()
-	require.Zero(t, y.m.pool.idle)
-	require.Empty(t, y.m.pool.shelves, "a key that nobody needs is forgotten")
-	y.m.pool.mu.Unlock()
+	require.Equal(t, warm.Totals{}, y.m.pool.account.Totals(), "a key that no create needs is forgotten")
 	y.empty()
 	from := y.starts()
 	y.pooled("c3")
@@ -271,12 +252,7 @@ func TestSharedShimsAreUsedAgain(t *testing.T) {
 			require.NoError(t, <-done)
 		}
 		y.removed("c0", "c1", "c2", "c3")
-		y.m.pool.mu.Lock()
-		require.Zero(t, w.tasks)
-		require.Zero(t, w.leaving)
-		require.False(t, w.retired)
-		require.True(t, w.idle)
-		y.m.pool.mu.Unlock()
+		require.Equal(t, warm.Idle, y.m.pool.account.StateOf(w.entry))
 	}
 	y.spares(2)
 	require.Equal(t, 2, y.starts())
@@ -321,13 +297,7 @@ func TestManyAtOnce(t *testing.T) {
 	y.until("no spare is being started", func() bool { return !y.filling() })
 	y.serveOneAtATime()
 	y.until("all that is left is idle", func() bool { return len(y.daemons()) == len(y.idle()) && len(y.warmDirs()) == len(y.idle()) })
-	y.m.pool.mu.Lock()
-	defer y.m.pool.mu.Unlock()
-	idle := 0
-	for _, s := range y.m.pool.shelves {
-		idle += len(s.open)
-	}
-	require.Equal(t, idle, y.m.pool.idle)
+	require.Equal(t, len(y.idle()), y.m.pool.account.Totals().Places)
 }
 
 // churn creates and deletes under one id.
@@ -353,7 +323,8 @@ func (y *yard) churn(id string, rounds int) error {
 	return nil
 }
 
-// serveOneAtATime requires of the trace that between a Create and the answer to its Delete a process got no other Create.
+// serveOneAtATime requires of the trace that between a Create and the answer to its Delete a process got no other
+// Create.
 func (y *yard) serveOneAtATime() {
 	y.Helper()
 	serves := make(map[int]string)

@@ -18,9 +18,10 @@ import (
 	"github.com/shimyard/shimyard/shimclient"
 )
 
-// restoreWarm finds the directories of an earlier daemon's warm shims that wait; those that are bundles come with their instances, see
-// restoreHouse. It runs after all instances are attached: a process that one of them is in only gets its directory back and ends with the last
-// of them, since nobody knows whether all it did went well. The others are idle, or were being started.
+// restoreWarm finds the directories of an earlier daemon's warm shims that wait; those that are bundles come with their
+// instances, see restoreHouse. It runs after all instances are attached: a process that one of them is in only gets its
+// directory back and ends with the last of them, since it is not known whether all it did went well. The others are
+// idle, or were being started.
 func (m *ShimManager) restoreWarm(ctx context.Context) {
 	found, err := m.config.Tasks.layout().ListWarm()
 	if err != nil {
@@ -62,7 +63,8 @@ func (m *ShimManager) restoreOneWarm(ctx context.Context, dir *bundle.Warm) {
 		return
 	}
 	w := m.warmOf(dir, rec)
-	w.reply, w.home = r, true
+	w.reply = r
+	w.home.Store(true)
 	ep, err := shimclient.EndpointOf(r)
 	created := false
 	if err == nil {
@@ -85,11 +87,11 @@ func (m *ShimManager) restoreOneWarm(ctx context.Context, dir *bundle.Warm) {
 
 // warmOf is a warm shim as its record tells of it, without a process.
 func (m *ShimManager) warmOf(dir *bundle.Warm, rec *bundle.WarmRecord) *warmShim {
-	w := &warmShim{
-		dir: dir, token: rec.Launch.Token, answered: rec.Launch.Answered,
-		spec: poolSpec{key: rec.Key, namespace: rec.Namespace, binary: shimclient.Binary{Runtime: rec.Runtime, Path: rec.Launch.Binary}},
-	}
-	w.spec.limits = m.config.pool(w.spec.binary)
+	b := shimclient.Binary{Runtime: rec.Runtime, Path: rec.Launch.Binary}
+	w := m.pool.newWarm(dir, rec.Launch.Token, poolSpec{
+		key: rec.Key, namespace: rec.Namespace, binary: b, limits: m.config.pool(b),
+	})
+	w.answered = rec.Launch.Answered
 	if w.answered != 0 {
 		w.served = w.answered + 1 // it may have been
 	}
@@ -121,7 +123,8 @@ func procOf(p *bundle.Proc) shimclient.ProcessID {
 	return shimclient.ProcessID{Pid: p.Pid, StartTime: p.StartTime}
 }
 
-// takeOver continues what the last daemon had begun with a warm shim: its log, and if nobody is in it the waiting for a task.
+// takeOver continues what the last daemon had begun with a warm shim: its log, and if no instance is in it the waiting
+// for a task.
 func (w *warmShim) takeOver(ctx context.Context, idle bool) {
 	m := w.p.m
 	if logs, err := shimclient.OpenLog(w.dir.LogPath(), log.Fields{"id": w.dir.ID, "namespace": w.spec.namespace}); err != nil {
@@ -148,13 +151,13 @@ func (w *warmShim) takeOver(ctx context.Context, idle bool) {
 		return
 	}
 	if err != nil || w.spec.limits.Warm <= 0 || w.p.ask(ctx, l.task) != nil {
-		m.pool.distrust(w.p) // first: nobody is to get it
+		m.pool.distrust(w.p) // first: no task is to get it
 	}
-	m.pool.put(w, 0)
+	m.pool.account.Put(w.entry, 0)
 }
 
-// hasChildren tells which of the shim's processes, if any, runs others, or may run some. One that does not answer may not have a verified
-// pid.
+// hasChildren tells which of the shim's processes, if any, runs others, or may run some. One that does not answer may
+// not have a verified pid.
 func (w *warmShim) hasChildren(ctx context.Context) (shimclient.ProcessID, bool) {
 	ctx, cancel := context.WithTimeout(ctx, scanTime)
 	defer cancel()

@@ -15,6 +15,7 @@ import (
 	"github.com/shimyard/shimyard/bundle"
 	"github.com/shimyard/shimyard/manager/internal/failpoint"
 	"github.com/shimyard/shimyard/manager/internal/metrics"
+	"github.com/shimyard/shimyard/manager/internal/warm"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -27,20 +28,23 @@ const (
 // errNotWarm: the shim is none that can be started for no container in particular.
 var errNotWarm = errors.Wrap(errdefs.ErrNotImplemented, "the shim does not speak version 3 of the Task API")
 
-// launchWarm gives the instance a shim of the pool, or starts one that can be of use to others after it. A binary that does not let itself
-// be started so is launched as any other.
+// launchWarm gives the instance a shim of the pool, or starts one that can be of use to others after it. A binary that
+// does not let itself be started so is launched as any other.
 func (m *ShimManager) launchWarm(ctx context.Context, i *Instance, facts specFacts, spec poolSpec) (*bootapi.BootstrapResult, error) {
 	if err := m.clearPlace(ctx, i); err != nil {
 		return nil, err
 	}
-	defer m.pool.refill(spec)
+	defer m.pool.account.Refill(spec.key, func(ctx context.Context) (*warm.Entry[*warmShim], error) {
+		return m.pool.spare(ctx, spec)
+	})
 	for ctx.Err() == nil {
-		w, idleFor := m.pool.take(spec.key)
-		if w == nil {
+		e, idleFor := m.pool.account.Take(spec.key)
+		if e == nil {
 			break
 		}
+		w := e.Shim
 		if !w.usable(ctx, idleFor) {
-			m.pool.giveUp(w)
+			m.pool.account.GiveUp(e)
 			continue
 		}
 		err := m.occupy(ctx, i, w, facts)
@@ -59,25 +63,26 @@ func (m *ShimManager) launchWarm(ctx context.Context, i *Instance, facts specFac
 			return nil, err
 		}
 		log.G(ctx).WithError(err).Info("cannot start the shim as one that can serve again, starting it for this container alone")
-		m.pool.refuse(spec.binary)
+		m.pool.refused.Add(spec.binary.File)
 		return m.launchAlone(ctx, i, facts, spec.options)
 	}
-	m.pool.missed(spec)
-	m.pool.put(w, 1)
+	m.pool.account.Missed(spec.key, spec.limits.Warm)
+	m.pool.account.Put(w.entry, 1)
 	if err := m.occupy(ctx, i, w, facts); err != nil {
 		return nil, err
 	}
 	return w.reply, nil
 }
 
-// usable tells whether a shim can be given away: it is connected, and after some time of idleness it answers and its socket, which tmp
-// cleaners remove, is there for the next daemon. That is awaited without the caller's cancellation, which says nothing of the shim.
+// usable tells whether a shim can be given away: it is connected, and after some time of idleness it answers and its
+// socket, which tmp cleaners remove, is there for the next daemon. That is awaited without the caller's cancellation,
+// which says nothing of the shim.
 func (w *warmShim) usable(ctx context.Context, idleFor time.Duration) bool {
 	l, st, _ := w.p.snapshot()
 	if pid := w.p.verified(); st != connected || pid != (shimclient.ProcessID{}) && !pid.Alive() {
 		return false
 	}
-	if idleFor < trusted {
+	if idleFor < w.p.m.pool.trusted {
 		return true
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTime)
@@ -85,19 +90,11 @@ func (w *warmShim) usable(ctx context.Context, idleFor time.Duration) bool {
 	return w.p.endpoint.Probe(ctx) == shimclient.Reachable && w.p.ask(ctx, l.task) == nil
 }
 
-// giveUp ends a shim that was taken and cannot be used, unless others share it.
-func (o *pool) giveUp(w *warmShim) {
-	o.mu.Lock()
-	w.tasks--
-	o.retireLocked(w, "distrusted")
-	o.mu.Unlock()
-	o.finish(w)
-}
-
-// occupy makes a shim of the pool the instance's. The bundle says who serves it from its first moment on, so that the daemon may die at any.
-// When it fails and returns errShimDead or errClosing, nothing of it is left; after another failure what is left is undone with the create.
+// occupy makes a shim of the pool the instance's. The bundle says who serves it from its first moment on, so that the
+// daemon may die at any. When it fails and returns errShimDead or errClosing, nothing of it is left; after another
+// failure what is left is undone with the create.
 func (m *ShimManager) occupy(ctx context.Context, i *Instance, w *warmShim, facts specFacts) error {
-	took := m.pool.tookNow(w)
+	took := w.tookNow()
 	i.mu.Lock()
 	before := i.ledger.givenWarmLocked(w.dir.ID, took)
 	i.mu.Unlock()
@@ -113,7 +110,7 @@ func (m *ShimManager) occupy(ctx context.Context, i *Instance, w *warmShim, fact
 		i.mu.Lock()
 		i.ledger.restoreLocked(before)
 		i.mu.Unlock()
-		m.pool.giveUp(w)
+		m.pool.account.GiveUp(w.entry)
 		return err
 	}
 	failpoint.Here("warm-taken")
@@ -130,8 +127,8 @@ func (w *warmShim) logAs(id string) {
 	w.p.logAs(w.spec.namespace, id)
 }
 
-// recycle lets the process go on without the instance, whose task it has deleted in good order. False when it is not to go on: the caller
-// sends it away if nobody is left in it.
+// recycle lets the process go on without the instance, whose task it has deleted in good order. False when it is not to
+// go on: the caller sends it away if nobody is left in it.
 func (i *Instance) recycle(p *Process, orderly bool) bool {
 	w := p.warmth()
 	if w == nil || !i.takenWarm() {
@@ -141,7 +138,8 @@ func (i *Instance) recycle(p *Process, orderly bool) bool {
 		i.m.pool.distrust(p)
 		return false
 	}
-	if !i.m.pool.keep(w) {
+	w.leftNow()
+	if !i.m.pool.account.Keep(w.entry) {
 		return false
 	}
 	// Before another task may have it: whoever dials this name means the instance.
@@ -154,8 +152,8 @@ func (i *Instance) recycle(p *Process, orderly bool) bool {
 	return true
 }
 
-// backToPool gives a process that was kept to the pool, once the instance is cleaned up. Where that failed the process ends: it works in a
-// directory that cannot be another task's.
+// backToPool gives a process that was kept to the pool, once the instance is cleaned up. Where that failed the process
+// ends: it works in a directory that cannot be another task's.
 func (i *Instance) backToPool(clean bool) {
 	i.mu.Lock()
 	returns, p := i.returns, i.proc
@@ -167,19 +165,32 @@ func (i *Instance) backToPool(clean bool) {
 	if !clean {
 		i.m.pool.distrust(p)
 	}
-	i.m.pool.back(p.warmth(), i)
+	w := p.warmth()
+	// It may have died between the two; then nothing else ends it.
+	if i.m.pool.account.Back(w.entry, func() int { return p.remove(i) }) || p.isOver() {
+		i.m.pool.finish(w)
+	}
 	failpoint.Here("warm-recycled")
 }
 
-// start launches a shim for nobody in particular and connects to it. When it fails nothing of it is left, or the next start of the daemon
-// finds it by its directory.
+// spare is start, for the account.
+func (o *pool) spare(ctx context.Context, spec poolSpec) (*warm.Entry[*warmShim], error) {
+	w, err := o.start(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	return w.entry, nil
+}
+
+// start launches a shim for no container in particular and connects to it. When it fails nothing of it is left, or the
+// next start of the daemon finds it by its directory.
 func (o *pool) start(ctx context.Context, spec poolSpec) (*warmShim, error) {
 	m := o.m
 	dir, err := m.config.Tasks.layout().CreateWarm()
 	if err != nil {
 		return nil, err
 	}
-	w := &warmShim{dir: dir, spec: spec, token: shimclient.NewToken()}
+	w := o.newWarm(dir, shimclient.NewToken(), spec)
 	if err := w.launch(ctx, m); err != nil {
 		w.undo(ctx, m)
 		return nil, err
@@ -228,7 +239,7 @@ func (w *warmShim) launch(ctx context.Context, m *ShimManager) error {
 	if rec.Files, err = w.dir.Names(); err != nil {
 		return err
 	}
-	w.home = true // nobody has it yet
+	w.home.Store(true) // no task has it yet
 	return w.dir.WriteRecord(&rec)
 }
 
@@ -248,8 +259,8 @@ func (w *warmShim) register(ctx context.Context, m *ShimManager) error {
 	return err
 }
 
-// attachWarm makes the process at an endpoint the pool's. created: nobody was in it, it is connected to from now on. fresh: that is to be so,
-// a known one that has answered to a launch is not the pool's to end.
+// attachWarm makes the process at an endpoint the pool's. created: nobody was in it, it is connected to from now on.
+// fresh: that is to be so, a known one that has answered to a launch is not the pool's to end.
 func (m *ShimManager) attachWarm(w *warmShim, ep shimclient.Endpoint, pid shimclient.ProcessID, fresh bool) (created bool, err error) {
 	m.mu.Lock()
 	p := m.processes[ep.String()]
@@ -298,9 +309,7 @@ func errNotOurs(p *Process) error {
 func (w *warmShim) undo(ctx context.Context, m *ShimManager) {
 	ctx = context.WithoutCancel(ctx)
 	if w.p != nil {
-		m.pool.mu.Lock()
-		w.mine = true
-		m.pool.mu.Unlock()
+		m.pool.account.Ending(w.entry)
 		w.p.end()
 		m.pool.clear(w)
 		return

@@ -51,14 +51,8 @@ func (y *yard) starts() int { return y.shim.Count(shimtest.KindExec, "start") }
 
 // idle are the ids of the shims that wait for a task.
 func (y *yard) idle() (ids []string) {
-	y.m.pool.mu.Lock()
-	defer y.m.pool.mu.Unlock()
-	for _, s := range y.m.pool.shelves {
-		for _, w := range s.open {
-			if w.idle {
-				ids = append(ids, w.dir.ID)
-			}
-		}
+	for _, w := range y.m.pool.account.Waiting() {
+		ids = append(ids, w.dir.ID)
 	}
 	return ids
 }
@@ -69,27 +63,10 @@ func (y *yard) spares(n int) {
 	y.until("there are "+itoa(n)+" idle shims", func() bool { return !y.filling() && len(y.idle()) == n })
 }
 
-func (y *yard) filling() bool {
-	y.m.pool.mu.Lock()
-	defer y.m.pool.mu.Unlock()
-	for _, s := range y.m.pool.shelves {
-		if s.filling {
-			return true
-		}
-	}
-	return false
-}
+func (y *yard) filling() bool { return y.m.pool.account.Totals().Filling > 0 }
 
-// aged makes all idle shims idle for so long that they are not trusted unasked.
-func (y *yard) aged() {
-	y.m.pool.mu.Lock()
-	defer y.m.pool.mu.Unlock()
-	for _, s := range y.m.pool.shelves {
-		for _, w := range s.open {
-			w.since = w.since.Add(-2 * trusted)
-		}
-	}
-}
+// aged lets no idle shim be trusted unasked any more, as if all had been idle for long.
+func (y *yard) aged() { y.m.pool.trusted = 0 }
 
 // warm is the pool's shim that serves a task; the test fails if it is none of the pool's.
 func (y *yard) warm(id string) *warmShim {
@@ -103,17 +80,7 @@ func (y *yard) warm(id string) *warmShim {
 func (y *yard) crash(meanwhile ...func()) {
 	y.Helper()
 	y.until("no spare is being started", func() bool { return !y.filling() })
-	y.m.pool.mu.Lock()
-	y.m.pool.closed = true
-	for _, s := range y.m.pool.shelves {
-		for _, w := range s.open {
-			if w.idle {
-				w.expiry.Stop()
-			}
-		}
-	}
-	y.m.pool.shelves = map[string]*shelf{}
-	y.m.pool.mu.Unlock()
+	y.takeAll() // a clean stop ends those that are idle
 	y.restart(meanwhile...)
 }
 

@@ -147,9 +147,7 @@ func sparing(shim shimclient.ProcessID, answered, took uint64) func(shimclient.P
 
 // ended with its launch: all that carries the token of a launch that got no task, and of a warm shim all but what began since it served.
 func (w *warmShim) sparing() func(shimclient.ProcessID) bool {
-	w.p.m.pool.mu.Lock()
-	from := w.served
-	w.p.m.pool.mu.Unlock()
+	from := w.servedFrom()
 	if from == 0 {
 		return nil
 	}

@@ -1,7 +1,7 @@
 // Copyright The Shimyard Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-package manager
+package warm
 
 import (
 	"bytes"
@@ -14,21 +14,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// inherited are the files below /proc/self that tell what a child process inherits, besides its environment: limits, cgroups, security label,
-// what is dumped of it, how exact its timers are, the login that it counts for.
+// inherited are the files below /proc/self that tell what a child process inherits, besides its environment: limits,
+// cgroups, security label, what is dumped of it, how exact its timers are, the login that it counts for.
 var inherited = []string{
-	"limits", "cgroup", "oom_score_adj", "attr/current", "coredump_filter", "timerslack_ns", "personality", "loginuid", "sessionid",
+	"limits", "cgroup", "oom_score_adj", "attr/current", "coredump_filter", "timerslack_ns", "personality",
+	"loginuid", "sessionid",
 }
 
 // inheritedStatus are the lines of /proc/self/status that do.
 var inheritedStatus = [][]byte{
 	[]byte("Umask"), []byte("Uid"), []byte("Gid"), []byte("Groups"),
-	[]byte("CapInh"), []byte("CapPrm"), []byte("CapEff"), []byte("CapBnd"), []byte("CapAmb"), []byte("NoNewPrivs"), []byte("Seccomp"),
+	[]byte("CapInh"), []byte("CapPrm"), []byte("CapEff"), []byte("CapBnd"), []byte("CapAmb"),
+	[]byte("NoNewPrivs"), []byte("Seccomp"),
 	[]byte("Cpus_allowed"), []byte("Mems_allowed"), []byte("SigIgn"), []byte("THP_enabled"),
 	[]byte("Speculation_Store_Bypass"), []byte("SpeculationIndirectBranch"),
 }
 
-// inheritedStat are the numbers of the fields of /proc/self/stat that do: nice, real-time priority, scheduling policy. See proc_pid_stat(5).
+// inheritedStat are the numbers of the fields of /proc/self/stat that do: nice, real-time priority, scheduling policy.
+// See proc_pid_stat(5).
 var inheritedStat = []int{19, 40, 41}
 
 // inheritedLinks are the root directory, and the namespaces that matter to a shim.
@@ -36,8 +39,9 @@ var inheritedLinks = []string{
 	"root", "ns/mnt", "ns/cgroup", "ns/ipc", "ns/net", "ns/pid_for_children", "ns/time_for_children", "ns/user", "ns/uts",
 }
 
-// readSurroundings is the digest of what a child process would inherit from the daemon now. Priorities are a thread's: those of the first one
-// are read, which whoever changes them for the whole daemon changes too. What cannot be read is the same for all.
+// readSurroundings is the digest of what a child process would inherit from the daemon now. Priorities are a thread's:
+// those of the first one are read, which a change for the whole daemon changes too. What cannot be read is
+// the same for all.
 func readSurroundings() string {
 	h := sha256.New()
 	add := func(data []byte) { fmt.Fprintf(h, "%d:%s", len(data), data) }
@@ -64,8 +68,8 @@ func readSurroundings() string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-// statFields returns fields of /proc/PID/stat by their numbers, from 3 on; nil for one that is not there. The second, the name, may hold spaces
-// and parentheses.
+// statFields returns fields of /proc/PID/stat by their numbers, from 3 on; nil for one that is not there. The second,
+// the name, may hold spaces and parentheses.
 func statFields(stat []byte, numbers []int) [][]byte {
 	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
 	found := make([][]byte, len(numbers))

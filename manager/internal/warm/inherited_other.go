@@ -3,7 +3,7 @@
 
 //go:build !linux
 
-package manager
+package warm
 
-// readSurroundings has nothing to tell: there is no pool, see poolSpecFor.
+// readSurroundings has nothing to tell: there is no pool, see the manager.
 func readSurroundings() string { return "" }

@@ -1,7 +1,7 @@
 // Copyright The Shimyard Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-package manager
+package warm
 
 import (
 	"bytes"
@@ -9,15 +9,15 @@ import (
 	"strconv"
 )
 
-// readMachineMemory reads it. What this kernel does not tell is zero.
-func readMachineMemory() machineMemory {
+// readMachine reads the memory of the machine. What this kernel does not tell is zero.
+func readMachine() Machine {
 	info, _ := os.ReadFile("/proc/meminfo")
 	pressure, _ := os.ReadFile("/proc/pressure/memory")
-	return parseMachineMemory(info, pressure)
+	return parseMachine(info, pressure)
 }
 
-// parseMachineMemory reads proc_meminfo(5) and the kernel's pressure stall information.
-func parseMachineMemory(info, pressure []byte) (m machineMemory) {
+// parseMachine reads proc_meminfo(5) and the kernel's pressure stall information.
+func parseMachine(info, pressure []byte) (m Machine) {
 	for line := range bytes.Lines(info) {
 		f := bytes.Fields(line)
 		if len(f) != 3 || string(f[2]) != "kB" {
@@ -29,15 +29,15 @@ func parseMachineMemory(info, pressure []byte) (m machineMemory) {
 		}
 		switch string(f[0]) {
 		case "MemTotal:":
-			m.total = kb << 10
+			m.Total = kb << 10
 		case "MemAvailable:":
-			m.available = kb << 10
+			m.Available = kb << 10
 		}
 	}
 	for line := range bytes.Lines(pressure) {
 		if some, ok := bytes.CutPrefix(line, []byte("some avg10=")); ok {
 			value, _, _ := bytes.Cut(some, []byte(" "))
-			m.pressure, _ = strconv.ParseFloat(string(value), 64) // 0 for what cannot be read
+			m.Pressure, _ = strconv.ParseFloat(string(value), 64) // 0 for what cannot be read
 		}
 	}
 	return m

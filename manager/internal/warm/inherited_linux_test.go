@@ -1,7 +1,7 @@
 // Copyright The Shimyard Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-package manager
+package warm
 
 import (
 	"os"
@@ -14,7 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestInheritedIsRead: whatever a child of the daemon would have otherwise makes another digest, and the same again once it is as before.
+// TestInheritedIsRead: whatever a child of the daemon would have otherwise makes another digest, and the same again
+// once it is as before.
 func TestInheritedIsRead(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("needs root: changes priorities and changes them back")

@@ -1,0 +1,92 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package warm
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	runcoptions "github.com/containerd/containerd/api/types/runc/options"
+	"github.com/containerd/typeurl/v2"
+	"google.golang.org/protobuf/types/known/anypb"
+)
+
+// Wish is what a create asks for, as far as that decides whether a shim which was not started for it may serve it.
+type Wish struct {
+	ID string
+	// Groups are the ids of the containers whose shim the spec asks to be served by.
+	Groups []string
+	// RuncGroup tells that the spec groups containers by the annotation of runc's shim.
+	RuncGroup bool
+	// Options of the runtime.
+	Options *anypb.Any
+}
+
+// Allowed tells whether a warm shim may serve it: not where the shim is to be in a cgroup of its own, nor where the
+// spec groups containers, except for the first container of a pod.
+func (w Wish) Allowed() bool {
+	if w.RuncGroup || hasShimCgroup(w.Options) {
+		return false
+	}
+	return !slices.ContainsFunc(w.Groups, func(g string) bool { return g != w.ID })
+}
+
+// hasShimCgroup: the shim itself is to be put into a cgroup, which cannot be done later. What cannot be read says so,
+// to be safe.
+func hasShimCgroup(opts *anypb.Any) bool {
+	if opts == nil || !typeurl.Is(opts, (*runcoptions.Options)(nil)) {
+		return false
+	}
+	var o runcoptions.Options
+	return typeurl.UnmarshalTo(opts, &o) != nil || o.ShimCgroup != ""
+}
+
+// surroundingsTime is for how long the digest of the surroundings is cached: a create that races with a change of the
+// daemon's limits may see either.
+const surroundingsTime = time.Second
+
+// Keys makes the keys of warm shims. The zero value is ready for use. Safe for concurrent use.
+type Keys struct {
+	mu sync.Mutex
+	// around is the digest of the daemon's surroundings as they were at aroundAt.
+	around   string
+	aroundAt time.Time
+}
+
+// Of is the digest of all that a shim got at its start and cannot be given later: a create that would start a shim
+// which differs in nothing of it can take the one that is there. parts are what the owner gives to the shim; the
+// daemon's environment and what a child process inherits besides it are added. Records on disk carry keys, so the
+// digest of the same things is to stay what it is.
+func (k *Keys) Of(parts ...string) string {
+	h := sha256.New()
+	add := func(parts ...string) {
+		for _, p := range parts {
+			fmt.Fprintf(h, "%d:%s", len(p), p)
+		}
+	}
+	add(parts...)
+	add(os.Environ()...)
+	add(k.surroundings())
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// surroundings is the digest of what a child process inherits from the daemon, see readSurroundings.
+func (k *Keys) surroundings() string {
+	k.mu.Lock()
+	digest, read := k.around, k.aroundAt
+	k.mu.Unlock()
+	if digest != "" && time.Since(read) < surroundingsTime {
+		return digest
+	}
+	read, digest = time.Now(), readSurroundings()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.around, k.aroundAt = digest, read
+	return digest
+}

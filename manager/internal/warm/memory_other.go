@@ -1,0 +1,9 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build !linux
+
+package warm
+
+// readMachine has nothing to tell: there is no pool, see the manager.
+func readMachine() Machine { return Machine{} }
