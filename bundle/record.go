@@ -100,7 +100,7 @@ type TaskState struct {
 	// is how many processes had been killed in it for lack of memory when that was recorded.
 	Cgroup   string `json:"cgroup,omitempty"`
 	OOMKills uint64 `json:"oom_kills,omitempty"`
-	// OOM: the process was ended for lack of memory.
+	// OOM: a process of the task, most likely this one, was ended for lack of memory.
 	OOM bool `json:"oom,omitempty"`
 	// Stopped is when the process was first seen stopped, where its shim did not say since when it is.
 	Stopped time.Time `json:"stopped,omitzero"`

@@ -28,7 +28,7 @@ const (
 	quietLooks = 10 * time.Millisecond
 )
 
-// follower hears the exits and deletions that shims tell, one after the other, in the order in which they came to the
+// follower hears the exits, deletions and OOM kills that shims tell, one after the other, in the order in which they came to the
 // exchange. It does no IO but for the first reading of an instance. The zero value follows nothing.
 type follower struct {
 	// mu guards all below.
@@ -38,11 +38,13 @@ type follower struct {
 	upTo      time.Time // the newest event that was handled, by the time at which its shim sent it
 }
 
-// follow keeps track of the exits and deletions that shims tell, so that nothing is told twice.
+// follow keeps track of what shims tell, so that exits and deletions are told once, and why a task ended is known when
+// its exit has to be told by the daemon.
 func (m *ShimManager) follow() {
 	m.followFrom(m.config.Events.Subscribe(m.ctx,
 		fmt.Sprintf("topic==%q", runtime.TaskExitEventTopic),
-		fmt.Sprintf("topic==%q", runtime.TaskDeleteEventTopic)))
+		fmt.Sprintf("topic==%q", runtime.TaskDeleteEventTopic),
+		fmt.Sprintf("topic==%q", runtime.TaskOOMEventTopic)))
 }
 
 func (m *ShimManager) followFrom(ch <-chan *events.Envelope, errs <-chan error) {
@@ -133,6 +135,10 @@ func (m *ShimManager) heard(env *events.Envelope) {
 			for _, i := range m.reachable(env.Namespace, e.ContainerID) {
 				i.onDeleteEvent(e.Pid)
 			}
+		}
+	case *apievents.TaskOOM:
+		for _, i := range m.reachable(env.Namespace, e.ContainerID) {
+			i.onOOMEvent(env.Timestamp)
 		}
 	}
 }

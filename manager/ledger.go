@@ -89,6 +89,7 @@ type telling struct {
 	speakers  int           // what is being told at this moment
 	silence   chan struct{} // closed when there are no speakers any more
 	oomTold   bool          // this daemon has told that init was ended for lack of memory
+	oomDue    time.Time     // when an OOM kill that the shim has told is to be told again; zero when it is not
 }
 
 // writing is what is known of the record's file.

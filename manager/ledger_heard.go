@@ -4,6 +4,8 @@
 package manager
 
 import (
+	"time"
+
 	tasktypes "github.com/containerd/containerd/api/types/task"
 
 	"github.com/shimyard/shimyard/bundle"
@@ -82,6 +84,21 @@ func (l *ledger) hearDeleteLocked(st state, pid uint32) (ours bool) {
 		}
 	}
 	return ours
+}
+
+// hearOOMLocked takes an OOM kill in the task that the shim told. True when that is to be recorded. An event that was
+// sent before the create began is about an earlier task of the id.
+func (l *ledger) hearOOMLocked(at time.Time) (news bool) {
+	t := l.rec.Task
+	if !l.tells || t == nil || l.rec.Deleted || at.Before(l.rec.Begun) {
+		return false
+	}
+	news = !t.OOM
+	t.OOM = true
+	if (t.Exit == nil || !t.Exit.Told) && l.telling.oomDue.IsZero() {
+		l.repeatOOMLocked()
+	}
+	return news
 }
 
 func (l *ledger) taskPidLocked() uint32 {

@@ -244,7 +244,7 @@ func (l *ledger) placeMemory(pid uint32, cgroup string, kills uint64) {
 	}
 }
 
-// recordOOM records that init was ended for lack of memory.
+// recordOOM records that something in the task, most likely init, was ended for lack of memory.
 func (l *ledger) recordOOM() {
 	l.mu.Lock()
 	if l.rec.Task != nil {

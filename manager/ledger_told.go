@@ -90,20 +90,41 @@ func (l *ledger) toldLocked(e *bundle.Exit) {
 		return
 	}
 	e.Told = true
+	if e == l.exitOfLocked("") {
+		l.telling.oomDue = time.Time{} // from here on it precedes each repeat of the exit
+	}
 	if now := time.Now(); now.Sub(l.keeper.daemonStart()) < youth {
 		e.Owed, e.Spoken = repeats, now.UTC()
 		l.repeatLaterLocked()
 	}
 }
 
+// repeatOOMLocked makes an OOM kill be told again after a pause, as long as subscribers may have missed it.
+func (l *ledger) repeatOOMLocked() {
+	l.telling.oomDue = time.Time{}
+	if now := time.Now(); now.Sub(l.keeper.daemonStart()) < youth {
+		l.telling.oomDue = now.Add(oomPause)
+		l.repeatLaterLocked()
+		l.keeper.announceLocked() // a repeat that waits for an exec's exit waits longer
+	}
+}
+
+// firstDueLocked is when something is to be told again, zero when nothing is.
+func (l *ledger) firstDueLocked() time.Time {
+	_, due := l.owedLocked()
+	if oom := l.telling.oomDue; due.IsZero() || !oom.IsZero() && oom.Before(due) {
+		return oom
+	}
+	return due
+}
+
 // repeatLaterLocked makes what is owed be told again, once for each instance at a time.
 func (l *ledger) repeatLaterLocked() {
-	_, due := l.owedLocked()
-	if l.telling.repeating || !l.tells || due.IsZero() {
+	if l.telling.repeating || !l.tells || l.firstDueLocked().IsZero() {
 		return
 	}
 	l.telling.repeating = true
-	l.keeper.later(time.Until(due), l.keeper.repeat)
+	l.keeper.later(0, l.keeper.repeat) // it waits by itself: something may become due sooner
 }
 
 // owedLocked lists the processes whose exit is to be told again, execs in order of their ids, then init (""), and when
@@ -147,15 +168,19 @@ func (l *ledger) replayDueLocked(st state) (due time.Time, ok bool) {
 
 // repeatDueLocked is when exits are to be told again. Not ok: there is none, and repeat has ended.
 func (l *ledger) repeatDueLocked(st state) (due time.Time, ok bool) {
-	_, due = l.owedLocked()
+	due = l.firstDueLocked()
 	l.telling.repeating = !due.IsZero() && st.listed() && !l.rec.Deleted
 	return due, l.telling.repeating
 }
 
-// takeRepeats counts what is due to be told again, and returns whose exits these are. That it is done is on record
-// before, so that a crash costs a repeat and never makes one too many.
-func (l *ledger) takeRepeats() (due []string) {
+// takeRepeats counts what is due to be told again: an OOM kill, and the exits of the processes that it names. That it is
+// done is on record before, so that a crash costs a repeat and never makes one too many.
+func (l *ledger) takeRepeats() (oom bool, due []string) {
 	l.mu.Lock()
+	if at := l.telling.oomDue; !at.IsZero() && !time.Now().Before(at) {
+		oom = true
+		l.repeatOOMLocked()
+	}
 	ids, _ := l.owedLocked()
 	for _, id := range ids {
 		if e := l.exitOfLocked(id); !time.Now().Before(l.repeatDue(e)) {
@@ -165,8 +190,10 @@ func (l *ledger) takeRepeats() (due []string) {
 		}
 	}
 	l.mu.Unlock()
-	l.save()
-	return due
+	if len(due) > 0 {
+		l.save()
+	}
+	return oom, due
 }
 
 // beginSpeakingLocked tells whether something may be told of a task, which it is not once its Delete has begun; that

@@ -23,9 +23,13 @@ const (
 	// firstRepeatPause is between telling an exit and the first repeat of it; each further pause is twice the one
 	// before. The last repeat comes 35 s after the first word.
 	firstRepeatPause = 5 * time.Second
+	// oomPause is between telling an OOM kill and the next repeat of it, until the exit is told or the daemon is not
+	// young any more. Clients take the reason from what came before the exit, which the shim tells at a time of its
+	// own: the shorter the pause, the fewer come back between the last repeat and the exit.
+	oomPause = time.Second
 )
 
-// repeat tells exits again until none is owed or the task is deleted. While a Delete is under way it waits for what
+// repeat tells exits, and OOM kills before them, again until none is owed or the task is deleted. While a Delete is under way it waits for what
 // becomes of that.
 func (i *Instance) repeat() {
 	for {
@@ -58,13 +62,14 @@ func (i *Instance) repeat() {
 
 // repeatNow tells again what is due.
 func (i *Instance) repeatNow() {
-	due := i.ledger.takeRepeats()
+	oom, due := i.ledger.takeRepeats()
 	failpoint.Here("repeat-counted")
 	i.noteOOM()
 	if !i.beginSpeaking() {
 		return
 	}
 	defer i.ledger.endSpeaking()
+	i.tellOOMIf(oom)
 	for _, id := range due {
 		if id == "" {
 			i.tellOOM()

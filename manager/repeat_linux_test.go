@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	apievents "github.com/containerd/containerd/api/events"
 	"github.com/containerd/containerd/v2/core/runtime"
 	"github.com/stretchr/testify/require"
 
@@ -180,5 +181,82 @@ func TestRepeatsAreIdentical(t *testing.T) {
 	i.repeatNow()
 	y.events.settle()
 	require.Len(t, y.events.of("c1", runtime.TaskExitEventTopic), 1+repeats)
+	y.empty()
+}
+
+// TestOOMToldToAYoungDaemon: the shim's TaskOOM comes before clients have subscribed again, its exit after. It is told
+// again until the exit is told, from when on it comes with the exit's repeats.
+func TestOOMToldToAYoungDaemon(t *testing.T) {
+	due := func(i *Instance) time.Time {
+		synctest.Wait()
+		i.mu.Lock()
+		defer i.mu.Unlock()
+		return i.ledger.telling.oomDue
+	}
+	t.Run("until the exit is told", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			i := youngTask(t)
+			i.onExitEvent("e1", exitOf(201, 7)) // whose repeat is due later
+			for range 3 {
+				i.onOOMEvent(time.Now()) // the shim's, then the repeat that comes back from the exchange
+				require.Equal(t, time.Now().Add(oomPause), due(i))
+				time.Sleep(oomPause)
+			}
+			require.Equal(t, time.Now().Add(oomPause), due(i))
+			i.onExitEvent("", exitOf(200, exitKilled))
+			require.Zero(t, due(i))
+			i.onOOMEvent(time.Now())
+			require.Zero(t, due(i))
+			time.Sleep(time.Hour)
+			require.False(t, i.ledger.telling.repeating)
+		})
+	})
+	t.Run("until the daemon is old", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			i := youngTask(t)
+			i.onOOMEvent(time.Now())
+			time.Sleep(youth)
+			require.Zero(t, due(i))
+			i.onOOMEvent(time.Now())
+			require.Zero(t, due(i))
+			require.True(t, i.ledger.rec.Task.OOM)
+		})
+	})
+	t.Run("of an earlier task", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			i := youngTask(t)
+			i.ledger.rec.Begun = time.Now()
+			i.onOOMEvent(time.Now().Add(-time.Second))
+			require.Zero(t, due(i))
+			require.False(t, i.ledger.rec.Task.OOM)
+		})
+	})
+}
+
+// TestOOMThatTheShimTold reaches who subscribes later, before the exit, also where the cgroup is gone with init.
+func TestOOMThatTheShimTold(t *testing.T) {
+	y := newYard(t, shimtest.Scenario{})
+	y.m.started = time.Now()
+	task := y.create("c1", "die", "KILL")
+	i := y.instance("c1")
+	require.NoError(t, y.m.config.Events.Publish(y.ctx, oom, &apievents.TaskOOM{ContainerID: "c1"}))
+	y.until("it is heard", func() bool {
+		i.mu.Lock()
+		defer i.mu.Unlock()
+		return !i.ledger.telling.oomDue.IsZero()
+	})
+	y.until("it is told again", func() bool { return len(y.topicsOf("c1")) > 1 })
+	require.NoError(t, task.Start(y.ctx))
+	y.until("the exit is told", func() bool { e := i.ledger.exit(""); return e != nil && e.Told })
+	before := y.topicsOf("c1")
+	require.Equal(t, exited, before[len(before)-1])
+	require.Equal(t, oom, before[len(before)-2])
+	i.mu.Lock()
+	i.ledger.rec.Task.Exit.Spoken = time.Now().Add(-time.Hour)
+	i.mu.Unlock()
+	y.m.started = time.Now().Add(-time.Hour)
+	i.repeatNow()
+	require.Equal(t, []string{oom, exited}, y.topicsOf("c1")[len(before):])
+	y.remove("c1")
 	y.empty()
 }

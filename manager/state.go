@@ -229,6 +229,16 @@ func (i *Instance) onExitEvent(execID string, e bundle.Exit) {
 	}
 }
 
+// onOOMEvent: the shim told, at a time by its own clock, that something in the task was killed for lack of memory.
+func (i *Instance) onOOMEvent(at time.Time) {
+	i.mu.Lock()
+	news := i.ledger.hearOOMLocked(at)
+	i.mu.Unlock()
+	if news {
+		i.ledger.saveSoon()
+	}
+}
+
 // onDeleteEvent: the shim told that the task is deleted.
 func (i *Instance) onDeleteEvent(pid uint32) {
 	i.mu.Lock()
