@@ -293,6 +293,12 @@ func (l *ledger) wasLingering() bool {
 // endpointLocked is how to reach the shim, as the record has it; nil when that is not known.
 func (l *ledger) endpointLocked() *bundle.Endpoint { return l.rec.Endpoint }
 
+func (l *ledger) knowsEndpoint() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.endpointLocked() != nil
+}
+
 // begunLocked is when the create began; the zero time for what another containerd has left.
 func (l *ledger) begunLocked() time.Time { return l.rec.Begun }
 

@@ -118,6 +118,29 @@ func TestRestartNeverCreated(t *testing.T) {
 	require.Empty(t, y.events.of("c1"), "nobody is told")
 }
 
+// TestRestartOfACutCreateWithoutBootstrap: the daemon was killed when a Create may have been sent, and the file that
+// says how to reach the shim was lost. What the shim has made is undone by it or, if it is dead, by its delete.
+func TestRestartOfACutCreateWithoutBootstrap(t *testing.T) {
+	for name, alive := range map[string]bool{"shim lives": true, "shim is dead": false} {
+		t.Run(name, func(t *testing.T) {
+			y := newYard(t, shimtest.Scenario{})
+			y.launchOnly("c1")
+			y.restart(func() {
+				require.NoError(t, os.Remove(filepath.Join(y.bundle("c1"), "bootstrap.json")))
+				if !alive {
+					y.shim.KillAll()
+				}
+			})
+			y.empty()
+			y.shim.AwaitNoProcs()
+			require.Equal(t, alive, y.rpcs(0, "State", "c1") > 0)
+			require.NotEmpty(t, y.shim.Find(shimtest.KindExec, "delete"))
+			y.events.settle()
+			require.Empty(t, y.events.of("c1"), "nobody is told")
+		})
+	}
+}
+
 // launchOnly is a create that was cut short after the launch.
 func (y *yard) launchOnly(id string) {
 	y.Helper()

@@ -136,11 +136,12 @@ func (m *ShimManager) restoreOne(ctx context.Context, i *Instance, b *bundle.Bun
 	i.onAttached(p)
 }
 
-// mayHaveTask tells whether a Create may have been sent for a bundle that does not say how to reach its shim. That is written down before
-// a Create, so it was there if there was one, and our record and runc's file with the pid tell that.
+// mayHaveTask tells whether a Create may have been sent for a bundle that does not say how to reach its shim. How to is
+// written down before a Create, there and in our record, so one of these tells it, whichever file was lost; in a bundle
+// of another containerd runc's file with the pid does.
 func (i *Instance) mayHaveTask() bool {
 	_, _, err := i.bundle.InitPid()
-	return i.ledger.wasCreated() || err == nil
+	return i.ledger.wasCreated() || i.ledger.knowsEndpoint() || err == nil
 }
 
 // onAttached lets the takeover of a restored instance begin, now that it has a process.
