@@ -4,7 +4,9 @@
 package integration
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -42,11 +44,19 @@ func (c *chaos) hide(s *slot, pid int, path string) {
 	c.note(s, "socket %s of shim %d is away", path, pid)
 }
 
-// returnSockets puts them back where their shims still live.
+// returnSockets puts them back where their shims still live. A shim whose name the group's next one has taken meanwhile
+// can never be reached again, so it is ended: a round ends with all in order.
 func (c *chaos) returnSockets() {
 	for _, a := range c.away {
-		if unix.Kill(a.pid, 0) != nil || os.Link(a.away, a.path) != nil {
+		err := os.Link(a.away, a.path)
+		switch {
+		case unix.Kill(a.pid, 0) != nil:
 			c.note(nil, "socket %s does not come back, its shim %d has ended", a.path, a.pid)
+		case errors.Is(err, fs.ErrExist):
+			c.note(nil, "socket %s does not come back, another shim than %d has the name", a.path, a.pid)
+			c.strike("shim-kill", a.pid, func() { _ = unix.Kill(a.pid, unix.SIGKILL) })
+		case err != nil:
+			c.note(nil, "socket %s of shim %d does not come back: %v", a.path, a.pid, err)
 		}
 		_ = os.Remove(a.away)
 	}

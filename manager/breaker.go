@@ -109,6 +109,9 @@ func (p *Process) answersAnew() bool {
 		return false
 	}
 	defer conn.Close()
+	if p.mayBeAnother(conn) && p.recognize(ctx, conn) != nil {
+		return false
+	}
 	task, err := conn.Task(p.taskVersion())
 	if err != nil {
 		return false

@@ -134,11 +134,59 @@ func (p *Process) dial(begun func()) (*shimclient.Conn, error) {
 		return nil, err
 	}
 	conn.Observe(observeCall)
-	if err := p.onConnected(conn); err != nil {
+	if err := p.admit(ctx, conn); err != nil {
 		_ = conn.Close()
 		return nil, err
 	}
 	return conn, nil
+}
+
+// admit takes a new connection into use, if it leads to the process.
+func (p *Process) admit(ctx context.Context, conn *shimclient.Conn) error {
+	if p.mayBeAnother(conn) {
+		if err := p.recognize(ctx, conn); err != nil {
+			return err
+		}
+	}
+	return p.onConnected(conn)
+}
+
+// mayBeAnother tells whether a connection may lead to another process than the one whose pid is verified: the first
+// one, if several are known to have had its address, and each later one to another socket. The first one of a process
+// that has its address for itself is held against the record with what it answers, see confirm.
+func (p *Process) mayBeAnother(conn *shimclient.Conn) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.pid == (shimclient.ProcessID{}) {
+		return false
+	}
+	if p.listener == 0 {
+		return p.contested
+	}
+	return conn.Listener() != p.listener
+}
+
+// recognize asks on a connection that may lead to another process for the pid of the shim there. Errors: errStranger
+// when that is not the verified one; any other decides nothing.
+func (p *Process) recognize(ctx context.Context, conn *shimclient.Conn) error {
+	p.mu.Lock()
+	pid, same := p.pid, p.listener != 0 && conn.Listener() == p.listener
+	p.mu.Unlock()
+	if same {
+		return nil
+	}
+	task, err := conn.Task(p.taskVersion())
+	if err != nil {
+		return err
+	}
+	r, err := task.Connect(ctx, &taskapi.ConnectRequest{ID: p.anyID()})
+	switch {
+	case err != nil:
+		return errors.Wrap(err, "what listens there does not say whether it is the shim")
+	case int(r.ShimPid) != pid.Pid:
+		return errStranger
+	}
+	return nil
 }
 
 // isGone tells whether the process, by its verified pid, has ended, whatever listens at its address by now.
@@ -176,6 +224,7 @@ func (p *Process) setLink(conn *shimclient.Conn) (probes bool, err error) {
 		return false, errShimDead // what accepts here now is another process
 	}
 	p.link = &link{conn: conn, task: task}
+	p.listener = conn.Listener()
 	p.failure = nil
 	if p.state != unresponsive {
 		p.toLocked(connected)

@@ -151,13 +151,19 @@ func (m *ShimManager) start(ctx context.Context, i *Instance, opts *anypb.Any) (
 		return nil, nil, errors.Wrap(err, "cannot start the shim")
 	}
 	failpoint.Here("launch-started")
-	p, created, err := m.adopt(ctx, i, r, origin{launched: true})
+	p, created, err := m.adopt(ctx, i, r, origin{launched: true, anew: m.answeredAnew(ctx, r)})
 	if !created {
 		_ = logs.Close()
 	} else if p != nil {
 		p.setLog(logs)
 	}
 	return r, p, err
+}
+
+// answeredAnew is startedAnew for an answer that may be unusable.
+func (m *ShimManager) answeredAnew(ctx context.Context, r *bootapi.BootstrapResult) bool {
+	ep, err := shimclient.EndpointOf(r)
+	return err == nil && m.startedAnew(ctx, ep.Followed())
 }
 
 // adopt takes a process that answered at an endpoint for the instance's: attaches, connects, verifies its pid, writes the records.

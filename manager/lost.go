@@ -35,7 +35,7 @@ func (i *Instance) lose(why error) *Process {
 	if created {
 		p = newProcess(i.m, ep)
 		p.noAddress, p.pid = why, pid
-		i.m.processes[ep.String()] = p
+		i.m.processes[p.name] = p
 	}
 	p.mu.Lock()
 	p.launched, p.traced = p.launched || launched, p.traced || traced

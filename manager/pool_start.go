@@ -266,7 +266,7 @@ func (m *ShimManager) attachWarm(w *warmShim, ep shimclient.Endpoint, pid shimcl
 	p := m.processes[ep.String()]
 	if p == nil {
 		p, created = newProcess(m, ep), true
-		m.processes[ep.String()] = p
+		m.processes[p.name] = p
 	}
 	m.mu.Unlock()
 	if fresh && !created {

@@ -46,6 +46,7 @@ type link struct {
 type Process struct {
 	m        *ShimManager
 	endpoint shimclient.Endpoint
+	name     string // in the manager's map, and guarded by the manager's lock: the endpoint, unless another process has that
 	// over is closed when the process is proven dead or was released by its last instance.
 	over chan struct{}
 
@@ -64,6 +65,8 @@ type Process struct {
 	changed   chan struct{} // closed and replaced at every transition
 	closing   bool          // the last instance is leaving: nobody may join
 	version   int           // of the Task API in use
+	listener  int           // who made the socket listen that it was reached by; 0 when that is not known
+	contested bool          // another process has, or had, its address
 	link      *link
 	pid       shimclient.ProcessID // verified; zero when there is none
 	upAt      uint64               // when it ran and had no task yet, in clock ticks since boot; 0 when that is not known
@@ -90,13 +93,15 @@ type origin struct {
 	answered uint64               // as that daemon has recorded it
 	// group is the instance whose shim is joined; "" where the spec names the group.
 	group string
+	// anew: another process than the known one at its address.
+	anew bool
 	// owned: the pool gave the process to the instance, or it was the instance's before this daemon began.
 	owned bool
 }
 
 func newProcess(m *ShimManager, ep shimclient.Endpoint) *Process {
 	return &Process{
-		m: m, endpoint: ep, version: ep.Version,
+		m: m, endpoint: ep, name: ep.String(), version: ep.Version,
 		over: make(chan struct{}), since: time.Now(), changed: make(chan struct{}),
 		instances: make(map[*Instance]struct{}), tokens: make(map[string]struct{}), dirs: make(map[string]struct{}),
 	}

@@ -7,7 +7,9 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/runtime"
 	"github.com/stretchr/testify/require"
@@ -107,6 +109,82 @@ func TestDeathBehindASuccessor(t *testing.T) {
 	require.Equal(t, runtime.CreatedStatus, before.Status)
 	y.remove("c2")
 	y.empty()
+}
+
+// besideASuccessor has c1 served by a shim whose socket was removed, and c2 by the next shim of the same group, which
+// has made a socket of that name. cut takes the first one's connection away before that.
+func (y *yard) besideASuccessor(cut bool) {
+	y.Helper()
+	y.start("c1", y.grouped("g"))
+	path := y.socketOf("c1")
+	require.NoError(y, os.Rename(path, path+".old"))
+	y.Cleanup(func() { _ = os.Remove(path + ".old") })
+	p := y.instance("c1").process()
+	l, _, lost := p.snapshot()
+	if cut {
+		require.NoError(y, l.conn.Close())
+		<-lost
+	}
+	y.start("c2", y.grouped("g"))
+	require.Equal(y, path, y.socketOf("c2"))
+	require.Len(y, y.shim.Procs(shimtest.RoleDaemon), 2)
+	require.NotSame(y, p, y.instance("c2").process())
+	if cut {
+		y.awaitSilence("c1")
+	}
+}
+
+// TestASuccessorTakesTheAddressOfALivingShim: what the successor says, which does not know its predecessor's tasks, is
+// not believed of them, and neither is their death when either dies.
+func TestASuccessorTakesTheAddressOfALivingShim(t *testing.T) {
+	for name, c := range map[string]struct {
+		cut, restart bool
+		dies         string
+	}{
+		"connected, the first dies":          {false, false, "c1"},
+		"connected, the successor dies":      {false, false, "c2"},
+		"cut off, the first dies":            {true, false, "c1"},
+		"cut off, the successor dies":        {true, false, "c2"},
+		"over a restart, the first dies":     {true, true, "c1"},
+		"over a restart, the successor dies": {true, true, "c2"},
+		"over a restart, the second leaves":  {true, true, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			y := coldYard(t, shimtest.Scenario{})
+			y.config.Deadlines = deadlines(500 * time.Millisecond)
+			y.boot()
+			y.besideASuccessor(c.cut)
+			if c.restart {
+				y.restart()
+				y.inState("c2", running)
+				y.awaitSilence("c1")
+			}
+			other := map[string]string{"c1": "c2", "c2": "c1", "": "c1"}[c.dies]
+			before := y.state(mustGet(y, other))
+			require.Equal(t, runtime.RunningStatus, before.Status)
+			waits := y.waiting(mustGet(y, "c1"))
+			if c.dies != "" {
+				require.NoError(t, y.instance(c.dies).process().verified().Signal(syscall.SIGKILL))
+				y.events.await(c.dies, deleteTopic, 1)
+				y.until(c.dies+" is gone", func() bool { return y.instance(c.dies) == nil })
+				require.Equal(t, []string{c.dies, ""}, idsOf(y.events.of(c.dies, exitTopic, deleteTopic)))
+				require.Empty(t, y.events.of(other, exitTopic, deleteTopic))
+				require.Equal(t, before, y.state(mustGet(y, other)))
+			} else {
+				y.remove("c2")
+				require.Equal(t, before, y.state(mustGet(y, "c1")))
+			}
+			if other == "c1" {
+				require.Empty(t, waits, "Wait never fails for an exchange of sockets")
+				require.NoError(t, y.instance("c1").process().verified().Signal(syscall.SIGKILL))
+			} else {
+				y.remove("c2")
+			}
+			require.Equal(t, uint32(137), (<-waits).exit.Status)
+			y.empty()
+			y.shim.AwaitNoProcs()
+		})
+	}
 }
 
 // TestLaunchAtTheAddressOfADeadProcess: a launch that is answered with the address of a process whose pid is gone has

@@ -27,6 +27,7 @@ type Conn struct {
 	endpoint  Endpoint
 	deadlines Deadlines
 	wire      *wire
+	listener  int
 	caller    caller
 	observe   func(method string, err error, took time.Duration)
 	raw       any
@@ -55,11 +56,24 @@ func Dial(ctx context.Context, e Endpoint, deadlines Deadlines) (*Conn, error) {
 
 // NewConn speaks ttrpc on an existing connection, which it owns from now on.
 func NewConn(conn net.Conn, e Endpoint, deadlines Deadlines) *Conn {
-	c := &Conn{endpoint: e, deadlines: maps.Clone(deadlines), wire: newWire(conn)}
+	c := &Conn{endpoint: e, deadlines: maps.Clone(deadlines), wire: newWire(conn), listener: listenerPid(conn)}
 	client := newTTRPCClient(c.wire)
 	c.caller, c.raw = ttrpcCaller{client}, client
 	c.closeRaw = func() { _ = client.Close() }
 	return c
+}
+
+// Listener is the pid of the process that made the socket listen, which may be a helper of the shim's that is gone; 0
+// when it is not known. It does not say who answers. But two connections with the same listener lead to the same
+// socket, which no other process can have taken meanwhile.
+func (c *Conn) Listener() int { return c.listener }
+
+func listenerPid(conn net.Conn) int {
+	l, err := listenerOf(conn)
+	if err != nil || l == nil {
+		return 0
+	}
+	return l.pid
 }
 
 // Done is closed when the connection is lost or closed. Calls in flight then

@@ -48,7 +48,7 @@ func newGRPCConn(ctx context.Context, conn net.Conn, e Endpoint, deadlines Deadl
 		return nil, errors.Wrapf(err, "making gRPC client for shim at %q", e)
 	}
 	c := &Conn{
-		endpoint: e, deadlines: maps.Clone(deadlines), wire: w,
+		endpoint: e, deadlines: maps.Clone(deadlines), wire: w, listener: listenerPid(conn),
 		caller: grpcCaller{client}, raw: client,
 		closeRaw: func() { _ = client.Close() },
 	}

@@ -138,6 +138,13 @@ func (t target) connect(ctx context.Context) (net.Conn, error) {
 // file that is gone, can be taken by anybody.
 var errForeignPeer = errors.New("who listens there is neither our user nor root")
 
+// listener is the process that began to listen on a unix socket, as the kernel keeps it for the socket's life. That
+// may be a helper which is gone.
+type listener struct {
+	uid uint32
+	pid int
+}
+
 // dialShim connects to a unix socket of a shim. The process that the kernel names as
 // the peer is the one that has made the socket, which may be a helper that is gone:
 // its user counts, its pid proves nothing.
@@ -146,9 +153,9 @@ func dialShim(ctx context.Context, path string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	uid, known, err := peerUID(conn)
-	if err == nil && known && uid != 0 && int64(uid) != int64(os.Geteuid()) {
-		err = errors.Wrapf(errForeignPeer, "uid %d", uid)
+	l, err := listenerOf(conn)
+	if err == nil && l != nil && l.uid != 0 && int64(l.uid) != int64(os.Geteuid()) {
+		err = errors.Wrapf(errForeignPeer, "uid %d", l.uid)
 	}
 	if err != nil {
 		_ = conn.Close()

@@ -10,26 +10,26 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// peerUID returns the user of the process that listens at the other end of a unix
-// socket.
-func peerUID(conn net.Conn) (uid uint32, known bool, err error) {
+// listenerOf returns the process that began to listen at the other end of a unix
+// socket; nil when conn is none.
+func listenerOf(conn net.Conn) (*listener, error) {
 	u, ok := conn.(*net.UnixConn)
 	if !ok {
-		return 0, false, nil
+		return nil, nil
 	}
 	raw, err := u.SyscallConn()
 	if err != nil {
-		return 0, false, errors.Wrap(err, "cannot tell who listens there")
+		return nil, errors.Wrap(err, "cannot tell who listens there")
 	}
 	var cred *unix.Ucred
 	var cerr error
 	if err := raw.Control(func(fd uintptr) {
 		cred, cerr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
 	}); err != nil {
-		return 0, false, errors.Wrap(err, "cannot tell who listens there")
+		return nil, errors.Wrap(err, "cannot tell who listens there")
 	}
 	if cerr != nil {
-		return 0, false, errors.Wrap(cerr, "cannot tell who listens there")
+		return nil, errors.Wrap(cerr, "cannot tell who listens there")
 	}
-	return cred.Uid, true, nil
+	return &listener{uid: cred.Uid, pid: int(cred.Pid)}, nil
 }

@@ -7,5 +7,5 @@ package shimclient
 
 import "net"
 
-// peerUID is not known on this platform, where sockets have no abstract names.
-func peerUID(net.Conn) (uid uint32, known bool, err error) { return 0, false, nil }
+// listenerOf is not known on this platform, where sockets have no abstract names.
+func listenerOf(net.Conn) (*listener, error) { return nil, nil }
