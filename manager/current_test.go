@@ -131,3 +131,30 @@ func TestStateFromBeforeAPause(t *testing.T) {
 		require.False(t, asked)
 	})
 }
+
+// TestStateThatWasJustAsked is answered from the record while nothing has changed since, and asked again after
+// stateFresh: a client that polls must notice a shim that has fallen silent.
+func TestStateThatWasJustAsked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, m := newMemShim(t), memManager(t)
+		task := runcTask(t, s, m)
+		state := func(want runtime.Status, asks int) {
+			t.Helper()
+			before := s.count("State")
+			st, err := task.State(t.Context())
+			require.NoError(t, err)
+			require.Equal(t, want, st.Status)
+			require.Equal(t, asks, s.count("State")-before)
+		}
+		time.Sleep(stateFresh - time.Millisecond)
+		state(runtime.RunningStatus, 0)
+		time.Sleep(time.Millisecond)
+		state(runtime.RunningStatus, 1)
+		require.NoError(t, task.Pause(t.Context()))
+		state(runtime.PausedStatus, 0)
+		s.fail("Kill", codes.Internal, "no mood")
+		require.Error(t, task.Kill(t.Context(), 9, false))
+		task.i.ledger.rec.Task.PidStart++
+		state(runtime.RunningStatus, 1)
+	})
+}

@@ -72,8 +72,9 @@ type keeper interface {
 // done since it was asked.
 type statusChanges struct {
 	underway int
-	epoch    uint64 // counts them, begun and done
-	unsure   bool   // one has failed, or the record is an earlier daemon's: the status is what the shim says next
+	epoch    uint64    // counts them, begun and done
+	stated   time.Time // when the shim last answered State
+	unsure   bool      // one has failed, or the record is an earlier daemon's: the status is what the shim says next
 }
 
 // hearing is what the shim has told before it could be recorded.

@@ -166,6 +166,21 @@ func (l *ledger) learnPid(pid uint32, start uint64, owned bool) (exited bool) {
 	return heard
 }
 
+// ownsPid tells whether a pid is known as that of the container's init, a process of this machine.
+func (l *ledger) ownsPid(pid uint32) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	t := l.rec.Task
+	return t != nil && t.Pid == pid && t.PidOwned && t.PidStart != 0
+}
+
+// statedWithin tells whether the shim has answered State in the time d before now.
+func (l *ledger) statedWithin(d time.Duration) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return !l.status.stated.IsZero() && time.Since(l.status.stated) < d
+}
+
 // epoch is to be taken before State is asked, and given to learnState with the answer.
 func (l *ledger) epoch() uint64 {
 	l.mu.Lock()
@@ -176,6 +191,7 @@ func (l *ledger) epoch() uint64 {
 // learnState keeps what State said, and its exit. asked is the epoch of the status when it was asked.
 func (l *ledger) learnState(s *taskapi.StateResponse, asked uint64) {
 	l.mu.Lock()
+	l.status.stated = time.Now()
 	t := l.taskLocked()
 	news := t.Status != s.Status.String() || t.Stdin != s.Stdin || t.Stdout != s.Stdout || t.Stderr != s.Stderr
 	t.Stdin, t.Stdout, t.Stderr, t.Terminal = s.Stdin, s.Stdout, s.Stderr, s.Terminal

@@ -254,5 +254,8 @@ func (t *Task) State(ctx context.Context) (runtime.State, error) {
 		t.list.ask(ctx)
 		return t.asked.state, t.asked.err
 	}
+	if s, ok := t.i.fresh(); ok {
+		return s, nil
+	}
 	return t.i.stateNow(ctx, 0)
 }

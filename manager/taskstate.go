@@ -15,9 +15,14 @@ import (
 	"github.com/shimyard/shimyard/shimclient"
 )
 
-// learnPid keeps the pid that the shim told.
+// stateFresh is for how long an answer to State stands for what the shim would say, while nothing has changed since:
+// short enough for a client that asks every few seconds to ask the shim itself, so that a silent one is noticed.
+const stateFresh = time.Second
+
+// learnPid keeps the pid that the shim told. What is known for init's own process already is not looked at again: each
+// answer to State names it.
 func (i *Instance) learnPid(pid uint32) {
-	if pid == 0 {
+	if pid == 0 || i.ledger.ownsPid(pid) {
 		return
 	}
 	start, owned := i.judgePid(pid)
@@ -44,6 +49,14 @@ func (i *Instance) current() (runtime.State, bool) {
 		return runtime.State{}, false
 	}
 	return i.ledger.lastKnown()
+}
+
+// fresh is the state of a task whose shim was asked for it less than stateFresh ago, see current.
+func (i *Instance) fresh() (runtime.State, bool) {
+	if !i.ledger.statedWithin(stateFresh) {
+		return runtime.State{}, false
+	}
+	return i.current()
 }
 
 // stateNow asks for the state; with patience > 0 the last known one is the answer after that time.
