@@ -20,11 +20,11 @@ import (
 // suspect: a call was not answered in time. One Connect decides, for the process and all its instances.
 func (p *Process) suspect() {
 	p.mu.Lock()
-	start := p.state == connected && !p.probing && p.m.ctx.Err() == nil
+	start := p.state == connected && !p.probing && p.reg.ctx.Err() == nil
 	p.probing = p.probing || start
 	p.mu.Unlock()
 	if start {
-		p.m.spawn(p.probe)
+		p.reg.spawn(p.probe)
 	}
 }
 
@@ -46,34 +46,34 @@ func (p *Process) probe() {
 func (p *Process) endProbe(l *link) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.probing = p.state == unresponsive && p.link != nil && p.link != l && p.m.ctx.Err() == nil
+	p.probing = p.state == unresponsive && p.link != nil && p.link != l && p.reg.ctx.Err() == nil
 	return !p.probing
 }
 
 // probeLink asks on one connection until there is an answer, or the connection is gone.
 func (p *Process) probeLink(l *link) {
-	for round := 1; p.m.ctx.Err() == nil; round++ {
+	for round := 1; p.reg.ctx.Err() == nil; round++ {
 		if p.isGone() {
 			_ = l.conn.Close() // it is another process that accepts and is silent
 			return
 		}
 		asked := time.Now()
-		if p.decides(l, p.ask(p.m.ctx, l.task)) {
+		if p.decides(l, p.ask(p.reg.ctx, l.task)) {
 			return
 		}
 		p.silent(l)
 		if isAnewRound(round) && p.answersAnew() {
 			// A shim that has just woken answers on both, and the answers that are on their way must not be lost.
-			if p.decides(l, p.ask(p.m.ctx, l.task)) {
+			if p.decides(l, p.ask(p.reg.ctx, l.task)) {
 				return
 			}
 			// The connection is out of step, not the shim: a new one is made as after any loss.
-			log.G(p.m.ctx).WithField("address", p.endpoint).Warn("shim answers on a new connection and not on the old one, giving that up")
+			log.G(p.reg.ctx).WithField("address", p.endpoint).Warn("shim answers on a new connection and not on the old one, giving that up")
 			_ = l.conn.Close()
 			return
 		}
 		// There is always a question under way, which a shim that wakes answers at once, so there is no pause but after one that took no time.
-		if !p.m.sleep(max(0, probePause-time.Since(asked))) {
+		if !p.reg.sleep(max(0, probePause-time.Since(asked))) {
 			return
 		}
 	}
@@ -85,7 +85,7 @@ func isAnewRound(round int) bool { return round&(round-1) == 0 || round%anewRoun
 // decides looks at what a Connect on a link came to. True: no more probing, the shim has answered or the link is lost.
 func (p *Process) decides(l *link, err error) bool {
 	switch {
-	case errors.Is(err, shimclient.ErrConnectionLost), p.m.ctx.Err() != nil:
+	case errors.Is(err, shimclient.ErrConnectionLost), p.reg.ctx.Err() != nil:
 		return true
 	case errors.Is(err, shimclient.ErrNoAnswer):
 		return false
@@ -102,7 +102,7 @@ func (p *Process) ask(ctx context.Context, task *shimclient.Task) error {
 
 // answersAnew asks on a connection of its own. A shim that is stopped accepts that in its backlog and does not answer.
 func (p *Process) answersAnew() bool {
-	ctx, cancel := timeout.WithContext(p.m.ctx, TimeoutLoad)
+	ctx, cancel := timeout.WithContext(p.reg.ctx, timeoutLoad)
 	defer cancel()
 	conn, err := shimclient.Dial(ctx, p.endpoint, p.limits())
 	if err != nil {
@@ -133,20 +133,20 @@ func (p *Process) unreachable() {
 // fallSilent opens the breaker if the process is in the state for it, which is asked with the lock held. From here on the process counts
 // as silent until it has answered, whatever becomes of its connection.
 func (p *Process) fallSilent(what string, due func() bool) {
-	p.m.pool.distrust(p)
+	p.reg.config.OnDistrust(p)
 	p.mu.Lock()
 	if !due() {
 		p.mu.Unlock()
 		return
 	}
 	p.toLocked(unresponsive)
-	escalates := p.m.config.EscalateAfter > 0 && !p.escalates
+	escalates := p.reg.config.EscalateAfter > 0 && !p.escalates
 	p.escalates = p.escalates || escalates
 	p.mu.Unlock()
 	metrics.BreakerTo(p.runtimeName(), unresponsive.String())
-	log.G(p.m.ctx).WithField("address", p.endpoint).Warnf("shim %s; its containers are left alone and it is tried until it answers", what)
+	log.G(p.reg.ctx).WithField("address", p.endpoint).Warnf("shim %s; its containers are left alone and it is tried until it answers", what)
 	if escalates {
-		p.m.spawn(p.escalateWhenDue)
+		p.reg.spawn(p.escalateWhenDue)
 	}
 }
 
@@ -168,19 +168,6 @@ func (p *Process) answered(l *link) {
 	p.mu.Unlock()
 	if closes {
 		metrics.BreakerTo(p.runtimeName(), connected.String())
-		log.G(p.m.ctx).WithField("address", p.endpoint).Info("shim answers again")
+		log.G(p.reg.ctx).WithField("address", p.endpoint).Info("shim answers again")
 	}
-}
-
-// anyID is the id of one of the instances, or the one that a warm shim was started under, for calls that are about the process.
-func (p *Process) anyID() string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for i := range p.instances {
-		return i.id
-	}
-	if p.warm != nil {
-		return p.warm.dir.ID
-	}
-	return ""
 }

@@ -147,7 +147,7 @@ func TestStateOfASilentShim(t *testing.T) {
 					time.Sleep(10 * time.Second)
 					require.Equal(t, unresponsive, processStateOf(p))
 				} else {
-					p.toLockedForTest(unresponsive)
+					fallSilent(p)
 				}
 				st, err := task.State(t.Context())
 				switch {
@@ -168,10 +168,10 @@ func TestStateOfASilentShim(t *testing.T) {
 	}
 }
 
-func (p *Process) toLockedForTest(st processState) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.toLocked(st)
+// fallSilent has a Connect of the process left unanswered.
+func fallSilent(p *Process) {
+	l, _, _ := p.snapshot()
+	p.silent(l)
 }
 
 // TestUseWaitsForTheVerdict: a call on a process that is being reconnected waits, then says Unavailable; a dead one is NotFound.

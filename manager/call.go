@@ -7,22 +7,9 @@ import (
 	"context"
 
 	"github.com/containerd/containerd/v2/pkg/timeout"
-	"github.com/containerd/errdefs"
 	"github.com/pkg/errors"
 
 	"github.com/shimyard/shimyard/shimclient"
-)
-
-// callMode says how a call treats a shim that does not answer or a connection that is lost.
-type callMode int
-
-const (
-	// once: changes something; it waits some time for an unresponsive shim, and after a lost connection nobody knows whether it was done.
-	once callMode = iota
-	// forced: goes out even while the shim is unresponsive, since it is how a caller gets rid of it.
-	forced
-	// repeatable: asks without changing anything, so it is sent again after a reconnect, and fails at once while the shim is unresponsive.
-	repeatable
 )
 
 // call runs f with the Task client of the instance's process. What the shim answers passes through unchanged; a dead shim is
@@ -37,66 +24,7 @@ func (i *Instance) callLink(ctx context.Context, mode callMode, f func(context.C
 	if p == nil {
 		return errNoInstance(i.kind, i.id)
 	}
-	for {
-		l, err := p.use(ctx, mode)
-		if err != nil {
-			return err
-		}
-		err = f(ctx, l)
-		switch {
-		case errdefs.IsDeadlineExceeded(err):
-			p.suspect() // the caller's deadline is often the shorter one
-		case errdefs.IsNotImplemented(err) && l.task.Version() > 2 && p.downgradeFor(ctx, l):
-			continue
-		case errors.Is(err, shimclient.ErrConnectionLost):
-			verdict := i.afterLoss(ctx, p, mode, err)
-			if verdict != nil {
-				return verdict
-			}
-			if mode == repeatable {
-				continue
-			}
-		case ctx.Err() == nil:
-			p.answered(l) // whatever it says, it says something
-		}
-		return err
-	}
-}
-
-// afterLoss waits for what becomes of the process after its connection was lost during a call: NotFound when it is dead, nil when
-// it is connected again and the call may be repeated.
-func (i *Instance) afterLoss(ctx context.Context, p *Process, mode callMode, lost error) error {
-	l, _, changed := p.snapshot()
-	if l != nil && !isDone(l.conn.Done()) {
-		return nil
-	}
-	if l != nil {
-		// The watcher has not seen it yet.
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return lost
-		}
-	}
-	if mode != repeatable {
-		mode = forced // it is not sent again, so that only the verdict is awaited
-	}
-	if _, err := p.use(ctx, mode); err != nil {
-		if ctx.Err() != nil {
-			return lost
-		}
-		return err
-	}
-	return nil
-}
-
-func isDone(ch <-chan struct{}) bool {
-	select {
-	case <-ch:
-		return true
-	default:
-		return false
-	}
+	return p.call(ctx, mode, f)
 }
 
 // detach runs f without the caller's cancellation and returns when it does or the caller leaves.
@@ -180,8 +108,8 @@ func (i *Instance) usable(st state) error {
 
 // unavailable says since when the instance has been waiting for its shim.
 func (i *Instance) unavailable() error {
-	if p := i.process(); p != nil && p.noAddress != nil {
-		return errLost(p.noAddress)
+	if p := i.process(); p != nil && p.lostAddress() != nil {
+		return p.lostAddress()
 	}
 	i.mu.Lock()
 	since := i.since

@@ -222,7 +222,7 @@ func (i *Instance) waitInFlight() bool {
 
 // leaveProcess detaches the instance from its process and ends that when nobody is left.
 func (i *Instance) leaveProcess() {
-	if p := i.process(); p != nil && p.leave(i) {
+	if p := i.process(); p != nil && p.leave(behind{i}) {
 		p.end()
 	}
 }

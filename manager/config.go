@@ -22,11 +22,11 @@ import (
 const (
 	// TimeoutLoad bounds how long a call waits for the connection to a shim, and how long a shim that can only be judged by its
 	// connection (vsock, not launched by us) may stay unreachable before it counts as dead.
-	TimeoutLoad = "io.containerd.timeout.shim.load"
+	TimeoutLoad = timeoutLoad
 	// TimeoutCleanup bounds one attempt to clean up, and how long a create waits for an id that is still being cleaned.
-	TimeoutCleanup = "io.containerd.timeout.shim.cleanup"
+	TimeoutCleanup = timeoutCleanup
 	// TimeoutShutdown bounds the Shutdown call and the wait for the process to go after it.
-	TimeoutShutdown = "io.containerd.timeout.shim.shutdown"
+	TimeoutShutdown = timeoutShutdown
 )
 
 // RuncV2 is the runtime whose shims are vouched for: they clean up by themselves when their Delete succeeds.

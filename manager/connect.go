@@ -32,7 +32,7 @@ func (p *Process) run() {
 		if conn == nil {
 			return
 		}
-		ctx, cancel := context.WithCancel(p.m.ctx)
+		ctx, cancel := context.WithCancel(p.reg.ctx)
 		var gone <-chan struct{}
 		if again {
 			gone = p.watchPid(ctx)
@@ -48,7 +48,7 @@ func (p *Process) run() {
 		case <-p.over:
 			_ = conn.Close()
 			over = true
-		case <-p.m.ctx.Done():
+		case <-p.reg.ctx.Done():
 			over = true
 		}
 		cancel()
@@ -66,7 +66,7 @@ func (p *Process) watchPid(ctx context.Context) <-chan struct{} {
 		return nil
 	}
 	gone := make(chan struct{})
-	p.m.spawn(func() {
+	p.reg.spawn(func() {
 		if pid.Wait(ctx) == nil {
 			close(gone)
 		}
@@ -92,7 +92,7 @@ func (p *Process) connect() *shimclient.Conn {
 		if err == nil {
 			return conn
 		}
-		if p.m.ctx.Err() != nil || p.isOver() {
+		if p.reg.ctx.Err() != nil || p.isOver() {
 			return nil
 		}
 		p.failed(err)
@@ -108,7 +108,7 @@ func (p *Process) connect() *shimclient.Conn {
 		select {
 		case <-t.C:
 		case <-p.over:
-		case <-p.m.ctx.Done():
+		case <-p.reg.ctx.Done():
 		}
 		t.Stop()
 	}
@@ -122,18 +122,18 @@ func (p *Process) dial(begun func()) (*shimclient.Conn, error) {
 	if p.noAddress != nil {
 		return nil, p.noAddress
 	}
-	if err := p.m.dials.Acquire(p.m.ctx, 1); err != nil {
+	if err := p.reg.dials.Acquire(p.reg.ctx, 1); err != nil {
 		return nil, errors.Wrap(err, "waiting for a turn to connect")
 	}
 	begun()
-	ctx, cancel := timeout.WithContext(p.m.ctx, TimeoutLoad)
+	ctx, cancel := timeout.WithContext(p.reg.ctx, timeoutLoad)
 	defer cancel()
 	conn, err := shimclient.Dial(ctx, p.endpoint, p.limits())
-	p.m.dials.Release(1)
+	p.reg.dials.Release(1)
 	if err != nil {
 		return nil, err
 	}
-	conn.Observe(observeCall)
+	conn.Observe(p.reg.config.Observe)
 	if err := p.admit(ctx, conn); err != nil {
 		_ = conn.Close()
 		return nil, err
@@ -153,7 +153,7 @@ func (p *Process) admit(ctx context.Context, conn *shimclient.Conn) error {
 
 // mayBeAnother tells whether a connection may lead to another process than the one whose pid is verified: the first
 // one, if several are known to have had its address, and each later one to another socket. The first one of a process
-// that has its address for itself is held against the record with what it answers, see confirm.
+// that has its address for itself is held against the record with what it answers, see the confirmation of a guessed address.
 func (p *Process) mayBeAnother(conn *shimclient.Conn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -189,6 +189,19 @@ func (p *Process) recognize(ctx context.Context, conn *shimclient.Conn) error {
 	return nil
 }
 
+// isOther tells whether a pid is known not to be the process's.
+func (p *Process) isOther(pid shimclient.ProcessID) bool {
+	mine, none := p.verified(), shimclient.ProcessID{}
+	return mine != none && pid != none && mine != pid
+}
+
+// contest notes that another process has, or had, its address.
+func (p *Process) contest() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.contested = true
+}
+
 // isGone tells whether the process, by its verified pid, has ended, whatever listens at its address by now.
 func (p *Process) isGone() bool {
 	p.mu.Lock()
@@ -204,7 +217,7 @@ func (p *Process) isGoneLocked() bool {
 func (p *Process) onConnected(conn *shimclient.Conn) error {
 	probes, err := p.setLink(conn)
 	if probes {
-		p.m.spawn(p.probe)
+		p.reg.spawn(p.probe)
 	}
 	return err
 }
@@ -245,7 +258,7 @@ func (p *Process) failed(err error) {
 
 // lost: the connection is gone. That alone is not death, and no answer either.
 func (p *Process) lost() {
-	p.m.pool.distrust(p)
+	p.reg.config.OnDistrust(p)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.link = nil

@@ -55,7 +55,7 @@ func (i *Instance) createTask(ctx context.Context, opts runtime.CreateOpts, root
 // detached runs a create call that must not be abandoned half way. It fails with Unavailable, and nothing is sent, where the shim owes
 // the answers to too many such calls already.
 func (i *Instance) detached(ctx context.Context, call func(context.Context) error) error {
-	if p := i.process(); p != nil && p.stranded() >= strandedLimit {
+	if p := i.process(); p != nil && stranded(p) >= strandedLimit {
 		return errors.Wrapf(errdefs.ErrUnavailable, "shim at %s has left %d creates unanswered whose callers have given up; "+
 			"it gets no further one before it answers", p.endpoint, strandedLimit)
 	}
@@ -71,8 +71,8 @@ func (i *Instance) detached(ctx context.Context, call func(context.Context) erro
 }
 
 // stranded counts the Creates that have not been answered since their callers left.
-func (p *Process) stranded() (n int) {
-	for _, i := range p.members() {
+func stranded(p *Process) (n int) {
+	for _, i := range instancesOf(p) {
 		if i.creation.owed() != nil {
 			n++
 		}

@@ -62,7 +62,6 @@ func TestListFromTheRecord(t *testing.T) {
 		"another shim": {func(_ *testing.T, _ *memShim, task *Task) {
 			task.i.binary.Runtime = "io.containerd.other.v1"
 		}, runtime.RunningStatus, true},
-		"an old shim": {func(_ *testing.T, _ *memShim, task *Task) { task.i.proc.version = 2 }, runtime.RunningStatus, true},
 		"created": {func(_ *testing.T, _ *memShim, task *Task) {
 			task.i.ledger.rec.Task.Status = tasktypes.Status_CREATED.String()
 		}, runtime.RunningStatus, true},
@@ -70,7 +69,10 @@ func TestListFromTheRecord(t *testing.T) {
 		"a pid that may not be its": {func(_ *testing.T, _ *memShim, task *Task) {
 			task.i.ledger.rec.Task.PidOwned = false
 		}, runtime.RunningStatus, true},
-		"being probed": {func(_ *testing.T, _ *memShim, task *Task) { task.i.proc.probing = true }, runtime.RunningStatus, true},
+		"being probed": {func(_ *testing.T, s *memShim, task *Task) {
+			s.stall("Connect")
+			task.i.proc.suspect()
+		}, runtime.RunningStatus, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

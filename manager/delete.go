@@ -188,14 +188,12 @@ func (i *Instance) endSilentShim(ctx context.Context) bool {
 	if (pid == shimclient.ProcessID{}) {
 		return false
 	}
-	if !p.leave(i) {
-		p.stay(i)
+	if !p.closeIfAlone(behind{i}) {
 		return false
 	}
-	// Nobody can join from here on.
 	log.G(ctx).WithField("pid", pid.Pid).Warn("shim does not answer and its container is gone, ending it")
 	killed := p.kill(ctx)
-	p.stay(i)
+	p.reopen()
 	return killed
 }
 
@@ -222,7 +220,7 @@ func (i *Instance) deleteFailed(ctx context.Context, err error) (*runtime.Exit, 
 // containers of a pod for the end of the pod.
 // Not released: it said yes and still runs, see cleanUpOnceGone.
 func (i *Instance) releaseProcess(ctx context.Context, p *Process, orderly bool) (released bool, err error) {
-	if p == nil || i.recycle(p, orderly) || !p.leave(i) {
+	if p == nil || i.recycle(p, orderly) || !p.leave(behind{i}) {
 		return true, nil
 	}
 	if !p.isLaunched() {
@@ -231,7 +229,7 @@ func (i *Instance) releaseProcess(ctx context.Context, p *Process, orderly bool)
 	}
 	gone, err := i.shutDown(ctx, p)
 	if err != nil && !p.dead() {
-		p.stay(i)
+		p.stay(behind{i})
 		if !i.unanswered(err) || !i.endSilentShim(ctx) {
 			return false, err
 		}

@@ -6,6 +6,7 @@ package manager
 import (
 	"context"
 	"syscall"
+	"time"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/v2/pkg/timeout"
@@ -16,6 +17,9 @@ import (
 	"github.com/shimyard/shimyard/manager/internal/metrics"
 	"github.com/shimyard/shimyard/shimclient"
 )
+
+// goneLook is the pause between two looks at whether a socket is still listened on.
+const goneLook = 20 * time.Millisecond
 
 // die: the process is proven dead. Each of its instances is cleaned up on its own; after an orderly shutdown there is none.
 func (p *Process) die(proof string) {
@@ -29,11 +33,11 @@ func (p *Process) die(proof string) {
 			by = "pid"
 		}
 		metrics.Died(p.runtimeName(), by)
-		log.G(p.m.ctx).WithField("address", p.endpoint).Infof("shim is dead: %s", proof)
+		log.G(p.reg.ctx).WithField("address", p.endpoint).Infof("shim is dead: %s", proof)
 	}
 	p.end()
-	for _, i := range p.members() {
-		i.cleanUpIfDead()
+	for _, m := range p.members() {
+		m.died()
 	}
 }
 
@@ -52,12 +56,9 @@ func (p *Process) end() {
 	p.link, p.log = nil, nil
 	p.toLocked(ended)
 	close(p.over)
-	w := p.warm
 	p.mu.Unlock()
-	p.m.dropProcess(p)
-	if w != nil {
-		p.m.pool.ended(w)
-	}
+	p.reg.drop(p)
+	p.reg.config.OnEnd(p)
 	if l != nil {
 		_ = l.conn.Close()
 	}
@@ -68,7 +69,7 @@ func (p *Process) end() {
 
 // kill ends the process with SIGKILL and waits until it is proven dead, up to the cleanup timeout. For the caller to justify.
 func (p *Process) kill(ctx context.Context) bool {
-	ctx, cancel := timeout.WithContext(ctx, TimeoutCleanup)
+	ctx, cancel := timeout.WithContext(ctx, timeoutCleanup)
 	defer cancel()
 	pid := p.verified()
 	if pid == (shimclient.ProcessID{}) {
@@ -95,7 +96,7 @@ func (p *Process) kill(ctx context.Context) bool {
 // shutdown asks the process to go and waits until it has, each up to the shutdown timeout. One that said yes and lingers is for the
 // caller to end.
 func (p *Process) shutdown(ctx context.Context, id string) error {
-	ctx, cancel := timeout.WithContext(ctx, TimeoutShutdown)
+	ctx, cancel := timeout.WithContext(ctx, timeoutShutdown)
 	defer cancel()
 	l, err := p.sendShutdown(ctx, id)
 	if err == nil && !p.waitGone(ctx, l) {
@@ -138,7 +139,7 @@ func (p *Process) waitGone(ctx context.Context, l *link) bool {
 	}
 	for p.endpoint.Unix() && !p.isOver() && p.reach() != shimclient.Refused {
 		select {
-		case <-after(helperPause):
+		case <-time.After(goneLook):
 		case <-ctx.Done():
 			return false
 		}
@@ -148,7 +149,7 @@ func (p *Process) waitGone(ctx context.Context, l *link) bool {
 
 // away waits until the process that is on its way out is gone, or stays after all, up to the cleanup timeout.
 func (p *Process) away(ctx context.Context) error {
-	ctx, cancel := timeout.WithContext(ctx, TimeoutCleanup)
+	ctx, cancel := timeout.WithContext(ctx, timeoutCleanup)
 	defer cancel()
 	for {
 		p.mu.Lock()
@@ -162,5 +163,40 @@ func (p *Process) away(ctx context.Context) error {
 		case <-ctx.Done():
 			return errors.Wrap(ctx.Err(), "waiting for an earlier shim of the group to go")
 		}
+	}
+}
+
+// awaitEndOrKill waits for the end of a process that said yes to its shutdown; false when the manager was closed
+// before. One that takes longer than patience and whose pid is verified is ended: nobody is behind it and nobody can
+// come, so it has nothing to lose.
+func (p *Process) awaitEndOrKill(ctx context.Context, patience time.Duration) bool {
+	for {
+		wctx, cancel := context.WithTimeout(ctx, patience)
+		ended := p.awaitEnd(wctx)
+		cancel()
+		if ended {
+			return true
+		}
+		if ctx.Err() != nil {
+			return false
+		}
+		if pid := p.verified(); pid != (shimclient.ProcessID{}) {
+			log.G(ctx).WithField("pid", pid.Pid).Error("shim does not end after its shutdown, ending it")
+			p.kill(ctx)
+		}
+	}
+}
+
+// awaitEnd waits for the end of the process itself: by its pid where that is verified, else until its death is proven
+// otherwise.
+func (p *Process) awaitEnd(ctx context.Context) bool {
+	if pid := p.verified(); pid != (shimclient.ProcessID{}) {
+		return pid.Wait(ctx) == nil
+	}
+	select {
+	case <-p.over:
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }

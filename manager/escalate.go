@@ -29,7 +29,7 @@ func (p *Process) escalateWhenDue() {
 		select {
 		case <-t.C:
 		case <-changed:
-		case <-p.m.ctx.Done():
+		case <-p.reg.ctx.Done():
 		}
 		t.Stop()
 	}
@@ -39,11 +39,11 @@ func (p *Process) escalateWhenDue() {
 func (p *Process) untilEscalation() (left time.Duration, changed <-chan struct{}, over bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.state != unresponsive || p.m.ctx.Err() != nil {
+	if p.state != unresponsive || p.reg.ctx.Err() != nil {
 		p.escalates = false
 		return 0, nil, true
 	}
-	return p.m.config.EscalateAfter - time.Since(p.since), p.changed, false
+	return p.reg.config.EscalateAfter - time.Since(p.since), p.changed, false
 }
 
 // escalate ends a shim that has been silent for longer than config allows, which by default it may be for ever. Its
@@ -54,15 +54,15 @@ func (p *Process) escalate() bool {
 	if pid == (shimclient.ProcessID{}) {
 		return false
 	}
-	log.G(p.m.ctx).WithField("address", p.endpoint).WithField("pid", pid.Pid).
-		Errorf("shim has not answered for %s, ending it and its containers, as configured", p.m.config.EscalateAfter)
+	log.G(p.reg.ctx).WithField("address", p.endpoint).WithField("pid", pid.Pid).
+		Errorf("shim has not answered for %s, ending it and its containers, as configured", p.reg.config.EscalateAfter)
 	if err := dumpStacks(pid); err != nil {
-		log.G(p.m.ctx).WithError(err).Warn("cannot make the shim dump its stacks")
-	} else if !p.m.sleep(dumpTime) {
+		log.G(p.reg.ctx).WithError(err).Warn("cannot make the shim dump its stacks")
+	} else if !p.reg.sleep(dumpTime) {
 		return false
 	}
 	if _, _, over := p.untilEscalation(); over {
 		return false // woken by the signal, or by chance
 	}
-	return p.kill(p.m.ctx)
+	return p.kill(p.reg.ctx)
 }

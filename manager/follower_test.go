@@ -95,7 +95,7 @@ func TestStreamOfEvents(t *testing.T) {
 		stop, stopped := make(chan struct{}), make(chan struct{})
 		go func() {
 			defer close(stopped)
-			for !isDone(stop) {
+			for !isClosed(stop) {
 				ch <- sent(t, time.Now().Add(-time.Millisecond), exitEvent("other", "other", 1, 0))
 				time.Sleep(5 * time.Millisecond)
 			}

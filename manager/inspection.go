@@ -90,7 +90,7 @@ func (i *Instance) view(processes bool) inspect.Instance {
 	i.mu.Unlock()
 	init, shim := i.ledger.initProcess(), i.ledger.recordedShim()
 	if p != nil {
-		p.describe(&v)
+		describe(p, &v)
 		if pid := p.verified(); pid != (shimclient.ProcessID{}) {
 			shim = pid
 		}
@@ -106,21 +106,20 @@ var stateNames = map[state]string{
 }
 
 // describe adds what is known of the way to the shim.
-func (p *Process) describe(v *inspect.Instance) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	v.Address, v.Tasks, v.API = p.endpoint.String(), len(p.instances), p.version
-	if v.LastError == "" && p.failure != nil {
-		v.LastError, v.LastErrorAt = p.failure.Error(), p.failedAt
+func describe(p *Process, v *inspect.Instance) {
+	st := p.status()
+	v.Address, v.Tasks, v.API = st.Address, st.Members, st.Version
+	if v.LastError == "" && st.Failure != nil {
+		v.LastError, v.LastErrorAt = st.Failure.Error(), st.FailedAt
 	}
 	if v.State != inspect.StateRunning && v.State != inspect.StateRestoring {
 		return
 	}
 	switch {
-	case p.state == unresponsive && p.link != nil:
-		v.State, v.Since = inspect.StateUnresponsive, p.since.UTC()
-	case (p.state == connecting || p.state == unresponsive) && v.State == inspect.StateRunning:
-		v.State, v.Since = inspect.StateReconnecting, p.since.UTC()
+	case st.State == unresponsive && st.Linked:
+		v.State, v.Since = inspect.StateUnresponsive, st.Since.UTC()
+	case (st.State == connecting || st.State == unresponsive) && v.State == inspect.StateRunning:
+		v.State, v.Since = inspect.StateReconnecting, st.Since.UTC()
 	}
 }
 
@@ -150,10 +149,9 @@ func (m *ShimManager) inspectOne(q *inspect.InspectRequest) (*inspect.InspectRes
 	}
 	r := &inspect.InspectResponse{Version: inspect.Version, Instance: i.view(true)}
 	if p := i.process(); p != nil {
-		p.mu.Lock()
-		r.Connection, r.ConnectionSince = p.state.String(), p.since.UTC()
-		p.mu.Unlock()
-		for _, o := range p.members() {
+		st := p.status()
+		r.Connection, r.ConnectionSince = st.State.String(), st.Since.UTC()
+		for _, o := range instancesOf(p) {
 			r.Members = append(r.Members, o.namespace+"/"+o.id)
 		}
 		slices.Sort(r.Members)
@@ -190,12 +188,11 @@ func (m *ShimManager) shimLog(namespace, id string) (*shimclient.Log, shimclient
 	if p == nil {
 		return nil, shimclient.ProcessID{}, errors.Wrapf(errdefs.ErrFailedPrecondition, "%s %s has no shim", i.kind, i.id)
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.log == nil {
-		return nil, p.pid, errors.Wrapf(errdefs.ErrFailedPrecondition, "the log of the shim of %s %s is not open", i.kind, i.id)
+	logs := p.shimLog()
+	if logs == nil {
+		err = errors.Wrapf(errdefs.ErrFailedPrecondition, "the log of the shim of %s %s is not open", i.kind, i.id)
 	}
-	return p.log, p.pid, nil
+	return logs, p.verified(), err
 }
 
 // dump makes the shim of an instance write its stacks.
@@ -230,9 +227,4 @@ func (m *ShimManager) logs(q *inspect.LogsRequest) (*inspect.LogsResponse, error
 		r.Lines = append(r.Lines, inspect.LogLine{Number: l.Number, At: l.At, Text: l.Text})
 	}
 	return r, nil
-}
-
-// String names the state for people.
-func (s processState) String() string {
-	return [...]string{"connecting", "connected", "unresponsive", "ended"}[s]
 }

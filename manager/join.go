@@ -25,7 +25,7 @@ const sandboxVersion = 3
 // record is one of stock containerd, of a task that was created.
 func (i *Instance) recordJoin(sandbox string, r *bootapi.BootstrapResult) error {
 	if ep, err := shimclient.EndpointOf(r); err == nil {
-		if p := i.m.processAt(ep.Followed()); p != nil {
+		if p := i.m.procs.at(ep.Followed()); p != nil {
 			i.ledger.recordShim(p.verified())
 		}
 	}

@@ -101,9 +101,7 @@ func (m *ShimManager) serves(ctx context.Context, d *bundle.Bundle) bool {
 	if err != nil {
 		return true
 	}
-	ctx, cancel := context.WithTimeout(ctx, probeReach)
-	defer cancel()
-	return ep.Probe(ctx) != shimclient.Refused
+	return probe(ctx, ep) != shimclient.Refused
 }
 
 // launch starts a shim for the instance, or finds that its `start` has named a process that is known already. Launches into one group
@@ -163,7 +161,7 @@ func (m *ShimManager) start(ctx context.Context, i *Instance, opts *anypb.Any) (
 // answeredAnew is startedAnew for an answer that may be unusable.
 func (m *ShimManager) answeredAnew(ctx context.Context, r *bootapi.BootstrapResult) bool {
 	ep, err := shimclient.EndpointOf(r)
-	return err == nil && m.startedAnew(ctx, ep.Followed())
+	return err == nil && m.procs.startedAnew(ctx, ep.Followed())
 }
 
 // adopt takes a process that answered at an endpoint for the instance's: attaches, connects, verifies its pid, writes the records.
@@ -185,7 +183,7 @@ func (m *ShimManager) adopt(ctx context.Context, i *Instance, r *bootapi.Bootstr
 		return nil, false, err
 	}
 	failpoint.Here("launch-bootstrap")
-	p, created, err := m.attach(i, ep, from)
+	p, created, err := m.procs.attach(behind{i}, ep, from)
 	if err != nil {
 		return p, created, err
 	}

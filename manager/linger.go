@@ -10,8 +10,6 @@ import (
 	"github.com/containerd/containerd/v2/pkg/timeout"
 	"github.com/containerd/log"
 	"github.com/pkg/errors"
-
-	"github.com/shimyard/shimyard/shimclient"
 )
 
 const (
@@ -76,47 +74,12 @@ func (i *Instance) cleanUpAfter(p *Process, c cleaning, patience time.Duration) 
 	i.clean(c)
 }
 
-// awaitEndOrKill waits for the end of a process that said yes to its shutdown; false when the manager was closed
-// before. One that takes longer than patience and whose pid is verified is ended: nobody is behind it and nobody can
-// come, so it has nothing to lose.
-func (p *Process) awaitEndOrKill(ctx context.Context, patience time.Duration) bool {
-	for {
-		wctx, cancel := context.WithTimeout(ctx, patience)
-		ended := p.awaitEnd(wctx)
-		cancel()
-		if ended {
-			return true
-		}
-		if ctx.Err() != nil {
-			return false
-		}
-		if pid := p.verified(); pid != (shimclient.ProcessID{}) {
-			log.G(ctx).WithField("pid", pid.Pid).Error("shim does not end after its shutdown, ending it")
-			p.kill(ctx)
-		}
-	}
-}
-
-// awaitEnd waits for the end of the process itself: by its pid where that is verified, else until its death is proven
-// otherwise.
-func (p *Process) awaitEnd(ctx context.Context) bool {
-	if pid := p.verified(); pid != (shimclient.ProcessID{}) {
-		return pid.Wait(ctx) == nil
-	}
-	select {
-	case <-p.over:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
-
 // restoreLingering takes up what an earlier daemon did not come to the end of. Others may be behind the process where
 // that daemon died before they were told that it is closing; then it is theirs.
 func (i *Instance) restoreLingering(p *Process) {
 	i.activated()
 	c := cleaning{shimDelete: i.ledger.exit("") == nil || i.deletesAlways(), orderly: i.ledger.exit("") != nil}
-	if !p.leave(i) {
+	if !p.leave(behind{i}) {
 		i.clean(c)
 		return
 	}

@@ -6,9 +6,7 @@ package manager
 import (
 	"strconv"
 
-	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
-	"github.com/pkg/errors"
 
 	"github.com/shimyard/shimyard/shimclient"
 )
@@ -28,25 +26,8 @@ func (i *Instance) lose(why error) *Process {
 	}
 	traced := !i.servedByAnother()
 	launched := i.launchedHere()
-	ep := shimclient.Endpoint{Address: "unknown address of " + name}
-	i.m.mu.Lock()
-	p := i.m.processes[ep.String()]
-	created := p == nil
-	if created {
-		p = newProcess(i.m, ep)
-		p.noAddress, p.pid = why, pid
-		i.m.processes[p.name] = p
-	}
-	p.mu.Lock()
-	p.launched, p.traced = p.launched || launched, p.traced || traced
-	p.enterLocked(i)
-	p.mu.Unlock()
-	i.m.mu.Unlock()
+	p := i.m.procs.attachLost(behind{i}, name, why, traced, origin{pid: pid, launched: launched})
 	i.announce() // whoever waits for the process that it had, or for it to have one, has another to look at
-	if created {
-		p.unreachable()
-		i.m.onBegin(p.run)
-	}
 	return p
 }
 
@@ -56,7 +37,7 @@ func (i *Instance) loseStranger(why error) {
 	i.mu.Lock()
 	i.guessed, i.mend = false, false
 	i.mu.Unlock()
-	if p.remove(i) == 0 && p.warmth() == nil {
+	if p.remove(behind{i}) == 0 && p.kept() == nil {
 		p.end()
 	}
 	i.lose(why)
@@ -67,10 +48,4 @@ func (i *Instance) loseStranger(why error) {
 func (i *Instance) servedByAnother() bool {
 	way := i.ledger.passage()
 	return way.joined || way.warm != "" || i.leader() != ""
-}
-
-// errLost says why a process cannot be reached at all, and what becomes of what it serves.
-func errLost(why error) error {
-	return errors.Wrapf(errdefs.ErrUnavailable, "cannot tell how to reach the shim, which runs, as do its containers; "+
-		"what is left is cleaned up once it has ended: %v", why)
 }

@@ -22,8 +22,6 @@ import (
 const (
 	// closeTimeout bounds Close.
 	closeTimeout = 5 * time.Second
-	// dialsAtOnce bounds the connects and first State calls of a restore. They wait for other processes, not for a CPU.
-	dialsAtOnce = 64
 	// savesAtOnce bounds the writes of records that the events of shims cause.
 	savesAtOnce = 4
 )
@@ -55,15 +53,14 @@ type ShimManager struct {
 	started time.Time
 	// undecided counts the instances found at the start of which it is not known yet what becomes of them.
 	undecided atomic.Int64
-	dials     *semaphore.Weighted
+	procs     *registry
 
-	// mu guards the maps. Never held while anything else is done.
+	// mu guards all below up to unaddressed. Never held while anything else is done.
 	mu        sync.Mutex
 	instances map[key]*Instance
 	leaving   map[key][]*Instance // gone, and events of theirs may still come; several of one id
-	processes map[string]*Process
-	restored  []*Instance // listed from disk at the start, for the restore
-	found     []func()    // what the restore is to start once all records are read
+	restored  []*Instance         // listed from disk at the start, for the restore
+	found     []func()            // what the restore is to start once all records are read
 	begun     bool
 	// unaddressed are those of restored whose bundles do not say how to reach their shims.
 	unaddressed []unaddressed
@@ -113,10 +110,8 @@ func New(ctx context.Context, config Config) (*ShimManager, error) {
 		ctx:       ctx,
 		cancel:    cancel,
 		started:   time.Now(),
-		dials:     semaphore.NewWeighted(dialsAtOnce),
 		instances: make(map[key]*Instance),
 		leaving:   make(map[key][]*Instance),
-		processes: make(map[string]*Process),
 	}
 	m.init()
 	for _, of := range []struct {
@@ -137,9 +132,24 @@ func New(ctx context.Context, config Config) (*ShimManager, error) {
 // init makes what is the same for every manager.
 func (m *ShimManager) init() {
 	m.pool = newPool(m)
+	m.procs = newRegistry(m.registryConfig())
 	m.saves = semaphore.NewWeighted(savesAtOnce)
 	m.ready, m.urgent = make(chan struct{}), make(chan struct{})
 	m.urge = sync.OnceFunc(func() { close(m.urgent) })
+}
+
+// registryConfig is what shim processes need of the manager.
+func (m *ShimManager) registryConfig() registryConfig {
+	return registryConfig{
+		Context: m.ctx, Spawn: m.spawn, Begin: m.onBegin, Urge: func() { m.urge() },
+		Deadlines: m.config.deadlines, EscalateAfter: m.config.EscalateAfter, Observe: observeCall,
+		OnDistrust: m.pool.distrust,
+		OnEnd: func(p *Process) {
+			if w := warmth(p); w != nil {
+				m.pool.ended(w)
+			}
+		},
+	}
 }
 
 // begin starts the work in the background on what was found on disk. Not before all records are read: until then it cannot be told who

@@ -14,7 +14,6 @@ import (
 	"github.com/containerd/containerd/v2/core/events/exchange"
 	"github.com/containerd/ttrpc"
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sync/semaphore"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
@@ -33,8 +32,9 @@ var noLayout bundle.Layout
 // testExchange serves all tests: an exchange has a goroutine that nothing ends.
 var testExchange = exchange.NewExchange()
 
-// memManager is a manager without disk, processes and subscriptions, for tests in a synctest bubble.
-func memManager(t testing.TB) *ShimManager {
+// memManager is a manager without disk, processes and subscriptions, for tests in a synctest bubble. Its shim processes do not connect by
+// themselves, unless change says so.
+func memManager(t testing.TB, change ...func(*registryConfig)) *ShimManager {
 	ctx, cancel := context.WithCancel(context.Background())
 	m := &ShimManager{
 		config:    Config{Events: testExchange, Deadlines: shimclient.DefaultDeadlines(), Sandboxes: &sandboxStore{}},
@@ -43,12 +43,16 @@ func memManager(t testing.TB) *ShimManager {
 		ctx:       ctx,
 		cancel:    cancel,
 		started:   time.Now().Add(-time.Hour),
-		dials:     semaphore.NewWeighted(dialsAtOnce),
 		instances: make(map[key]*Instance),
 		leaving:   make(map[key][]*Instance),
-		processes: make(map[string]*Process),
 	}
 	m.init()
+	c := m.registryConfig()
+	c.Begin = func(func()) {}
+	for _, f := range change {
+		f(&c)
+	}
+	m.procs = newRegistry(c)
 	m.begin()
 	t.Cleanup(func() { require.NoError(t, m.Close()) })
 	return m
@@ -70,10 +74,15 @@ func startOf(t testing.TB, pid uint32) uint64 {
 
 // memTask is a created instance with a pid, behind a process that is not yet connected.
 func memTask(t testing.TB, m *ShimManager, id string, pid uint32) (*Instance, *Process) {
+	return memTaskFrom(t, m, id, pid, origin{launched: true})
+}
+
+func memTaskFrom(t testing.TB, m *ShimManager, id string, pid uint32, from origin) (*Instance, *Process) {
 	i := memInstance(m, id, running)
 	i.ledger.rec = bundle.Record{Created: true, Task: &bundle.TaskState{Status: "RUNNING", Pid: pid, PidStart: startOf(t, pid)}}
-	p := newProcess(m, testEndpoint)
-	require.NoError(t, p.join(i, origin{launched: true}))
+	ep := shimclient.Endpoint{Protocol: "ttrpc", Address: "unix:///nowhere-of-" + id + ".sock", Version: 3}
+	p, _, err := m.procs.attach(behind{i}, ep, from)
+	require.NoError(t, err)
 	m.instances[i.key()] = i
 	t.Cleanup(p.end)
 	return i, p

@@ -148,14 +148,6 @@ func (i *Instance) observeRestoredLocked(st state) {
 	}
 }
 
-// runtimeName is the runtime of one of the instances behind the process; they have the same.
-func (p *Process) runtimeName() string {
-	for _, i := range p.members() {
-		return i.ledger.passage().runtime
-	}
-	return ""
-}
-
 // observeCall counts a call to a shim.
 func observeCall(method string, err error, took time.Duration) {
 	if strings.HasPrefix(method, "Wait") {
@@ -180,13 +172,7 @@ func (m *ShimManager) Now() metrics.Now {
 		Instances: make(map[metrics.Instances]int), Processes: make(map[metrics.Processes]int),
 		WarmShims: m.pool.count(), LaunchQueue: m.launcher.Waiting(),
 	}
-	m.mu.Lock()
-	processes := make([]*Process, 0, len(m.processes))
-	for _, p := range m.processes {
-		processes = append(processes, p)
-	}
-	m.mu.Unlock()
-	runtimes := make(map[*Process]string)
+	processes, runtimes := m.procs.all(), make(map[*Process]string)
 	for _, i := range m.everyInstance("") {
 		v := i.brief()
 		if v.State == "" {
@@ -200,12 +186,10 @@ func (m *ShimManager) Now() metrics.Now {
 		}
 	}
 	for _, p := range processes {
-		p.mu.Lock()
-		st, since := p.state, p.since
-		p.mu.Unlock()
-		now.Processes[metrics.Processes{State: st.String(), Runtime: runtimes[p]}]++
-		if st == unresponsive {
-			now.UnresponsiveSince = earlier(now.UnresponsiveSince, since)
+		st := p.status()
+		now.Processes[metrics.Processes{State: st.State.String(), Runtime: runtimes[p]}]++
+		if st.State == unresponsive {
+			now.UnresponsiveSince = earlier(now.UnresponsiveSince, st.Since)
 		}
 	}
 	return now

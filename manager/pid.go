@@ -87,7 +87,7 @@ func (i *Instance) sharesInit(pid uint32) bool {
 	if p == nil {
 		return false
 	}
-	for _, o := range p.members() {
+	for _, o := range instancesOf(p) {
 		if o != i && o.ledger.pid() == pid {
 			return true
 		}

@@ -144,14 +144,19 @@ func (o *pool) distrust(p *Process) {
 	if p == nil {
 		return
 	}
-	if w := p.warmth(); w != nil {
+	if w := warmth(p); w != nil {
 		o.account.Distrust(w.entry)
 	}
 }
 
 // warmth of the process; nil for one that was started for one instance.
-func (p *Process) warmth() *warmShim {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.warm
+func warmth(p *Process) *warmShim {
+	w, _ := p.kept().(*warmShim)
+	return w
 }
+
+// startID is the id that the shim was started under.
+func (w *warmShim) startID() string { return w.dir.ID }
+
+// take makes p the process of the shim.
+func (w *warmShim) take(p *Process) { w.p = p }

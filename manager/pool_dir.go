@@ -118,7 +118,7 @@ func (i *Instance) removeBundle(d *bundle.Bundle) error {
 		// How to reach it is not known, and it is not there any more.
 		i.m.launcher.RemoveSockets(i.namespace, []string{w.dir.ID})
 	default:
-		if err := w.takeHome(d); err != nil {
+		if err := i.m.pool.takeHome(w, d); err != nil {
 			return err
 		}
 	}
@@ -127,7 +127,7 @@ func (i *Instance) removeBundle(d *bundle.Bundle) error {
 
 // takeHome moves the directory of a shim that goes on without the task whose bundle it was to where it waits, and
 // empties it.
-func (w *warmShim) takeHome(d *bundle.Bundle) error {
+func (o *pool) takeHome(w *warmShim, d *bundle.Bundle) error {
 	w.clearing.Lock()
 	defer w.clearing.Unlock()
 	if w.p.isOver() {
@@ -135,7 +135,7 @@ func (w *warmShim) takeHome(d *bundle.Bundle) error {
 	}
 	err := d.Return(w.dir)
 	if errdefs.IsNotFound(err) {
-		w.p.m.pool.distrust(w.p) // it works in a directory that is not there any more
+		o.distrust(w.p) // it works in a directory that is not there any more
 		return nil
 	}
 	if err != nil {
@@ -185,14 +185,14 @@ func (i *Instance) restoreHouse(ctx context.Context, p *Process) {
 		return
 	}
 	w.reply = &bootapi.BootstrapResult{}
-	if p.noAddress == nil {
+	if p.lostAddress() == nil {
 		ep := p.endpoint
 		w.reply = &bootapi.BootstrapResult{Version: int32(ep.Version), Protocol: ep.Protocol, Address: ep.Address}
 	}
-	if err := w.own(p, shimclient.ProcessID{}); err != nil {
+	if err := p.keepFor(w, w.facts(shimclient.ProcessID{})); err != nil {
 		log.G(ctx).WithError(err).Error("cannot use the record of a warm shim; it ends with its task")
 		return
 	}
 	i.m.pool.distrust(w.p)
-	i.m.onBegin(func() { w.takeOver(ctx, false) })
+	i.m.onBegin(func() { w.takeOver(ctx, i.m, false) })
 }

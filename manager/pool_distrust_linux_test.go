@@ -135,11 +135,11 @@ func TestWarmLaunchThatFails(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			y := poolYard(t, s, PoolConfig{Warm: 2, Reuse: 100})
 			y.pooled("c1")
-			require.Nil(t, y.instance("c1").process().warmth())
+			require.Nil(t, warmth(y.instance("c1").process()))
 			require.Empty(t, y.warmDirs())
 			require.Equal(t, 2, y.starts())
 			y.pooled("c2")
-			require.Nil(t, y.instance("c2").process().warmth())
+			require.Nil(t, warmth(y.instance("c2").process()))
 			require.Equal(t, 3, y.starts(), "it is not tried again at once")
 			require.Len(t, y.daemons(), 2)
 			y.remove("c1")
@@ -238,7 +238,7 @@ func TestWarmDirectoryCannotBeMade(t *testing.T) {
 		inodes(64)
 		y.until("no spare is being started", func() bool { return !y.filling() })
 		if err == nil {
-			own := y.instance("c1").process().warmth() == nil
+			own := warmth(y.instance("c1").process()) == nil
 			y.remove("c1")
 			y.removed("c1")
 			if !own {

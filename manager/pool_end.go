@@ -24,7 +24,7 @@ func (o *pool) finish(w *warmShim) {
 
 // end is finish, and waits for it. A process that an instance has joined meanwhile, by its address, ends with that.
 func (o *pool) end(w *warmShim) {
-	if !w.p.leave(nil) {
+	if !w.p.closeIfEmpty() {
 		return
 	}
 	o.account.Ending(w.entry)

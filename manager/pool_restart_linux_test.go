@@ -230,7 +230,7 @@ func (y *yard) empty2() {
 	y.m.mu.Lock()
 	defer y.m.mu.Unlock()
 	require.Empty(y, y.m.instances)
-	require.Len(y, y.m.processes, len(y.idle()))
+	require.Len(y, y.m.procs.all(), len(y.idle()))
 }
 
 // TestWarmLaunchCutShort: the daemon was killed between two steps of a launch for nobody. What there is of it is ended and removed.

@@ -68,7 +68,7 @@ func (m *ShimManager) restoreOneWarm(ctx context.Context, dir *bundle.Warm) {
 	ep, err := shimclient.EndpointOf(r)
 	created := false
 	if err == nil {
-		created, err = m.attachWarm(w, ep, procOf(rec.Shim), false)
+		created, err = m.procs.attachKept(w, ep, w.facts(procOf(rec.Shim)), false)
 	}
 	if err != nil {
 		log.G(ctx).WithError(err).Error("cannot use the record of a warm shim, leaving it alone")
@@ -82,7 +82,7 @@ func (m *ShimManager) restoreOneWarm(ctx context.Context, dir *bundle.Warm) {
 	if !created || eerr != nil {
 		m.pool.distrust(w.p) // before one of those in it can be deleted
 	}
-	m.onBegin(func() { w.takeOver(ctx, created) })
+	m.onBegin(func() { w.takeOver(ctx, m, created) })
 }
 
 // warmOf is a warm shim as its record tells of it, without a process.
@@ -125,15 +125,14 @@ func procOf(p *bundle.Proc) shimclient.ProcessID {
 
 // takeOver continues what the last daemon had begun with a warm shim: its log, and if no instance is in it the waiting
 // for a task.
-func (w *warmShim) takeOver(ctx context.Context, idle bool) {
-	m := w.p.m
+func (w *warmShim) takeOver(ctx context.Context, m *ShimManager, idle bool) {
 	if logs, err := shimclient.OpenLog(w.dir.LogPath(), log.Fields{"id": w.dir.ID, "namespace": w.spec.namespace}); err != nil {
 		log.G(ctx).WithError(err).Warn("cannot open the log of a restored shim")
 	} else {
 		w.p.setLog(logs)
 	}
 	if !idle {
-		if in := w.p.members(); len(in) == 1 {
+		if in := instancesOf(w.p); len(in) == 1 {
 			w.p.logAs(in[0].namespace, in[0].id)
 		}
 		return

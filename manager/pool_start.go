@@ -43,7 +43,7 @@ func (m *ShimManager) launchWarm(ctx context.Context, i *Instance, facts specFac
 			break
 		}
 		w := e.Shim
-		if !w.usable(ctx, idleFor) {
+		if !w.usable(ctx, idleFor >= m.pool.trusted) {
 			m.pool.account.GiveUp(e)
 			continue
 		}
@@ -74,15 +74,14 @@ func (m *ShimManager) launchWarm(ctx context.Context, i *Instance, facts specFac
 	return w.reply, nil
 }
 
-// usable tells whether a shim can be given away: it is connected, and after some time of idleness it answers and its
-// socket, which tmp cleaners remove, is there for the next daemon. That is awaited without the caller's cancellation,
+// usable tells whether a shim can be given away: it is connected and, where that is asked, it answers and its socket, which tmp cleaners remove, is there for the next daemon. That is awaited without the caller's cancellation,
 // which says nothing of the shim.
-func (w *warmShim) usable(ctx context.Context, idleFor time.Duration) bool {
+func (w *warmShim) usable(ctx context.Context, ask bool) bool {
 	l, st, _ := w.p.snapshot()
 	if pid := w.p.verified(); st != connected || pid != (shimclient.ProcessID{}) && !pid.Alive() {
 		return false
 	}
-	if idleFor < w.p.m.pool.trusted {
+	if !ask {
 		return true
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTime)
@@ -102,7 +101,7 @@ func (m *ShimManager) occupy(ctx context.Context, i *Instance, w *warmShim, fact
 	i.ledger.recordShim(w.p.verified())
 	err := m.moveIn(ctx, i, w, facts)
 	if err == nil {
-		if err = w.p.join(i, origin{launched: true, owned: true}); err != nil {
+		if err = w.p.join(behind{i}, origin{launched: true, owned: true}); err != nil {
 			err = moveOut(i, w, err)
 		}
 	}
@@ -130,7 +129,7 @@ func (w *warmShim) logAs(id string) {
 // recycle lets the process go on without the instance, whose task it has deleted in good order. False when it is not to
 // go on: the caller sends it away if nobody is left in it.
 func (i *Instance) recycle(p *Process, orderly bool) bool {
-	w := p.warmth()
+	w := warmth(p)
 	if w == nil || !i.takenWarm() {
 		return false
 	}
@@ -165,9 +164,9 @@ func (i *Instance) backToPool(clean bool) {
 	if !clean {
 		i.m.pool.distrust(p)
 	}
-	w := p.warmth()
+	w := warmth(p)
 	// It may have died between the two; then nothing else ends it.
-	if i.m.pool.account.Back(w.entry, func() int { return p.remove(i) }) || p.isOver() {
+	if i.m.pool.account.Back(w.entry, func() int { return p.remove(behind{i}) }) || p.isOver() {
 		i.m.pool.finish(w)
 	}
 	failpoint.Here("warm-recycled")
@@ -255,54 +254,13 @@ func (w *warmShim) register(ctx context.Context, m *ShimManager) error {
 	if err := w.dir.WriteBootstrap(w.reply); err != nil {
 		return err
 	}
-	_, err = m.attachWarm(w, ep, shimclient.ProcessID{}, true)
+	_, err = m.procs.attachKept(w, ep, w.facts(shimclient.ProcessID{}), true)
 	return err
 }
 
-// attachWarm makes the process at an endpoint the pool's. created: nobody was in it, it is connected to from now on.
-// fresh: that is to be so, a known one that has answered to a launch is not the pool's to end.
-func (m *ShimManager) attachWarm(w *warmShim, ep shimclient.Endpoint, pid shimclient.ProcessID, fresh bool) (created bool, err error) {
-	m.mu.Lock()
-	p := m.processes[ep.String()]
-	if p == nil {
-		p, created = newProcess(m, ep), true
-		m.processes[p.name] = p
-	}
-	m.mu.Unlock()
-	if fresh && !created {
-		return false, errNotOurs(p)
-	}
-	if err := w.own(p, pid); err != nil {
-		return false, err
-	}
-	if created {
-		m.onBegin(p.run)
-	}
-	return created, nil
-}
-
-// own makes a process the pool's. pid is its verified pid; zero where that is not known.
-func (w *warmShim) own(p *Process, pid shimclient.ProcessID) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.warm != nil || p.state == ended {
-		return errNotOurs(p)
-	}
-	w.p, p.warm, p.launched = p, w, true
-	p.deadlines = p.m.config.deadlines(w.spec.binary)
-	if (p.pid == shimclient.ProcessID{}) {
-		p.pid = pid
-	}
-	if p.upAt == 0 {
-		p.upAt = w.answered
-	}
-	p.tokens[w.token] = struct{}{}
-	p.dirs[w.dir.Path] = struct{}{}
-	return nil
-}
-
-func errNotOurs(p *Process) error {
-	return errors.Wrapf(errdefs.ErrFailedPrecondition, "another shim is known at %s", p.endpoint)
+// facts are what is known of the shim's process. pid is its verified pid; zero where that is not known.
+func (w *warmShim) facts(pid shimclient.ProcessID) keptFacts {
+	return keptFacts{Pid: pid, Answered: w.answered, Token: w.token, Dir: w.dir.Path, Binary: w.spec.binary}
 }
 
 // undo removes what a failed launch has made.

@@ -71,7 +71,7 @@ func (y *yard) aged() { y.m.pool.trusted = 0 }
 // warm is the pool's shim that serves a task; the test fails if it is none of the pool's.
 func (y *yard) warm(id string) *warmShim {
 	y.Helper()
-	w := y.instance(id).process().warmth()
+	w := warmth(y.instance(id).process())
 	require.NotNil(y, w, "%s is served by a shim of its own", id)
 	return w
 }
@@ -131,9 +131,5 @@ func (y *yard) noPool() {
 	y.Helper()
 	y.until("no warm shim is left", func() bool { return len(y.warmDirs()) == 0 && len(y.daemons()) == 0 })
 	y.until("no socket of one is left", func() bool { return len(y.shim.Sockets()) == 0 })
-	y.until("no process is known", func() bool {
-		y.m.mu.Lock()
-		defer y.m.mu.Unlock()
-		return len(y.m.processes) == 0
-	})
+	y.until("no process is known", func() bool { return len(y.m.procs.all()) == 0 })
 }

@@ -12,7 +12,6 @@ import (
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
-	"github.com/pkg/errors"
 
 	"github.com/shimyard/shimyard/bundle"
 	"github.com/shimyard/shimyard/shimclient"
@@ -51,7 +50,7 @@ func (m *ShimManager) findAddress(u unaddressed) {
 	}
 	if ep, ok := i.rebuiltAddress(); ok {
 		from := origin{launched: i.launchedHere(), pid: pid, answered: i.ledger.answered(), owned: true}
-		if p, _, err := m.attach(i, ep, from); err == nil {
+		if p, _, err := m.procs.attach(behind{i}, ep, from); err == nil {
 			log.G(ctx).WithError(u.why).WithField("address", ep).
 				Warn("cannot tell from a bundle how to reach its shim; found that by other traces")
 			i.onAttached(p)
@@ -102,7 +101,7 @@ func (i *Instance) addressOfKin() (shimclient.Endpoint, bool) {
 	all := slices.Collect(maps.Values(i.m.instances))
 	i.m.mu.Unlock()
 	for _, o := range all {
-		if p := o.process(); o != i && o.ledger.recordedShim() == pid && p != nil && p.noAddress == nil {
+		if p := o.process(); o != i && o.ledger.recordedShim() == pid && p != nil && p.lostAddress() == nil {
 			return p.endpoint, true
 		}
 	}
@@ -167,18 +166,12 @@ func (i *Instance) addressByName() (shimclient.Endpoint, bool) {
 		if !ok {
 			continue
 		}
-		ctx, cancel := context.WithTimeout(i.m.ctx, probeReach)
-		reach := ep.Probe(ctx)
-		cancel()
-		if reach == shimclient.Reachable {
+		if probe(i.m.ctx, ep) == shimclient.Reachable {
 			return ep, true
 		}
 	}
 	return shimclient.Endpoint{}, false
 }
-
-// errStranger: what listens at the address is not the process on record.
-var errStranger = errors.Wrap(errdefs.ErrNotFound, "another process listens at the address that it should have")
 
 // confirm holds an address, if it was guessed or the task is unknown there, against the record: the shim's pid or, where that is not, the
 // container's, which a shim that does not know it is not in charge of. Errors: errStranger when it is another process;

@@ -149,7 +149,7 @@ func TestDeleteWaitsForARepeat(t *testing.T) {
 		go func() { i.ledger.awaitSilence(); close(silent) }()
 		i.ledger.endSpeaking()
 		synctest.Wait()
-		require.False(t, isDone(silent))
+		require.False(t, isClosed(silent))
 		i.ledger.endSpeaking()
 		<-silent
 		i.ledger.awaitSilence()

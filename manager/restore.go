@@ -126,7 +126,7 @@ func (m *ShimManager) restoreOne(ctx context.Context, i *Instance, b *bundle.Bun
 		return
 	}
 	i.recordEndpoint(ep)
-	p, _, err := m.attach(i, ep.Followed(), origin{
+	p, _, err := m.procs.attach(behind{i}, ep.Followed(), origin{
 		launched: i.launchedHere(), pid: i.ledger.recordedShim(), answered: i.ledger.answered(), owned: true,
 	})
 	if err != nil {

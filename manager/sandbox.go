@@ -241,7 +241,7 @@ func (i *Instance) shutdownBox(ctx context.Context) error {
 	switch {
 	case i.processDead():
 	case err == nil:
-		if p.leave(i) {
+		if p.leave(behind{i}) {
 			wctx, cancel := timeout.WithContext(ctx, TimeoutShutdown)
 			released = i.awaitShutdown(wctx, p, l)
 			cancel()

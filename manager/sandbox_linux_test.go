@@ -189,9 +189,7 @@ func TestJoinCutShort(t *testing.T) {
 	y := newYard(t, shimtest.Scenario{Sandbox: true})
 	y.box("s1")
 	p := y.instance("s1").process()
-	p.mu.Lock()
-	p.closing = true // so that the create fails right after that
-	p.mu.Unlock()
+	require.True(t, p.closeIfAlone(behind{y.instance("s1")}), "so that the create fails right after that")
 	o := y.opts("sleep")
 	o.SandboxID = "s1"
 	require.ErrorIs(t, y.launchOf("c1", o), errClosing)

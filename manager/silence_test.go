@@ -39,13 +39,11 @@ func otherProcess(t *testing.T) shimclient.ProcessID {
 func TestSilentWithoutAConnection(t *testing.T) {
 	shim := otherProcess(t)
 	synctest.Test(t, func(t *testing.T) {
-		m := memManager(t)
-		i, p := memTask(t, m, "c1", ownPid())
+		m := memManager(t, func(c *registryConfig) { c.Begin = func(f func()) { c.Spawn(f) } })
+		i, p := memTaskFrom(t, m, "c1", ownPid(), origin{launched: true, pid: shim})
 		created := joining(t, m, p, "c2")
 		created.onCreated(ownPid(), runtime.IO{})
-		p.setPid(shim)
 		task := &Task{i: i}
-		m.spawn(p.run)
 
 		before := time.Now()
 		_, err := task.Pids(t.Context())
@@ -89,7 +87,7 @@ func TestSilenceOutlastsTheConnection(t *testing.T) {
 		time.Sleep(connectDeadline)
 		synctest.Wait()
 		require.Equal(t, unresponsive, processStateOf(p))
-		since := p.since
+		since := p.status().Since
 
 		for range 5 {
 			time.Sleep(time.Minute)
@@ -102,7 +100,7 @@ func TestSilenceOutlastsTheConnection(t *testing.T) {
 			_, err = task.Pids(t.Context())
 			require.True(t, errdefs.IsUnavailable(err), "%v", err)
 			require.Zero(t, time.Since(before))
-			require.Equal(t, since, p.since, "it has been silent all the time")
+			require.Equal(t, since, p.status().Since, "it has been silent all the time")
 		}
 		s.resume("Pids", "Connect")
 		synctest.Wait()
@@ -122,10 +120,9 @@ func TestEscalateHasOneClock(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			shim := otherProcess(t)
 			synctest.Test(t, func(t *testing.T) {
-				s, m := newMemShim(t), memManager(t)
-				m.config.EscalateAfter = 10 * time.Minute
-				_, p := memTask(t, m, "c1", ownPid())
-				p.setPid(shim)
+				s := newMemShim(t)
+				m := memManager(t, func(c *registryConfig) { c.EscalateAfter = 10 * time.Minute })
+				_, p := memTaskFrom(t, m, "c1", ownPid(), origin{launched: true, pid: shim})
 				s.stall("Connect")
 				p.unreachable()
 				for range 9 {
@@ -140,9 +137,11 @@ func TestEscalateHasOneClock(t *testing.T) {
 					p.lost()
 				}
 				require.True(t, shim.Alive(), "not before")
-				time.Sleep(time.Minute + dumpTime)
+				time.Sleep(time.Minute + time.Second) // for its stacks
 				require.NoError(t, shim.Wait(t.Context()))
-				<-p.over
+				for _, st, changed := p.snapshot(); st != ended; _, st, changed = p.snapshot() {
+					<-changed
+				}
 				require.True(t, p.dead())
 			})
 		})
@@ -153,10 +152,9 @@ func TestEscalateHasOneClock(t *testing.T) {
 func TestEscalateSparesWhatAnswers(t *testing.T) {
 	shim := otherProcess(t)
 	synctest.Test(t, func(t *testing.T) {
-		s, m := newMemShim(t), memManager(t)
-		m.config.EscalateAfter = time.Minute
-		_, p := memTask(t, m, "c1", ownPid())
-		p.setPid(shim)
+		s := newMemShim(t)
+		m := memManager(t, func(c *registryConfig) { c.EscalateAfter = time.Minute })
+		_, p := memTaskFrom(t, m, "c1", ownPid(), origin{launched: true, pid: shim})
 		for range 3 {
 			p.unreachable()
 			time.Sleep(59 * time.Second)

@@ -5,7 +5,6 @@ package manager
 
 import (
 	"fmt"
-	"slices"
 	"testing"
 
 	"github.com/containerd/containerd/v2/core/runtime"
@@ -62,7 +61,7 @@ func TestInstanceEvents(t *testing.T) {
 				require.Equal(t, want.yours, c.fire(i))
 				got, _ := i.watch()
 				require.Equal(t, want.next, got)
-				require.Equal(t, want.next != st, isDone(changed), "who watches is woken exactly by a change")
+				require.Equal(t, want.next != st, isClosed(changed), "who watches is woken exactly by a change")
 			})
 		}
 	}
@@ -79,65 +78,6 @@ func TestWhatStatesMean(t *testing.T) {
 		require.Equal(t, c.listed, c.st.listed(), "%s", c.st)
 		require.Equal(t, c.ending, c.st.ending(), "%s", c.st)
 		require.NotEmpty(t, c.st.String())
-	}
-}
-
-// TestProcessEvents goes through every event in every state of a process.
-func TestProcessEvents(t *testing.T) {
-	shimtest.CheckLeaks(t)
-	all := []processState{connecting, connected, unresponsive, ended}
-	for _, c := range []struct {
-		event string
-		fire  func(*testing.T, *Process, *link)
-		leads map[processState]processState
-		wakes []processState // those who watch it, without another state
-	}{
-		{"connected", func(t *testing.T, p *Process, l *link) {
-			before := p.state
-			err := p.onConnected(l.conn)
-			require.Equal(t, before == ended, err != nil, "%v", err)
-			// A silent shim is silent until it has answered, whatever becomes of its connection.
-		}, map[processState]processState{connecting: connected}, []processState{unresponsive}},
-		{"lost", func(_ *testing.T, p *Process, _ *link) { p.lost() },
-			map[processState]processState{connected: connecting}, []processState{unresponsive}},
-		{"silent", func(_ *testing.T, p *Process, l *link) { p.silent(l) },
-			map[processState]processState{connected: unresponsive}, nil},
-		{"silent on another connection", func(_ *testing.T, p *Process, _ *link) { p.silent(&link{}) }, nil, nil},
-		{"answered", func(_ *testing.T, p *Process, l *link) { p.answered(l) },
-			map[processState]processState{unresponsive: connected}, nil},
-		{"answered on another connection", func(_ *testing.T, p *Process, _ *link) { p.answered(&link{}) }, nil, nil},
-		{"ended", func(_ *testing.T, p *Process, _ *link) { p.end() },
-			map[processState]processState{connecting: ended, connected: ended, unresponsive: ended}, nil},
-		{"died", func(_ *testing.T, p *Process, _ *link) { p.die("test") },
-			map[processState]processState{connecting: ended, connected: ended, unresponsive: ended}, nil},
-	} {
-		for _, st := range all {
-			t.Run(fmt.Sprintf("%s/%d", c.event, st), func(t *testing.T) {
-				s := newMemShim(t)
-				p := newProcess(memManager(t), testEndpoint)
-				l := &link{conn: s.connect()}
-				task, err := l.conn.Task(3)
-				require.NoError(t, err)
-				l.task = task
-				p.state = st
-				if st == connected || st == unresponsive {
-					p.link = l
-				}
-				want, ok := c.leads[st]
-				if !ok {
-					want = st
-				}
-				_, _, changed := p.snapshot()
-				c.fire(t, p, l)
-				got, now, _ := p.snapshot()
-				_ = got
-				require.Equal(t, want, now)
-				require.Equal(t, want != st || slices.Contains(c.wakes, st), isDone(changed))
-				if now == ended {
-					require.Error(t, p.join(memInstance(p.m, "c9", running), origin{}), "nobody joins what has ended")
-				}
-			})
-		}
 	}
 }
 
@@ -159,9 +99,4 @@ func TestForgetIsByIdentity(t *testing.T) {
 	require.ElementsMatch(t, []*Instance{second, third}, m.reachable(testNamespace, "c1"))
 	endThird()
 	require.Empty(t, m.leaving)
-
-	p, q := newProcess(m, testEndpoint), newProcess(m, testEndpoint)
-	m.processes[testEndpoint.String()] = q
-	p.end()
-	require.Same(t, q, m.processes[testEndpoint.String()])
 }

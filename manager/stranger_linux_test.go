@@ -6,7 +6,6 @@ package manager
 import (
 	"net"
 	"os"
-	"os/exec"
 	"syscall"
 	"testing"
 	"time"
@@ -14,7 +13,6 @@ import (
 	"github.com/containerd/containerd/v2/core/runtime"
 	"github.com/stretchr/testify/require"
 
-	"github.com/shimyard/shimyard/shimclient"
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
@@ -185,36 +183,4 @@ func TestASuccessorTakesTheAddressOfALivingShim(t *testing.T) {
 			y.shim.AwaitNoProcs()
 		})
 	}
-}
-
-// TestLaunchAtTheAddressOfADeadProcess: a launch that is answered with the address of a process whose pid is gone has
-// made a new one.
-func TestLaunchAtTheAddressOfADeadProcess(t *testing.T) {
-	shimtest.CheckLeaks(t)
-	cmd := exec.Command("sleep", "1000")
-	require.NoError(t, cmd.Start())
-	pid, err := shimclient.LookupProcess(cmd.Process.Pid)
-	require.NoError(t, err)
-	m := memManager(t)
-	m.begun = false // no process runs
-	old := memInstance(m, "c1", running)
-	first, created, err := m.attach(old, testEndpoint, origin{launched: true, pid: pid})
-	require.NoError(t, err)
-	require.True(t, created)
-	second, created, err := m.attach(memInstance(m, "c2", launching), testEndpoint, origin{launched: true})
-	require.NoError(t, err)
-	require.False(t, created)
-	require.Same(t, first, second, "it lives")
-
-	require.NoError(t, cmd.Process.Kill())
-	_ = cmd.Wait()
-	third, created, err := m.attach(memInstance(m, "c3", launching), testEndpoint, origin{launched: true})
-	require.NoError(t, err)
-	require.True(t, created)
-	require.NotSame(t, first, third)
-	require.Same(t, third, m.processes[testEndpoint.String()])
-	first.end()
-	require.Same(t, third, m.processes[testEndpoint.String()], "the end of the old one leaves the new one alone")
-	third.end()
-	require.Empty(t, m.processes)
 }

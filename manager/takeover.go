@@ -125,7 +125,7 @@ func (i *Instance) askShim(ctx context.Context) error {
 // tries never will be: a VM's pid, or one of another pid namespace.
 func (i *Instance) verifyAgain(ctx context.Context) {
 	p := i.process()
-	if p == nil || p.verified() != (shimclient.ProcessID{}) || p.tries.Add(1) > maxTries {
+	if p == nil || p.verified() != (shimclient.ProcessID{}) || !p.mayTryToVerify() {
 		return
 	}
 	i.verifyShim(ctx)

@@ -80,9 +80,7 @@ func TestWaitOfAnUnknownExec(t *testing.T) {
 			require.NoError(t, p.onConnected(s.connect()))
 			s.stall(silentMethods...)
 			if open {
-				p.mu.Lock()
-				p.toLocked(unresponsive)
-				p.mu.Unlock()
+				fallSilent(p)
 			}
 			e, err := (&Task{i: i}).Process(t.Context(), "e1")
 			require.NoError(t, err)

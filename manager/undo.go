@@ -20,6 +20,9 @@ import (
 )
 
 const (
+	// firstUndoPause and lastUndoPause are between attempts to have the shim delete what a create has made.
+	firstUndoPause = 5 * time.Millisecond
+	lastUndoPause  = time.Second
 	// alonePause is between two looks at whether the shim still serves others, while an undo waits for it.
 	alonePause = time.Second
 	// createdGrace is how long the undo of a create waits for the exit of the init that it has killed: it is short of
@@ -67,7 +70,7 @@ func (i *Instance) undo() {
 		i.endForAll(ctx, p)
 	}
 	// Only now: a shim whose last instance leaves is told to end, and it would not while it has the task.
-	if p == nil || p.leave(i) {
+	if p == nil || p.leave(behind{i}) {
 		i.undoShim(ctx, p)
 		i.endLaunchOf(p)
 	}
@@ -108,23 +111,6 @@ func (i *Instance) awaitCreate(ctx context.Context) (answered bool) {
 	}
 }
 
-// closeIfAbandoned lets nobody join the process any more if all that it serves are creates that are being undone.
-// True when it is so.
-func (p *Process) closeIfAbandoned() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for i := range p.instances {
-		i.mu.Lock()
-		undoing := i.state == reaping && i.ledger.abandonedLocked()
-		i.mu.Unlock()
-		if !undoing {
-			return false
-		}
-	}
-	p.closing = true
-	return true
-}
-
 // endForAll ends a shim that does not undo what several creates have made in it, which are all that it has: for each
 // of them `shim delete` removes what is left then.
 func (i *Instance) endForAll(ctx context.Context, p *Process) {
@@ -147,7 +133,7 @@ func (i *Instance) stuck(err error) {
 // nothing is there: what it keeps nobody would know of, and it could not end. Where it serves nobody else one attempt
 // is made; what follows ends the shim. False when it has not said so.
 func (i *Instance) undoTask(ctx context.Context, p *Process) bool {
-	limit, pause := timeout.Get(TimeoutCleanup), firstPause
+	limit, pause := timeout.Get(TimeoutCleanup), firstUndoPause
 	for {
 		err := i.tryUndoTask(ctx, p, limit)
 		switch {
@@ -162,7 +148,7 @@ func (i *Instance) undoTask(ctx context.Context, p *Process) bool {
 			return false
 		}
 		// A Delete that has timed out goes on in the shim, and the next one waits behind it.
-		limit, pause = min(2*limit, lastCleanPause), min(2*pause, lastPause)
+		limit, pause = min(2*limit, lastCleanPause), min(2*pause, lastUndoPause)
 	}
 }
 
@@ -198,7 +184,7 @@ func (i *Instance) undoShim(ctx context.Context, p *Process) {
 // started without that, and tells the deletion, with status 0, before the exit.
 func (i *Instance) undoCreate(ctx context.Context, l *link) error {
 	i.endCreated(ctx, l)
-	for pause := firstPause; ; pause = min(2*pause, lastPause) {
+	for pause := firstUndoPause; ; pause = min(2*pause, lastUndoPause) {
 		_, err := l.task.Delete(ctx, &taskapi.DeleteRequest{ID: i.id})
 		if err == nil || errdefs.IsNotFound(err) || errdefs.IsUnavailable(err) || ctx.Err() != nil {
 			return err

@@ -21,7 +21,7 @@ func joining(t testing.TB, m *ShimManager, p *Process, id string) *Instance {
 	i := memInstance(m, id, launching)
 	i.ledger.rec.Joined = true
 	m.instances[i.key()] = i
-	require.NoError(t, p.join(i, origin{launched: true}))
+	require.NoError(t, p.join(behind{i}, origin{launched: true}))
 	return i
 }
 
@@ -91,7 +91,7 @@ func TestUndoRepeatsADelete(t *testing.T) {
 		require.ErrorContains(t, err, "does not delete what a failed create has made")
 
 		s.resume("Delete")
-		time.Sleep(lastPause)
+		time.Sleep(lastUndoPause)
 		synctest.Wait()
 		require.Equal(t, gone, stateOf(i))
 		require.Nil(t, m.find(testNamespace, "c1"))
@@ -162,7 +162,7 @@ func TestCreatesThatHangInARemovedPod(t *testing.T) {
 		require.Error(t, giveUp(t, other))
 		time.Sleep(time.Hour)
 		require.Equal(t, connected, processStateOf(p), "the pod needs it")
-		p.leave(pause) // it is removed while they hang
+		p.leave(behind{pause}) // it is removed while they hang
 		time.Sleep(createGrace + alonePause + timeout.Get(TimeoutCleanup) + timeout.Get(TimeoutShutdown))
 		synctest.Wait()
 		require.Equal(t, gone, stateOf(i))

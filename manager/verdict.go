@@ -42,7 +42,7 @@ func (p *Process) proofOfDeath(from time.Time) string {
 	if reach == shimclient.Reachable || p.endpoint.Unix() && reach != shimclient.Refused {
 		return ""
 	}
-	if !(p.isLaunched() && p.endpoint.Local()) && time.Since(from) < timeout.Get(TimeoutLoad) {
+	if !(p.isLaunched() && p.endpoint.Local()) && time.Since(from) < timeout.Get(timeoutLoad) {
 		return ""
 	}
 	if p.mayLive(from) {
@@ -52,10 +52,13 @@ func (p *Process) proofOfDeath(from time.Time) string {
 }
 
 // reach tells whether anybody listens at the address.
-func (p *Process) reach() shimclient.Reach {
-	ctx, cancel := context.WithTimeout(p.m.ctx, probeReach)
+func (p *Process) reach() shimclient.Reach { return probe(p.reg.ctx, p.endpoint) }
+
+// probe tells whether anybody listens at an address.
+func probe(ctx context.Context, ep shimclient.Endpoint) shimclient.Reach {
+	ctx, cancel := context.WithTimeout(ctx, probeReach)
 	defer cancel()
-	return p.endpoint.Probe(ctx)
+	return ep.Probe(ctx)
 }
 
 // isLocalShortage tells errors of a connect that are about this daemon.
@@ -99,6 +102,10 @@ func (p *Process) verify(ctx context.Context, l *link, b shimclient.Binary, toke
 	}
 	p.setPid(pid)
 }
+
+// mayTryToVerify counts the attempts to verify the pid again, of which there are few: what cannot be verified after some
+// never will be.
+func (p *Process) mayTryToVerify() bool { return p.tries.Add(1) <= verifyTries }
 
 func (p *Process) setPid(pid shimclient.ProcessID) {
 	p.mu.Lock()

@@ -77,7 +77,7 @@ func TestWaitOutlasts(t *testing.T) {
 		pending(t, w)
 		require.Equal(t, 2, s.count("Wait"), "it is sent again, once")
 
-		p.toLockedForTest(unresponsive)
+		fallSilent(p)
 		pending(t, w)
 
 		require.NoError(t, m.Close())

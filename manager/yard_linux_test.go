@@ -128,16 +128,10 @@ func (y *yard) halt() {
 		return
 	}
 	y.until("the manager is closed", func() bool { return y.m.Close() == nil })
-	y.m.mu.Lock()
-	processes := make([]*Process, 0, len(y.m.processes))
-	for _, p := range y.m.processes {
-		processes = append(processes, p)
-	}
-	y.m.mu.Unlock()
-	for _, p := range processes {
-		p.mu.Lock()
-		p.warm = nil // nobody is there to see to what it leaves
-		p.mu.Unlock()
+	for _, p := range y.m.procs.all() {
+		if w := warmth(p); w != nil {
+			y.m.pool.account.Ending(w.entry) // nobody is there to see to what it leaves
+		}
 		p.end() // what the kernel does at the end of a process
 	}
 	y.closeEvents()
@@ -210,7 +204,7 @@ func (y *yard) empty() {
 	y.until("the manager is empty", func() bool {
 		y.m.mu.Lock()
 		defer y.m.mu.Unlock()
-		return len(y.m.instances) == 0 && len(y.m.processes) == 0 && len(y.m.leaving) == 0
+		return len(y.m.instances) == 0 && len(y.m.procs.all()) == 0 && len(y.m.leaving) == 0
 	})
 	require.Empty(y, y.left(), "bundles or work directories are left")
 }

@@ -1,0 +1,51 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package manager
+
+import "github.com/shimyard/shimyard/shimclient"
+
+// behind is an instance as its shim process sees it.
+type behind struct{ i *Instance }
+
+var _ member = behind{}
+
+// enter makes p the instance's process.
+func (b behind) enter(p *Process) memberFacts {
+	b.i.mu.Lock()
+	defer b.i.mu.Unlock()
+	b.i.proc = p
+	return b.i.memberFactsLocked()
+}
+
+func (b behind) facts() memberFacts {
+	b.i.mu.Lock()
+	defer b.i.mu.Unlock()
+	return b.i.memberFactsLocked()
+}
+
+func (i *Instance) memberFactsLocked() memberFacts {
+	way := i.ledger.passageLocked()
+	f := memberFacts{
+		Namespace: i.namespace, ID: i.id, Groups: i.groups, Binary: i.binary, Token: way.token(), Joined: way.joined,
+		Abandoned: i.state == reaping && i.ledger.abandonedLocked(),
+	}
+	if i.bundle != nil {
+		f.Dir = i.bundle.Path
+	}
+	return f
+}
+
+func (b behind) runs(id shimclient.ProcessID) bool { return b.i.runs(id) }
+
+func (b behind) died() { b.i.cleanUpIfDead() }
+
+// instancesOf are the instances behind a process at this moment.
+func instancesOf(p *Process) []*Instance {
+	members := p.members()
+	all := make([]*Instance, len(members))
+	for n, m := range members {
+		all[n] = m.(behind).i
+	}
+	return all
+}

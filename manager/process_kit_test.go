@@ -1,0 +1,90 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package manager
+
+import (
+	"context"
+	"io"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/shimyard/shimyard/shimclient"
+	"github.com/shimyard/shimyard/shimclient/shimtest"
+)
+
+// nowhere is an endpoint that nobody dials: what is tested here is not run.
+var nowhere = shimclient.Endpoint{Protocol: "ttrpc", Address: "unix:///nowhere.sock", Version: 3}
+
+// idle makes a registry whose processes do not connect by themselves. stop is what the end of the daemon does.
+func idle(t testing.TB) (r *registry, stop context.CancelFunc) {
+	shimtest.CheckLeaks(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	t.Cleanup(func() {
+		for _, p := range r.all() {
+			p.end()
+		}
+		cancel()
+		wg.Wait()
+	})
+	return newRegistry(registryConfig{
+		Context: ctx,
+		Spawn: func(f func()) <-chan struct{} {
+			done := make(chan struct{})
+			wg.Go(func() { defer close(done); f() })
+			return done
+		},
+		Begin: func(func()) {}, Urge: func() {},
+		Deadlines:  func(shimclient.Binary) shimclient.Deadlines { return shimclient.DefaultDeadlines() },
+		Observe:    func(string, error, time.Duration) {},
+		OnDistrust: func(*Process) {}, OnEnd: func(*Process) {},
+	}), cancel
+}
+
+// guest is a member.
+type guest struct {
+	says   memberFacts
+	in     *Process
+	deaths int
+	its    []int // the pids that the shim has run for it
+}
+
+func newGuest(id string, joined bool) *guest {
+	return &guest{says: memberFacts{Namespace: "ns", ID: id, Token: "token-of-" + id, Dir: "/nowhere/" + id, Joined: joined}}
+}
+
+func (g *guest) enter(p *Process) memberFacts { g.in = p; return g.says }
+func (g *guest) facts() memberFacts           { return g.says }
+func (g *guest) died()                        { g.deaths++ }
+func (g *guest) runs(id shimclient.ProcessID) bool {
+	for _, pid := range g.its {
+		if pid == id.Pid {
+			return true
+		}
+	}
+	return false
+}
+
+// mute is a connection to a shim that never answers.
+func mute(t testing.TB) *link {
+	here, there := net.Pipe()
+	read := make(chan struct{})
+	go func() {
+		defer close(read)
+		_, _ = io.Copy(io.Discard, there)
+	}()
+	conn := shimclient.NewConn(here, nowhere, shimclient.DefaultDeadlines())
+	t.Cleanup(func() {
+		_ = conn.Close()
+		_ = there.Close()
+		<-read
+	})
+	task, err := conn.Task(3)
+	require.NoError(t, err)
+	return &link{conn: conn, task: task}
+}

@@ -1,0 +1,224 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package manager
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/pkg/errors"
+	"golang.org/x/sync/semaphore"
+
+	"github.com/shimyard/shimyard/shimclient"
+)
+
+// dialsAtOnce bounds the connects to shims at a time. They wait for other processes, not for a CPU.
+const dialsAtOnce = 64
+
+// registryConfig is what shim processes need of the daemon that they are in.
+type registryConfig struct {
+	// Context is the life of what goes on in the background.
+	Context context.Context
+	// Spawn runs f in a goroutine; the channel is closed when f has returned.
+	Spawn func(f func()) <-chan struct{}
+	// Begin runs f in the background, at once or when it is known of all processes who is behind them.
+	Begin func(f func())
+	// Urge is called when a call waits for a connection, so for what Begin waits for.
+	Urge func()
+	// Deadlines of the calls to shims of a binary; of the zero Binary, where it is not known.
+	Deadlines func(shimclient.Binary) shimclient.Deadlines
+	// EscalateAfter is how long a shim may be silent before it is ended, its containers with it; 0 is for ever.
+	EscalateAfter time.Duration
+	// Observe is called for each call to a shim that has ended.
+	Observe func(method string, err error, took time.Duration)
+	// OnDistrust is called, with no lock held, when a process has not done as it should: it is silent, or its connection is
+	// lost.
+	OnDistrust func(*Process)
+	// OnEnd is called, with no lock held, once for each process: it is dead, or the daemon has no use for it any more.
+	OnEnd func(*Process)
+}
+
+// registry has the shim processes of a daemon, by their addresses. Safe for concurrent use.
+type registry struct {
+	config registryConfig
+	ctx    context.Context
+	dials  *semaphore.Weighted
+
+	// mu guards processes. A process's lock may be taken under it.
+	mu        sync.Mutex
+	processes map[string]*Process
+}
+
+func newRegistry(c registryConfig) *registry {
+	return &registry{
+		config: c, ctx: c.Context, dials: semaphore.NewWeighted(dialsAtOnce), processes: make(map[string]*Process),
+	}
+}
+
+func (r *registry) spawn(f func()) <-chan struct{} { return r.config.Spawn(f) }
+
+// sleep waits for d; false when the daemon stops meanwhile.
+func (r *registry) sleep(d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-r.ctx.Done():
+		return false
+	}
+}
+
+// attach puts a member behind the process at an endpoint, making that where it is new; a new one starts to connect at
+// once. It fails when the process at that address is dead or on its way out, and returns that process then. Every member
+// gets its process here: launched, joined or restored.
+//
+// An address says which process it is only as long as that keeps it: another may have taken the name since. So a shim
+// that has just been launched is not the one of before whose pid is gone, or whose socket was removed; a member
+// whose recorded shim is gone is not served by the one of now: it gets a process of its own, which is found dead; and
+// members with different shims on record are behind different processes.
+func (r *registry) attach(m member, ep shimclient.Endpoint, from origin) (p *Process, created bool, err error) {
+	gone := from.pid != (shimclient.ProcessID{}) && !from.pid.Alive()
+	r.mu.Lock()
+	if !gone {
+		p = r.processForLocked(ep, from)
+	}
+	if created = p == nil; created {
+		p = newProcess(r, ep)
+	}
+	if err = p.join(m, from); err == nil && created && !gone {
+		r.enterLocked(p)
+	}
+	r.mu.Unlock()
+	if err != nil {
+		return p, false, err
+	}
+	if created {
+		r.config.Begin(p.run)
+	}
+	return p, created, nil
+}
+
+// processForLocked is the known process at an endpoint that a member comes to; nil when it is another than those.
+func (r *registry) processForLocked(ep shimclient.Endpoint, from origin) *Process {
+	p := r.processes[ep.String()]
+	switch {
+	case p == nil, from.anew, from.launched && p.isGone():
+		return nil
+	case p.isOther(from.pid):
+		return r.processes[sideName(ep, from.pid)]
+	}
+	return p
+}
+
+// enterLocked puts a process into the map. One that had its address goes aside: neither is taken for what listens there
+// before it has said so.
+func (r *registry) enterLocked(p *Process) {
+	if old := r.processes[p.name]; old != nil {
+		old.name = sideName(old.endpoint, old.verified())
+		r.processes[old.name] = old
+		old.contest()
+		p.contest()
+	}
+	r.processes[p.name] = p
+}
+
+// sideName is the name of a process that does not have its address for itself.
+func sideName(ep shimclient.Endpoint, pid shimclient.ProcessID) string {
+	return fmt.Sprintf("%s of process %d, begun at %d", ep, pid.Pid, pid.StartTime)
+}
+
+// startedAnew tells whether what a `start` has answered with is another process than the known one whose address that
+// is: the socket of a living shim was removed, and its group's next shim has made a new one.
+func (r *registry) startedAnew(ctx context.Context, ep shimclient.Endpoint) bool {
+	p := r.at(ep)
+	if p == nil || p.verified() == (shimclient.ProcessID{}) {
+		return false
+	}
+	conn, err := shimclient.Dial(ctx, ep, p.limits())
+	if err != nil {
+		return false
+	}
+	defer conn.Close()
+	return errors.Is(p.recognize(ctx, conn), errStranger)
+}
+
+// attachLost puts a member behind a process whose address is not known, which is watched from now on. Members with the
+// same name for it share one. traced: its launch is on record, so that no process of that means that it has ended.
+func (r *registry) attachLost(m member, name string, why error, traced bool, from origin) *Process {
+	ep := shimclient.Endpoint{Address: "unknown address of " + name}
+	r.mu.Lock()
+	p := r.processes[ep.String()]
+	created := p == nil
+	if created {
+		p = newProcess(r, ep)
+		p.noAddress, p.pid = why, from.pid
+		r.processes[p.name] = p
+	}
+	p.mu.Lock()
+	p.launched, p.traced = p.launched || from.launched, p.traced || traced
+	p.enterLocked(m)
+	p.mu.Unlock()
+	r.mu.Unlock()
+	if created {
+		p.unreachable()
+		r.config.Begin(p.run)
+	}
+	return p
+}
+
+// attachKept makes the process at an endpoint the keeper's. created: it was not known, and is connected to from now on.
+// With fresh that is to be so: a known one that has answered to a launch is not the keeper's. Errors: FailedPrecondition
+// when it is not the keeper's to have.
+func (r *registry) attachKept(k keptBy, ep shimclient.Endpoint, from keptFacts, fresh bool) (created bool, err error) {
+	r.mu.Lock()
+	p := r.processes[ep.String()]
+	if p == nil {
+		p, created = newProcess(r, ep), true
+		r.processes[p.name] = p
+	}
+	r.mu.Unlock()
+	if fresh && !created {
+		return false, errNotOurs(p)
+	}
+	if err := p.keepFor(k, from); err != nil {
+		return false, err
+	}
+	if created {
+		r.config.Begin(p.run)
+	}
+	return created, nil
+}
+
+func errNotOurs(p *Process) error {
+	return errors.Wrapf(errdefs.ErrFailedPrecondition, "another shim is known at %s", p.endpoint)
+}
+
+// at is the process that is known at an endpoint; nil when there is none.
+func (r *registry) at(ep shimclient.Endpoint) *Process {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.processes[ep.String()]
+}
+
+// all are the processes at this moment.
+func (r *registry) all() []*Process {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Collect(maps.Values(r.processes))
+}
+
+// drop takes p out of the map, if it is still there.
+func (r *registry) drop(p *Process) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.processes[p.name] == p {
+		delete(r.processes, p.name)
+	}
+}
