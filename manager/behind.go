@@ -3,30 +3,33 @@
 
 package manager
 
-import "github.com/shimyard/shimyard/shimclient"
+import (
+	"github.com/shimyard/shimyard/manager/internal/shimproc"
+	"github.com/shimyard/shimyard/shimclient"
+)
 
 // behind is an instance as its shim process sees it.
 type behind struct{ i *Instance }
 
-var _ member = behind{}
+var _ shimproc.Member = behind{}
 
 // enter makes p the instance's process.
-func (b behind) enter(p *Process) memberFacts {
+func (b behind) Enter(p *shimproc.Process) shimproc.Facts {
 	b.i.mu.Lock()
 	defer b.i.mu.Unlock()
 	b.i.proc = p
 	return b.i.memberFactsLocked()
 }
 
-func (b behind) facts() memberFacts {
+func (b behind) Facts() shimproc.Facts {
 	b.i.mu.Lock()
 	defer b.i.mu.Unlock()
 	return b.i.memberFactsLocked()
 }
 
-func (i *Instance) memberFactsLocked() memberFacts {
+func (i *Instance) memberFactsLocked() shimproc.Facts {
 	way := i.ledger.passageLocked()
-	f := memberFacts{
+	f := shimproc.Facts{
 		Namespace: i.namespace, ID: i.id, Groups: i.groups, Binary: i.binary, Token: way.token(), Joined: way.joined,
 		Abandoned: i.state == reaping && i.ledger.abandonedLocked(),
 	}
@@ -36,13 +39,13 @@ func (i *Instance) memberFactsLocked() memberFacts {
 	return f
 }
 
-func (b behind) runs(id shimclient.ProcessID) bool { return b.i.runs(id) }
+func (b behind) Runs(id shimclient.ProcessID) bool { return b.i.runs(id) }
 
-func (b behind) died() { b.i.cleanUpIfDead() }
+func (b behind) Died() { b.i.cleanUpIfDead() }
 
 // instancesOf are the instances behind a process at this moment.
-func instancesOf(p *Process) []*Instance {
-	members := p.members()
+func instancesOf(p *shimproc.Process) []*Instance {
+	members := p.Members()
 	all := make([]*Instance, len(members))
 	for n, m := range members {
 		all[n] = m.(behind).i

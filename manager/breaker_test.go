@@ -16,11 +16,12 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc/codes"
 
+	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
-func processStateOf(p *Process) processState {
-	_, st, _ := p.snapshot()
+func processStateOf(p *shimproc.Process) shimproc.State {
+	_, st, _ := p.Watch()
 	return st
 }
 
@@ -32,24 +33,24 @@ func TestBreaker(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, m := newMemShim(t), memManager(t)
 		i, p := memTask(t, m, "c1", ownPid())
-		require.NoError(t, p.onConnected(s.connect()))
+		require.NoError(t, p.OnConnected(s.connect()))
 		task := &Task{i: i}
 
 		s.stall("Pids")
 		_, err := task.Pids(t.Context())
 		require.ErrorIs(t, err, shimclient.ErrNoAnswer)
 		synctest.Wait()
-		require.Equal(t, connected, processStateOf(p), "the Connect was answered")
+		require.Equal(t, shimproc.Connected, processStateOf(p), "the Connect was answered")
 		require.Equal(t, 1, s.count("Connect"))
 
 		s.stall("Connect")
 		_, err = task.Pids(t.Context())
 		require.True(t, errdefs.IsDeadlineExceeded(err), "%v", err)
 		synctest.Wait()
-		require.Equal(t, connected, processStateOf(p), "one unanswered call is not enough")
+		require.Equal(t, shimproc.Connected, processStateOf(p), "one unanswered call is not enough")
 		time.Sleep(shimclient.DefaultDeadlines()["Connect"] + time.Millisecond)
 		synctest.Wait()
-		require.Equal(t, unresponsive, processStateOf(p))
+		require.Equal(t, shimproc.Unresponsive, processStateOf(p))
 
 		// Nobody waits for a shim that is known to be silent, and nothing of its containers is touched.
 		before := time.Now()
@@ -73,7 +74,7 @@ func TestBreaker(t *testing.T) {
 		// A kill goes out, and any answer closes the breaker.
 		require.NoError(t, task.Kill(t.Context(), 9, false))
 		require.Equal(t, 1, s.count("Kill"))
-		require.Equal(t, connected, processStateOf(p))
+		require.Equal(t, shimproc.Connected, processStateOf(p))
 
 		s.resume("Connect", "Pids")
 		time.Sleep(3 * time.Second)
@@ -91,7 +92,7 @@ func TestCallersDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, m := newMemShim(t), memManager(t)
 		i, p := memTask(t, m, "c1", 0)
-		require.NoError(t, p.onConnected(s.connect()))
+		require.NoError(t, p.OnConnected(s.connect()))
 		s.stall("Pids")
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		defer cancel()
@@ -99,7 +100,7 @@ func TestCallersDeadline(t *testing.T) {
 		require.True(t, errdefs.IsDeadlineExceeded(err), "%v", err)
 		time.Sleep(time.Minute)
 		require.LessOrEqual(t, s.count("Connect"), 1)
-		require.Equal(t, connected, processStateOf(p))
+		require.Equal(t, shimproc.Connected, processStateOf(p))
 	})
 }
 
@@ -108,13 +109,13 @@ func TestAnErrorIsAnAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, m := newMemShim(t), memManager(t)
 		i, p := memTask(t, m, "c1", 0)
-		require.NoError(t, p.onConnected(s.connect()))
+		require.NoError(t, p.OnConnected(s.connect()))
 		s.fail("Connect", codes.Internal, "no mood")
 		s.stall("Pids")
 		_, err := (&Task{i: i}).Pids(t.Context())
 		require.ErrorIs(t, err, shimclient.ErrNoAnswer)
 		time.Sleep(time.Minute)
-		require.Equal(t, connected, processStateOf(p))
+		require.Equal(t, shimproc.Connected, processStateOf(p))
 		require.Equal(t, 1, s.count("Connect"))
 	})
 }
@@ -135,7 +136,7 @@ func TestStateOfASilentShim(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s, m := newMemShim(t), memManager(t)
 				i, p := memTask(t, m, "c1", c.pid)
-				require.NoError(t, p.onConnected(s.connect()))
+				require.NoError(t, p.OnConnected(s.connect()))
 				s.stall("State", "Connect")
 				if c.exit {
 					i.ledger.learnExit(exitOf(4321, 3))
@@ -145,7 +146,7 @@ func TestStateOfASilentShim(t *testing.T) {
 					_, err := task.State(t.Context()) // opens the breaker
 					require.Equal(t, c.ok, err == nil, "%v", err)
 					time.Sleep(10 * time.Second)
-					require.Equal(t, unresponsive, processStateOf(p))
+					require.Equal(t, shimproc.Unresponsive, processStateOf(p))
 				} else {
 					fallSilent(p)
 				}
@@ -169,9 +170,9 @@ func TestStateOfASilentShim(t *testing.T) {
 }
 
 // fallSilent has a Connect of the process left unanswered.
-func fallSilent(p *Process) {
-	l, _, _ := p.snapshot()
-	p.silent(l)
+func fallSilent(p *shimproc.Process) {
+	l, _, _ := p.Watch()
+	p.OnSilent(l)
 }
 
 // TestUseWaitsForTheVerdict: a call on a process that is being reconnected waits, then says Unavailable; a dead one is NotFound.
@@ -189,12 +190,12 @@ func TestUseWaitsForTheVerdict(t *testing.T) {
 		require.ErrorIs(t, err, context.Canceled)
 
 		conn := s.connect()
-		time.AfterFunc(time.Second, func() { _ = p.onConnected(conn) })
+		time.AfterFunc(time.Second, func() { _ = p.OnConnected(conn) })
 		_, err = task.Pids(t.Context())
 		require.NoError(t, err)
 
-		p.lost()
-		time.AfterFunc(time.Second, p.end)
+		p.OnLost()
+		time.AfterFunc(time.Second, p.End)
 		_, err = task.Pids(t.Context())
 		require.True(t, errdefs.IsNotFound(err), "%v", err)
 	})

@@ -9,22 +9,23 @@ import (
 	"github.com/containerd/containerd/v2/pkg/timeout"
 	"github.com/pkg/errors"
 
+	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
 // call runs f with the Task client of the instance's process. What the shim answers passes through unchanged; a dead shim is
 // NotFound, one that is being reconnected is Unavailable once the verdict cannot be awaited any longer.
-func (i *Instance) call(ctx context.Context, mode callMode, f func(context.Context, *shimclient.Task) error) error {
-	return i.callLink(ctx, mode, func(ctx context.Context, l *link) error { return f(ctx, l.task) })
+func (i *Instance) call(ctx context.Context, mode shimproc.Mode, f func(context.Context, *shimclient.Task) error) error {
+	return i.callLink(ctx, mode, func(ctx context.Context, l *shimproc.Link) error { return f(ctx, l.Task) })
 }
 
 // callLink is call for all APIs that the connection serves.
-func (i *Instance) callLink(ctx context.Context, mode callMode, f func(context.Context, *link) error) error {
+func (i *Instance) callLink(ctx context.Context, mode shimproc.Mode, f func(context.Context, *shimproc.Link) error) error {
 	p := i.process()
 	if p == nil {
 		return errNoInstance(i.kind, i.id)
 	}
-	return p.call(ctx, mode, f)
+	return p.Call(ctx, mode, f)
 }
 
 // detach runs f without the caller's cancellation and returns when it does or the caller leaves.
@@ -54,7 +55,7 @@ func detach[T any](ctx context.Context, m *ShimManager, f func(context.Context) 
 
 // settled waits until a restored instance's shim has answered, up to the load timeout. Every other listed state needs no waiting, and
 // a forced call waits no longer than until there is somebody to send it to.
-func (i *Instance) settled(ctx context.Context, mode callMode) error {
+func (i *Instance) settled(ctx context.Context, mode shimproc.Mode) error {
 	st, changed := i.watch()
 	if st != restoring {
 		return i.usable(st)
@@ -64,7 +65,7 @@ func (i *Instance) settled(ctx context.Context, mode callMode) error {
 	defer cancel()
 	for st == restoring {
 		if i.isUnresponsive() {
-			if mode == forced {
+			if mode == shimproc.Forced {
 				return nil
 			}
 			return i.unavailable()
@@ -89,8 +90,8 @@ func (i *Instance) isUnresponsive() bool {
 	if p == nil {
 		return false
 	}
-	_, st, _ := p.snapshot()
-	return st == unresponsive
+	_, st, _ := p.Watch()
+	return st == shimproc.Unresponsive
 }
 
 // moved is closed when the state of the process changes.
@@ -108,11 +109,11 @@ func (i *Instance) usable(st state) error {
 
 // unavailable says since when the instance has been waiting for its shim.
 func (i *Instance) unavailable() error {
-	if p := i.process(); p != nil && p.lostAddress() != nil {
-		return p.lostAddress()
+	if p := i.process(); p != nil && p.LostAddress() != nil {
+		return p.LostAddress()
 	}
 	i.mu.Lock()
 	since := i.since
 	i.mu.Unlock()
-	return errUnavailable(i.id, since, "has not answered after the daemon's start,")
+	return shimproc.Unavailable(i.id, since, "has not answered after the daemon's start,")
 }

@@ -103,7 +103,7 @@ func (i *Instance) removeRest(ctx context.Context) error {
 		i.m.launcher.RemoveSockets(i.namespace, []string{way.warm}, i.addresses()...)
 	}
 	// The last of a group removes the group's socket: that the shim was started for the first does not help one who is not there any more.
-	if p := i.process(); !way.joined || !warm && p != nil && p.isOver() {
+	if p := i.process(); !way.joined || !warm && p != nil && p.IsOver() {
 		ids := []string{i.id}
 		if way.launch != nil {
 			ids = append(ids, way.launch.Groups...)
@@ -130,7 +130,7 @@ func (i *Instance) homeless() bool {
 	i.mu.Lock()
 	house, p := i.house, i.proc
 	i.mu.Unlock()
-	return house == nil && (p == nil || p.isOver())
+	return house == nil && (p == nil || p.IsOver())
 }
 
 // addresses are where the instance's shim says, or said, that it listens.
@@ -139,7 +139,7 @@ func (i *Instance) addresses() []string {
 		return []string{r.Address}
 	}
 	if p := i.process(); p != nil {
-		return []string{p.endpoint.Address}
+		return []string{p.Endpoint.Address}
 	}
 	return nil
 }
@@ -222,7 +222,7 @@ func (i *Instance) waitInFlight() bool {
 
 // leaveProcess detaches the instance from its process and ends that when nobody is left.
 func (i *Instance) leaveProcess() {
-	if p := i.process(); p != nil && p.leave(behind{i}) {
-		p.end()
+	if p := i.process(); p != nil && p.Leave(behind{i}) {
+		p.End()
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/pkg/errors"
 
 	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/manager/internal/warm"
 	"github.com/shimyard/shimyard/shimclient"
 )
@@ -22,11 +23,11 @@ import (
 const (
 	// TimeoutLoad bounds how long a call waits for the connection to a shim, and how long a shim that can only be judged by its
 	// connection (vsock, not launched by us) may stay unreachable before it counts as dead.
-	TimeoutLoad = timeoutLoad
+	TimeoutLoad = shimproc.TimeoutLoad
 	// TimeoutCleanup bounds one attempt to clean up, and how long a create waits for an id that is still being cleaned.
-	TimeoutCleanup = timeoutCleanup
+	TimeoutCleanup = shimproc.TimeoutCleanup
 	// TimeoutShutdown bounds the Shutdown call and the wait for the process to go after it.
-	TimeoutShutdown = timeoutShutdown
+	TimeoutShutdown = shimproc.TimeoutShutdown
 )
 
 // RuncV2 is the runtime whose shims are vouched for: they clean up by themselves when their Delete succeeds.

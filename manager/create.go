@@ -18,6 +18,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/pkg/errors"
 
+	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -57,7 +58,7 @@ func (i *Instance) createTask(ctx context.Context, opts runtime.CreateOpts, root
 func (i *Instance) detached(ctx context.Context, call func(context.Context) error) error {
 	if p := i.process(); p != nil && stranded(p) >= strandedLimit {
 		return errors.Wrapf(errdefs.ErrUnavailable, "shim at %s has left %d creates unanswered whose callers have given up; "+
-			"it gets no further one before it answers", p.endpoint, strandedLimit)
+			"it gets no further one before it answers", p.Endpoint, strandedLimit)
 	}
 	done := make(chan error, 1)
 	go func() { done <- call(context.WithoutCancel(ctx)) }()
@@ -71,7 +72,7 @@ func (i *Instance) detached(ctx context.Context, call func(context.Context) erro
 }
 
 // stranded counts the Creates that have not been answered since their callers left.
-func stranded(p *Process) (n int) {
+func stranded(p *shimproc.Process) (n int) {
 	for _, i := range instancesOf(p) {
 		if i.creation.owed() != nil {
 			n++
@@ -82,23 +83,23 @@ func stranded(p *Process) (n int) {
 
 func (i *Instance) sendCreate(ctx context.Context, req *taskapi.CreateTaskRequest) (resp *taskapi.CreateTaskResponse, err error) {
 	i.creation.setCut(true)
-	err = i.call(ctx, forced, func(ctx context.Context, t *shimclient.Task) error {
+	err = i.call(ctx, shimproc.Forced, func(ctx context.Context, t *shimclient.Task) error {
 		resp, err = t.Create(ctx, req)
 		return err
 	})
-	i.creation.setCut(errors.Is(err, shimclient.ErrConnectionLost) || errors.Is(err, errShimDead))
+	i.creation.setCut(errors.Is(err, shimclient.ErrConnectionLost) || errors.Is(err, shimproc.ErrDead))
 	return resp, err
 }
 
 // endLaunchOf makes cleaning begin with the end of all processes of the instance's launch, and of those that made its process, which
 // nobody else is behind.
-func (i *Instance) endLaunchOf(p *Process) {
+func (i *Instance) endLaunchOf(p *shimproc.Process) {
 	var tokens []string
 	var spare func(shimclient.ProcessID) bool
 	if p != nil {
-		tokens, _ = p.traces()
-		spare = p.sparing(i.ledger.passage().took)
-		p.end()
+		tokens, _ = p.Traces()
+		spare = p.Sparing(i.ledger.passage().took)
+		p.End()
 	}
 	i.mu.Lock()
 	way, house := i.ledger.passageLocked(), i.house
@@ -111,7 +112,7 @@ func (i *Instance) endLaunchOf(p *Process) {
 	}
 	if p == nil && house != nil {
 		tokens = append(tokens, house.token)
-		spare = sparing(shimclient.ProcessID{}, house.answered, way.took)
+		spare = shimproc.Sparing(shimclient.ProcessID{}, house.answered, way.took)
 	}
 	i.remains.setLaunches(tokens, spare)
 }
@@ -119,14 +120,14 @@ func (i *Instance) endLaunchOf(p *Process) {
 // awaitHelpers waits until no process of the instance's launch is left but the shim itself: a Create that a crash of the daemon, or the
 // death of the shim, has cut off goes on in the OCI runtime that the shim has run for it. What was there before, and what was detached, as
 // a hook detaches a daemon, is not waited for.
-func (i *Instance) awaitHelpers(p *Process) {
+func (i *Instance) awaitHelpers(p *shimproc.Process) {
 	tokens := i.launchTokens(p)
 	if len(tokens) == 0 || p == nil {
 		return
 	}
 	took := i.ledger.passage().took
 	helps := func(id shimclient.ProcessID) bool {
-		return !p.mayBeShim(id) && id.StartTime >= took && !id.LeadsSession()
+		return !p.MayBeShim(id) && id.StartTime >= took && !id.LeadsSession()
 	}
 	until := time.Now().Add(helperGrace)
 	for time.Now().Before(until) {
@@ -141,13 +142,13 @@ func (i *Instance) awaitHelpers(p *Process) {
 }
 
 // launchTokens are the launches by which what the shim runs for the instance is found, if a Create of it may still be under way.
-func (i *Instance) launchTokens(p *Process) []string {
+func (i *Instance) launchTokens(p *shimproc.Process) []string {
 	way := i.ledger.passage()
 	switch {
 	case !i.creation.wasCut() || p == nil:
 		return nil
 	case way.warm != "":
-		tokens, _ := p.traces()
+		tokens, _ := p.Traces()
 		return tokens
 	case way.launch == nil || way.joined:
 		return nil

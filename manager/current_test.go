@@ -21,7 +21,7 @@ func runcTask(t *testing.T, s *memShim, m *ShimManager) *Task {
 	t.Helper()
 	i, p := memTask(t, m, "c1", ownPid())
 	i.binary.Runtime, i.ledger.rec.Task.PidOwned = RuncV2, true
-	require.NoError(t, p.onConnected(s.connect()))
+	require.NoError(t, p.OnConnected(s.connect()))
 	task := &Task{i: i}
 	_, err := task.State(t.Context())
 	require.NoError(t, err)
@@ -71,7 +71,7 @@ func TestListFromTheRecord(t *testing.T) {
 		}, runtime.RunningStatus, true},
 		"being probed": {func(_ *testing.T, s *memShim, task *Task) {
 			s.stall("Connect")
-			task.i.proc.suspect()
+			task.i.proc.Suspect()
 		}, runtime.RunningStatus, true},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -17,6 +17,7 @@ import (
 	"github.com/shimyard/shimyard/bundle"
 	"github.com/shimyard/shimyard/manager/internal/failpoint"
 	"github.com/shimyard/shimyard/manager/internal/metrics"
+	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -97,7 +98,7 @@ func (i *Instance) runDelete(ctx, caller context.Context) (*runtime.Exit, error)
 	if err != nil {
 		return i.deleteFailed(ctx, err)
 	}
-	if exit != nil && p != nil && p.isOver() && i.ledger.unspoken() {
+	if exit != nil && p != nil && p.IsOver() && i.ledger.unspoken() {
 		end := i.m.stayReachable(i)
 		i.m.spawn(func() {
 			defer end()
@@ -131,12 +132,12 @@ func (i *Instance) deleteInShim(ctx context.Context) (*bundle.Exit, error) {
 	}
 	dctx, cancel := i.deleteContext(ctx)
 	defer cancel()
-	err := i.call(dctx, forced, send)
+	err := i.call(dctx, shimproc.Forced, send)
 	if errors.Is(err, shimclient.ErrConnectionLost) {
-		err = i.call(dctx, forced, send)
+		err = i.call(dctx, shimproc.Forced, send)
 	}
 	if i.unanswered(err) && i.endSilentShim(ctx) {
-		return nil, errShimDead
+		return nil, shimproc.ErrDead
 	}
 	switch {
 	case err == nil:
@@ -184,16 +185,16 @@ func (i *Instance) endSilentShim(ctx context.Context) bool {
 	if p == nil || !i.initGone() || !i.silent() {
 		return false
 	}
-	pid := p.verified()
+	pid := p.Verified()
 	if (pid == shimclient.ProcessID{}) {
 		return false
 	}
-	if !p.closeIfAlone(behind{i}) {
+	if !p.CloseIfAlone(behind{i}) {
 		return false
 	}
 	log.G(ctx).WithField("pid", pid.Pid).Warn("shim does not answer and its container is gone, ending it")
-	killed := p.kill(ctx)
-	p.reopen()
+	killed := p.Kill(ctx)
+	p.Reopen()
 	return killed
 }
 
@@ -219,17 +220,17 @@ func (i *Instance) deleteFailed(ctx context.Context, err error) (*runtime.Exit, 
 // behind it. One that a sandboxer of its own started is that one's to send away: a runc shim would take a Shutdown between two
 // containers of a pod for the end of the pod.
 // Not released: it said yes and still runs, see cleanUpOnceGone.
-func (i *Instance) releaseProcess(ctx context.Context, p *Process, orderly bool) (released bool, err error) {
-	if p == nil || i.recycle(p, orderly) || !p.leave(behind{i}) {
+func (i *Instance) releaseProcess(ctx context.Context, p *shimproc.Process, orderly bool) (released bool, err error) {
+	if p == nil || i.recycle(p, orderly) || !p.Leave(behind{i}) {
 		return true, nil
 	}
-	if !p.isLaunched() {
-		p.end()
+	if !p.IsLaunched() {
+		p.End()
 		return true, nil
 	}
 	gone, err := i.shutDown(ctx, p)
-	if err != nil && !p.dead() {
-		p.stay(behind{i})
+	if err != nil && !p.IsDead() {
+		p.Stay(behind{i})
 		if !i.unanswered(err) || !i.endSilentShim(ctx) {
 			return false, err
 		}
@@ -238,7 +239,7 @@ func (i *Instance) releaseProcess(ctx context.Context, p *Process, orderly bool)
 		return true, nil
 	}
 	if gone {
-		p.end()
+		p.End()
 	}
 	return gone, nil
 }
@@ -294,14 +295,14 @@ func (i *Instance) deletesAlways() bool {
 	b, v, p := i.binary, i.version, i.proc
 	i.mu.Unlock()
 	if p != nil {
-		v = p.taskVersion() // less than the shim told, after a downgrade
+		v = p.TaskVersion() // less than the shim told, after a downgrade
 	}
 	return i.m.config.deletesAlways(b, v)
 }
 
 func (i *Instance) processDead() bool {
 	p := i.process()
-	return p == nil || p.dead()
+	return p == nil || p.IsDead()
 }
 
 // tellLate tells what a shim took with it when it ended after an orderly delete: shims queue their events and end without waiting

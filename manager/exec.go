@@ -10,6 +10,7 @@ import (
 	"github.com/containerd/containerd/v2/core/runtime"
 
 	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -51,7 +52,7 @@ func (e *Exec) State(ctx context.Context) (runtime.State, error) {
 // Start the process.
 func (e *Exec) Start(ctx context.Context) error {
 	i := e.task.i
-	if err := i.settled(ctx, once); err != nil {
+	if err := i.settled(ctx, shimproc.Once); err != nil {
 		return err
 	}
 	pid, err := i.sendStart(ctx, e.id)
@@ -64,7 +65,7 @@ func (e *Exec) Start(ctx context.Context) error {
 
 // Kill sends a signal to the process. "All" has no meaning for an exec.
 func (e *Exec) Kill(ctx context.Context, signal uint32, _ bool) error {
-	return e.task.call(ctx, forced, func(ctx context.Context, c *shimclient.Task) error {
+	return e.task.call(ctx, shimproc.Forced, func(ctx context.Context, c *shimclient.Task) error {
 		return c.Kill(ctx, &taskapi.KillRequest{ID: e.task.i.id, ExecID: e.id, Signal: signal})
 	})
 }

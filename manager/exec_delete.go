@@ -14,6 +14,7 @@ import (
 
 	"github.com/shimyard/shimyard/bundle"
 	"github.com/shimyard/shimyard/manager/internal/failpoint"
+	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -23,7 +24,7 @@ import (
 // nothing is known of its exit.
 func (e *Exec) Delete(ctx context.Context) (*runtime.Exit, error) {
 	i := e.task.i
-	if err := i.settled(ctx, forced); err != nil {
+	if err := i.settled(ctx, shimproc.Forced); err != nil {
 		return nil, err
 	}
 	unlock, err := i.deletes.lock(ctx, e.id)
@@ -65,9 +66,9 @@ func (i *Instance) deleteExecInShim(ctx context.Context, id string, x *bundle.Ex
 		resp, err = t.Delete(ctx, &taskapi.DeleteRequest{ID: i.id, ExecID: id})
 		return err
 	}
-	err := i.call(ctx, forced, send)
+	err := i.call(ctx, shimproc.Forced, send)
 	if errors.Is(err, shimclient.ErrConnectionLost) {
-		err = i.call(ctx, forced, send)
+		err = i.call(ctx, shimproc.Forced, send)
 	}
 	if err == nil {
 		failpoint.Here("exec-deleted")

@@ -23,7 +23,7 @@ func startedExec(t *testing.T, m *ShimManager) (*Exec, *memShim) {
 	t.Helper()
 	s := newMemShim(t)
 	i, p := memTask(t, m, "c1", 77)
-	require.NoError(t, p.onConnected(s.connect()))
+	require.NoError(t, p.OnConnected(s.connect()))
 	i.ledger.execAdded("e1")
 	i.ledger.execStarted("e1", 78)
 	s.say("Delete", &taskapi.DeleteResponse{Pid: 78, ExitStatus: 3, ExitedAt: timestamppb.Now()})

@@ -93,5 +93,5 @@ func (i *Instance) openLog() {
 		log.G(i.context()).WithError(err).Warn("cannot open the log of a restored shim")
 		return
 	}
-	p.setLog(c)
+	p.SetLog(c)
 }

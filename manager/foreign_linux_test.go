@@ -86,7 +86,7 @@ func TestForeignBundles(t *testing.T) {
 			y.inState("c2", running)
 			require.Equal(t, runtime.State{Status: runtime.RunningStatus, Pid: pid}, y.state(mustGet(y, "c1")))
 			// Without the binary's name the pid cannot be verified; the socket and the working directory have to do.
-			require.Equal(t, len(c.remove) == 0, y.instance("c1").process().verified() != shimclient.ProcessID{})
+			require.Equal(t, len(c.remove) == 0, y.instance("c1").process().Verified() != shimclient.ProcessID{})
 			y.remove("c1")
 			y.restart()
 			y.inState("c2", running)

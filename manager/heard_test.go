@@ -23,7 +23,7 @@ func createdTask(t *testing.T, m *ShimManager) (*Instance, *memShim) {
 	s := newMemShim(t)
 	i, p := memTask(t, m, "c1", 100)
 	i.ledger.rec.Task.Status = tasktypes.Status_CREATED.String()
-	require.NoError(t, p.onConnected(s.connect()))
+	require.NoError(t, p.OnConnected(s.connect()))
 	return i, s
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/stretchr/testify/require"
 
+	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -27,7 +28,7 @@ func benchYard(b *testing.B, tasks int) (*TaskManager, context.Context) {
 	s, m := newMemShim(b), memManager(b)
 	for n := range tasks {
 		_, p := memTask(b, m, fmt.Sprintf("task-%d", n), ownPid())
-		require.NoError(b, p.onConnected(s.connect()))
+		require.NoError(b, p.OnConnected(s.connect()))
 	}
 	return &TaskManager{shims: m}, namespaces.WithNamespace(context.Background(), testNamespace)
 }
@@ -75,9 +76,9 @@ func BenchmarkCall(b *testing.B) {
 	}{
 		{"direct", func(ctx context.Context, t *Task) error {
 			l, _ := t.i.link()
-			return ask(ctx, l.task)
+			return ask(ctx, l.Task)
 		}},
-		{"wrapped", func(ctx context.Context, t *Task) error { return t.call(ctx, repeatable, ask) }},
+		{"wrapped", func(ctx context.Context, t *Task) error { return t.call(ctx, shimproc.Repeatable, ask) }},
 	} {
 		b.Run(c.name, func(b *testing.B) {
 			tasks, ctx := benchYard(b, 1)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/shimyard/shimyard/bundle"
 	"github.com/shimyard/shimyard/manager/inspect"
+	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -91,7 +92,7 @@ func (i *Instance) view(processes bool) inspect.Instance {
 	init, shim := i.ledger.initProcess(), i.ledger.recordedShim()
 	if p != nil {
 		describe(p, &v)
-		if pid := p.verified(); pid != (shimclient.ProcessID{}) {
+		if pid := p.Verified(); pid != (shimclient.ProcessID{}) {
 			shim = pid
 		}
 	}
@@ -106,8 +107,8 @@ var stateNames = map[state]string{
 }
 
 // describe adds what is known of the way to the shim.
-func describe(p *Process, v *inspect.Instance) {
-	st := p.status()
+func describe(p *shimproc.Process, v *inspect.Instance) {
+	st := p.Status()
 	v.Address, v.Tasks, v.API = st.Address, st.Members, st.Version
 	if v.LastError == "" && st.Failure != nil {
 		v.LastError, v.LastErrorAt = st.Failure.Error(), st.FailedAt
@@ -116,9 +117,9 @@ func describe(p *Process, v *inspect.Instance) {
 		return
 	}
 	switch {
-	case st.State == unresponsive && st.Linked:
+	case st.State == shimproc.Unresponsive && st.Linked:
 		v.State, v.Since = inspect.StateUnresponsive, st.Since.UTC()
-	case (st.State == connecting || st.State == unresponsive) && v.State == inspect.StateRunning:
+	case (st.State == shimproc.Connecting || st.State == shimproc.Unresponsive) && v.State == inspect.StateRunning:
 		v.State, v.Since = inspect.StateReconnecting, st.Since.UTC()
 	}
 }
@@ -149,7 +150,7 @@ func (m *ShimManager) inspectOne(q *inspect.InspectRequest) (*inspect.InspectRes
 	}
 	r := &inspect.InspectResponse{Version: inspect.Version, Instance: i.view(true)}
 	if p := i.process(); p != nil {
-		st := p.status()
+		st := p.Status()
 		r.Connection, r.ConnectionSince = st.State.String(), st.Since.UTC()
 		for _, o := range instancesOf(p) {
 			r.Members = append(r.Members, o.namespace+"/"+o.id)
@@ -188,11 +189,11 @@ func (m *ShimManager) shimLog(namespace, id string) (*shimclient.Log, shimclient
 	if p == nil {
 		return nil, shimclient.ProcessID{}, errors.Wrapf(errdefs.ErrFailedPrecondition, "%s %s has no shim", i.kind, i.id)
 	}
-	logs := p.shimLog()
+	logs := p.Log()
 	if logs == nil {
 		err = errors.Wrapf(errdefs.ErrFailedPrecondition, "the log of the shim of %s %s is not open", i.kind, i.id)
 	}
-	return logs, p.verified(), err
+	return logs, p.Verified(), err
 }
 
 // dump makes the shim of an instance write its stacks.
@@ -206,7 +207,7 @@ func (m *ShimManager) dump(ctx context.Context, q *inspect.DumpRequest) (*inspec
 	}
 	ctx, cancel := context.WithTimeout(ctx, dumpPatience)
 	defer cancel()
-	text, err := logs.DumpStacks(ctx, func() error { return dumpStacks(pid) })
+	text, err := logs.DumpStacks(ctx, func() error { return shimproc.DumpStacks(pid) })
 	if err != nil {
 		return nil, errors.Wrapf(err, "cannot get the stacks of the shim of %s (pid %d)", q.ID, pid.Pid)
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/shimyard/shimyard/manager/inspect"
+	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
@@ -36,7 +37,7 @@ func TestInspect(t *testing.T) {
 	cont := y.stop("c2")
 	_, err := mustGet(y, "c2").Pids(y.ctx)
 	require.Error(t, err)
-	y.until("the breaker is open", func() bool { return processStateOf(y.instance("c2").process()) == unresponsive })
+	y.until("the breaker is open", func() bool { return processStateOf(y.instance("c2").process()) == shimproc.Unresponsive })
 	states := y.shim.Count(shimtest.KindRPC, "State")
 
 	all := inspected[inspect.ListResponse](y, &inspect.ListRequest{Processes: true}).Instances
@@ -75,7 +76,7 @@ func TestInspect(t *testing.T) {
 	require.Equal(t, states, y.shim.Count(shimtest.KindRPC, "State"), "nobody was asked")
 
 	cont()
-	y.until("the breaker is closed", func() bool { return processStateOf(y.instance("c2").process()) == connected })
+	y.until("the breaker is closed", func() bool { return processStateOf(y.instance("c2").process()) == shimproc.Connected })
 	y.kill(mustGet(y, "c2"))
 	one = inspected[inspect.InspectResponse](y, &inspect.InspectRequest{Namespace: testNamespace, ID: "c2"})
 	require.Equal(t, uint32(137), one.Exit.Status)
@@ -115,7 +116,7 @@ func TestDumpIsNotFatal(t *testing.T) {
 	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
 	pid, err := shimclient.LookupProcess(cmd.Process.Pid)
 	require.NoError(t, err)
-	require.True(t, errdefs.IsFailedPrecondition(dumpStacks(pid)))
+	require.True(t, errdefs.IsFailedPrecondition(shimproc.DumpStacks(pid)))
 	require.True(t, pid.Alive())
 }
 

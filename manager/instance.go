@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/log"
 
 	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -41,7 +42,7 @@ type Instance struct {
 	binary  shimclient.Binary
 	groups  []string // whose shim the container may be served by, if its runtime groups
 	version int      // of the Task API that the shim answered with
-	proc    *Process
+	proc    *shimproc.Process
 	loan
 	recovery
 }
@@ -112,7 +113,7 @@ func (i *Instance) status() (state, error) {
 }
 
 // process of the instance; nil before its launch and after its release.
-func (i *Instance) process() *Process {
+func (i *Instance) process() *shimproc.Process {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return i.proc
@@ -149,7 +150,7 @@ func (i *Instance) recordBundleLocked() *bundle.Bundle { return i.bundle }
 // running. True when the instance is dead.
 func (i *Instance) cleanUpIfDead() bool {
 	p := i.process()
-	if p == nil || !p.dead() {
+	if p == nil || !p.IsDead() {
 		return false
 	}
 	if i.onDeath() {

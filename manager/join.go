@@ -25,8 +25,8 @@ const sandboxVersion = 3
 // record is one of stock containerd, of a task that was created.
 func (i *Instance) recordJoin(sandbox string, r *bootapi.BootstrapResult) error {
 	if ep, err := shimclient.EndpointOf(r); err == nil {
-		if p := i.m.procs.at(ep.Followed()); p != nil {
-			i.ledger.recordShim(p.verified())
+		if p := i.m.procs.At(ep.Followed()); p != nil {
+			i.ledger.recordShim(p.Verified())
 		}
 	}
 	i.mu.Lock()

@@ -19,6 +19,7 @@ import (
 	"github.com/shimyard/shimyard/bundle"
 	"github.com/shimyard/shimyard/manager/internal/failpoint"
 	"github.com/shimyard/shimyard/manager/internal/metrics"
+	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -101,7 +102,7 @@ func (m *ShimManager) serves(ctx context.Context, d *bundle.Bundle) bool {
 	if err != nil {
 		return true
 	}
-	return probe(ctx, ep) != shimclient.Refused
+	return shimproc.Probe(ctx, ep) != shimclient.Refused
 }
 
 // launch starts a shim for the instance, or finds that its `start` has named a process that is known already. Launches into one group
@@ -116,9 +117,9 @@ func (m *ShimManager) launch(ctx context.Context, i *Instance, opts *anypb.Any) 
 		defer unlock()
 	}
 	r, p, err := m.start(ctx, i, opts)
-	if errors.Is(err, errClosing) || errors.Is(err, errShimDead) {
+	if errors.Is(err, shimproc.ErrClosing) || errors.Is(err, shimproc.ErrDead) {
 		// The group's process took its leave between the answer of `start` and now: wait for what becomes of it, then start again.
-		if err := p.away(ctx); err != nil {
+		if err := p.AwaitClosed(ctx); err != nil {
 			return nil, err
 		}
 		r, _, err = m.start(ctx, i, opts)
@@ -126,7 +127,7 @@ func (m *ShimManager) launch(ctx context.Context, i *Instance, opts *anypb.Any) 
 	return r, err
 }
 
-func (m *ShimManager) start(ctx context.Context, i *Instance, opts *anypb.Any) (*bootapi.BootstrapResult, *Process, error) {
+func (m *ShimManager) start(ctx context.Context, i *Instance, opts *anypb.Any) (*bootapi.BootstrapResult, *shimproc.Process, error) {
 	i.mu.Lock()
 	token := i.ledger.launchingLocked(i.binary.Path, i.groups)
 	b, d := i.binary, i.bundle
@@ -149,11 +150,11 @@ func (m *ShimManager) start(ctx context.Context, i *Instance, opts *anypb.Any) (
 		return nil, nil, errors.Wrap(err, "cannot start the shim")
 	}
 	failpoint.Here("launch-started")
-	p, created, err := m.adopt(ctx, i, r, origin{launched: true, anew: m.answeredAnew(ctx, r)})
+	p, created, err := m.adopt(ctx, i, r, shimproc.Origin{Launched: true, Anew: m.answeredAnew(ctx, r)})
 	if !created {
 		_ = logs.Close()
 	} else if p != nil {
-		p.setLog(logs)
+		p.SetLog(logs)
 	}
 	return r, p, err
 }
@@ -161,11 +162,11 @@ func (m *ShimManager) start(ctx context.Context, i *Instance, opts *anypb.Any) (
 // answeredAnew is startedAnew for an answer that may be unusable.
 func (m *ShimManager) answeredAnew(ctx context.Context, r *bootapi.BootstrapResult) bool {
 	ep, err := shimclient.EndpointOf(r)
-	return err == nil && m.procs.startedAnew(ctx, ep.Followed())
+	return err == nil && m.procs.StartedAnew(ctx, ep.Followed())
 }
 
 // adopt takes a process that answered at an endpoint for the instance's: attaches, connects, verifies its pid, writes the records.
-func (m *ShimManager) adopt(ctx context.Context, i *Instance, r *bootapi.BootstrapResult, from origin) (*Process, bool, error) {
+func (m *ShimManager) adopt(ctx context.Context, i *Instance, r *bootapi.BootstrapResult, from shimproc.Origin) (*shimproc.Process, bool, error) {
 	ep, err := shimclient.EndpointOf(r)
 	if err != nil {
 		return nil, false, errors.Wrap(err, "cannot use the shim's answer")
@@ -183,29 +184,29 @@ func (m *ShimManager) adopt(ctx context.Context, i *Instance, r *bootapi.Bootstr
 		return nil, false, err
 	}
 	failpoint.Here("launch-bootstrap")
-	p, created, err := m.procs.attach(behind{i}, ep, from)
+	p, created, err := m.procs.Attach(behind{i}, ep, from)
 	if err != nil {
 		return p, created, err
 	}
 	dialled := time.Now()
 	_, end := childSpan(ctx, spanCreate+"."+metrics.PhaseDial)
-	l, err := p.use(ctx, once)
+	l, err := p.Use(ctx, shimproc.Once)
 	end(err)
 	if err != nil {
 		return p, created, errors.Wrapf(err, "cannot connect to the shim at %s", ep)
 	}
 	metrics.Phase(metrics.PhaseDial, dialled)
-	launched := p.isLaunched()
+	launched := p.IsLaunched()
 	i.recordEndpoint(ep)
 	i.mu.Lock()
 	i.ledger.attachedLocked(created, launched)
 	b, token := i.binary, i.ledger.passageLocked().token()
 	i.mu.Unlock()
 	if created && token != "" {
-		p.verify(ctx, l, b, token)
-		i.ledger.recordAnswer(p.answeredNow())
+		p.Verify(ctx, l, b, token)
+		i.ledger.recordAnswer(p.AnsweredNow())
 	}
-	i.ledger.recordShim(p.verified())
+	i.ledger.recordShim(p.Verified())
 	return p, created, i.ledger.persist()
 }
 
@@ -230,7 +231,7 @@ func (m *ShimManager) shimFor(ctx context.Context, i *Instance, facts specFacts,
 	if err := i.recordJoin(opts.SandboxID, r); err != nil {
 		return nil, err
 	}
-	_, _, err = m.adopt(ctx, i, r, origin{group: opts.SandboxID})
+	_, _, err = m.adopt(ctx, i, r, shimproc.Origin{Group: opts.SandboxID})
 	return r, errors.Wrapf(err, "cannot join the shim of sandbox %s", opts.SandboxID)
 }
 

@@ -62,8 +62,8 @@ func (y *yard) live(id string, version int) {
 	require.NoError(y, err)
 	require.NotZero(y, pid)
 	require.Equal(y, runtime.CreatedStatus, y.state(task).Status)
-	l, _, _ := y.instance(id).process().snapshot()
-	require.Equal(y, version, l.task.Version())
+	l, _, _ := y.instance(id).process().Watch()
+	require.Equal(y, version, l.Task.Version())
 
 	require.NoError(y, task.Start(y.ctx))
 	require.Equal(y, runtime.State{Status: runtime.RunningStatus, Pid: pid}, y.state(task))

@@ -10,6 +10,8 @@ import (
 	"github.com/containerd/containerd/v2/pkg/timeout"
 	"github.com/containerd/log"
 	"github.com/pkg/errors"
+
+	"github.com/shimyard/shimyard/manager/internal/shimproc"
 )
 
 const (
@@ -25,10 +27,10 @@ const (
 // shutdown timeout. One that has said yes and lingers must keep the id: the `start` of the next task under it would
 // find the old shim at its socket, take it for the group's, and end with it. Nor may anybody else join it, so it
 // stays known, closing, until it is gone.
-func (i *Instance) shutDown(ctx context.Context, p *Process) (gone bool, err error) {
+func (i *Instance) shutDown(ctx context.Context, p *shimproc.Process) (gone bool, err error) {
 	ctx, cancel := timeout.WithContext(ctx, TimeoutShutdown)
 	defer cancel()
-	l, err := p.sendShutdown(ctx, i.id)
+	l, err := p.AskToGo(ctx, i.id)
 	if err != nil {
 		return false, err
 	}
@@ -37,33 +39,33 @@ func (i *Instance) shutDown(ctx context.Context, p *Process) (gone bool, err err
 
 // awaitShutdown waits until the process that said yes to its shutdown is gone. l is its connection, nil when there is
 // none any more.
-func (i *Instance) awaitShutdown(ctx context.Context, p *Process, l *link) (gone bool) {
+func (i *Instance) awaitShutdown(ctx context.Context, p *shimproc.Process, l *shimproc.Link) (gone bool) {
 	soon, cancel := context.WithTimeout(ctx, lingerNoted)
-	gone = p.waitGone(soon, l)
+	gone = p.WaitGone(soon, l)
 	cancel()
 	if !gone {
 		i.ledger.markLingering()
-		gone = p.waitGone(ctx, l)
+		gone = p.WaitGone(ctx, l)
 	}
 	return gone
 }
 
 // cleanUpOnceGone keeps the id of a deleted instance reserved until its process, which said yes to its shutdown, is
 // gone, and cleans up then. The delete itself is answered.
-func (i *Instance) cleanUpOnceGone(p *Process, c cleaning) {
-	i.remains.setLeft(errors.Errorf("its shim at %s has said yes to its shutdown and still runs", p.endpoint))
+func (i *Instance) cleanUpOnceGone(p *shimproc.Process, c cleaning) {
+	i.remains.setLeft(errors.Errorf("its shim at %s has said yes to its shutdown and still runs", p.Endpoint))
 	i.onDeleted()
 	patience := lingerTimes * timeout.Get(TimeoutCleanup)
 	i.m.spawn(func() { i.cleanUpAfter(p, c, patience) })
 }
 
-func (i *Instance) cleanUpAfter(p *Process, c cleaning, patience time.Duration) {
+func (i *Instance) cleanUpAfter(p *shimproc.Process, c cleaning, patience time.Duration) {
 	ctx := i.context()
-	log.G(ctx).WithField("address", p.endpoint).Warn("shim has said yes to its shutdown and still runs")
-	if !p.awaitEndOrKill(ctx, patience) {
+	log.G(ctx).WithField("address", p.Endpoint).Warn("shim has said yes to its shutdown and still runs")
+	if !p.AwaitEndOrKill(ctx, patience) {
 		return // the manager was closed; the next start goes on
 	}
-	p.end()
+	p.End()
 	if i.kind == KindTask && i.ledger.exit("") != nil && i.ledger.unspoken() {
 		if !i.waitInFlight() {
 			return
@@ -76,10 +78,10 @@ func (i *Instance) cleanUpAfter(p *Process, c cleaning, patience time.Duration) 
 
 // restoreLingering takes up what an earlier daemon did not come to the end of. Others may be behind the process where
 // that daemon died before they were told that it is closing; then it is theirs.
-func (i *Instance) restoreLingering(p *Process) {
+func (i *Instance) restoreLingering(p *shimproc.Process) {
 	i.activated()
 	c := cleaning{shimDelete: i.ledger.exit("") == nil || i.deletesAlways(), orderly: i.ledger.exit("") != nil}
-	if !p.leave(behind{i}) {
+	if !p.Leave(behind{i}) {
 		i.clean(c)
 		return
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/containerd/log"
 
+	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -17,7 +18,7 @@ import (
 
 // lose puts the instance behind a lost process, which is watched from now on. Instances with the same pid on record
 // share one.
-func (i *Instance) lose(why error) *Process {
+func (i *Instance) lose(why error) *shimproc.Process {
 	log.G(i.context()).WithError(why).Error("cannot tell how to reach the shim of a bundle, leaving both alone")
 	pid := i.ledger.recordedShim()
 	name := i.namespace + "/" + i.id
@@ -26,7 +27,7 @@ func (i *Instance) lose(why error) *Process {
 	}
 	traced := !i.servedByAnother()
 	launched := i.launchedHere()
-	p := i.m.procs.attachLost(behind{i}, name, why, traced, origin{pid: pid, launched: launched})
+	p := i.m.procs.AttachLost(behind{i}, name, why, traced, shimproc.Origin{Pid: pid, Launched: launched})
 	i.announce() // whoever waits for the process that it had, or for it to have one, has another to look at
 	return p
 }
@@ -37,8 +38,8 @@ func (i *Instance) loseStranger(why error) {
 	i.mu.Lock()
 	i.guessed, i.mend = false, false
 	i.mu.Unlock()
-	if p.remove(behind{i}) == 0 && p.kept() == nil {
-		p.end()
+	if p.Remove(behind{i}) == 0 && p.Keeper() == nil {
+		p.End()
 	}
 	i.lose(why)
 }

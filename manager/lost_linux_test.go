@@ -238,7 +238,7 @@ func strangerUnderTheName(t *testing.T, lost bool) {
 func TestDeletedBehindTheDaemon(t *testing.T) {
 	y := newYard(t, shimtest.Scenario{})
 	y.run("c1", "sleep")
-	ep, token := y.instance("c1").process().endpoint, y.record("c1").Launch.Token
+	ep, token := y.instance("c1").process().Endpoint, y.record("c1").Launch.Token
 	left := exec.Command("sleep", "1000")
 	left.Env = append(os.Environ(), shimclient.TokenEnv+"="+token)
 	require.NoError(t, left.Start())

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/shimyard/shimyard/manager/internal/metrics"
+	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -53,7 +54,7 @@ type ShimManager struct {
 	started time.Time
 	// undecided counts the instances found at the start of which it is not known yet what becomes of them.
 	undecided atomic.Int64
-	procs     *registry
+	procs     *shimproc.Registry
 
 	// mu guards all below up to unaddressed. Never held while anything else is done.
 	mu        sync.Mutex
@@ -132,19 +133,19 @@ func New(ctx context.Context, config Config) (*ShimManager, error) {
 // init makes what is the same for every manager.
 func (m *ShimManager) init() {
 	m.pool = newPool(m)
-	m.procs = newRegistry(m.registryConfig())
+	m.procs = shimproc.NewRegistry(m.registryConfig())
 	m.saves = semaphore.NewWeighted(savesAtOnce)
 	m.ready, m.urgent = make(chan struct{}), make(chan struct{})
 	m.urge = sync.OnceFunc(func() { close(m.urgent) })
 }
 
 // registryConfig is what shim processes need of the manager.
-func (m *ShimManager) registryConfig() registryConfig {
-	return registryConfig{
+func (m *ShimManager) registryConfig() shimproc.Config {
+	return shimproc.Config{
 		Context: m.ctx, Spawn: m.spawn, Begin: m.onBegin, Urge: func() { m.urge() },
 		Deadlines: m.config.deadlines, EscalateAfter: m.config.EscalateAfter, Observe: observeCall,
 		OnDistrust: m.pool.distrust,
-		OnEnd: func(p *Process) {
+		OnEnd: func(p *shimproc.Process) {
 			if w := warmth(p); w != nil {
 				m.pool.ended(w)
 			}

@@ -21,6 +21,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -34,7 +35,7 @@ var testExchange = exchange.NewExchange()
 
 // memManager is a manager without disk, processes and subscriptions, for tests in a synctest bubble. Its shim processes do not connect by
 // themselves, unless change says so.
-func memManager(t testing.TB, change ...func(*registryConfig)) *ShimManager {
+func memManager(t testing.TB, change ...func(*shimproc.Config)) *ShimManager {
 	ctx, cancel := context.WithCancel(context.Background())
 	m := &ShimManager{
 		config:    Config{Events: testExchange, Deadlines: shimclient.DefaultDeadlines(), Sandboxes: &sandboxStore{}},
@@ -52,7 +53,7 @@ func memManager(t testing.TB, change ...func(*registryConfig)) *ShimManager {
 	for _, f := range change {
 		f(&c)
 	}
-	m.procs = newRegistry(c)
+	m.procs = shimproc.NewRegistry(c)
 	m.begin()
 	t.Cleanup(func() { require.NoError(t, m.Close()) })
 	return m
@@ -73,18 +74,18 @@ func startOf(t testing.TB, pid uint32) uint64 {
 }
 
 // memTask is a created instance with a pid, behind a process that is not yet connected.
-func memTask(t testing.TB, m *ShimManager, id string, pid uint32) (*Instance, *Process) {
-	return memTaskFrom(t, m, id, pid, origin{launched: true})
+func memTask(t testing.TB, m *ShimManager, id string, pid uint32) (*Instance, *shimproc.Process) {
+	return memTaskFrom(t, m, id, pid, shimproc.Origin{Launched: true})
 }
 
-func memTaskFrom(t testing.TB, m *ShimManager, id string, pid uint32, from origin) (*Instance, *Process) {
+func memTaskFrom(t testing.TB, m *ShimManager, id string, pid uint32, from shimproc.Origin) (*Instance, *shimproc.Process) {
 	i := memInstance(m, id, running)
 	i.ledger.rec = bundle.Record{Created: true, Task: &bundle.TaskState{Status: "RUNNING", Pid: pid, PidStart: startOf(t, pid)}}
 	ep := shimclient.Endpoint{Protocol: "ttrpc", Address: "unix:///nowhere-of-" + id + ".sock", Version: 3}
-	p, _, err := m.procs.attach(behind{i}, ep, from)
+	p, _, err := m.procs.Attach(behind{i}, ep, from)
 	require.NoError(t, err)
 	m.instances[i.key()] = i
-	t.Cleanup(p.end)
+	t.Cleanup(p.End)
 	return i, p
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/shimyard/shimyard/manager/internal/metrics"
+	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
@@ -111,7 +112,7 @@ func TestMetrics(t *testing.T) {
 	cont := y.stop("c2")
 	_, err = mustGet(y, "c2").Pids(y.ctx)
 	require.Error(t, err)
-	y.until("the breaker is open", func() bool { return processStateOf(y.instance("c2").process()) == unresponsive })
+	y.until("the breaker is open", func() bool { return processStateOf(y.instance("c2").process()) == shimproc.Unresponsive })
 	require.Equal(t, 1.0, opened())
 	require.Equal(t, 1.0, passed())
 	require.Equal(t, 1.0, s.sum("processes", "state", "unresponsive"))
@@ -138,13 +139,13 @@ func TestReasons(t *testing.T) {
 	}{
 		{metrics.PhaseLaunch, errors.Wrap(context.Canceled, "waiting"), metrics.ReasonCanceled},
 		{metrics.PhaseLaunch, bundleError{errdefs.ErrAlreadyExists}, metrics.ReasonExists},
-		{metrics.PhaseCreate, errShimDead, metrics.ReasonShimDied},
+		{metrics.PhaseCreate, shimproc.ErrDead, metrics.ReasonShimDied},
 		{metrics.PhaseCreate, shimclient.ErrConnectionLost, metrics.ReasonShimDied},
 		{metrics.PhaseResolve, errdefs.ErrInvalidArgument, metrics.ReasonSpec},
 		{metrics.PhaseResolve, errdefs.ErrNotFound, metrics.ReasonRuntime},
 		{metrics.PhaseLaunch, errors.Wrap(bundleError{errors.New("disk full")}, "c1"), metrics.ReasonBundle},
 		{metrics.PhaseLaunch, errors.New("exit status 1"), metrics.ReasonLaunch},
-		{metrics.PhaseLaunch, errUnavailable("a", time.Now(), "cannot be reached"), metrics.ReasonConnect},
+		{metrics.PhaseLaunch, shimproc.Unavailable("a", time.Now(), "cannot be reached"), metrics.ReasonConnect},
 		{metrics.PhaseMounts, errors.New("no such device"), metrics.ReasonMounts},
 		{metrics.PhaseCreate, errors.New("runc create failed"), metrics.ReasonShim},
 	} {
@@ -154,7 +155,7 @@ func TestReasons(t *testing.T) {
 		require.NotEmpty(t, reasonOfPhase[phase])
 	}
 	require.Equal(t, "OK", codeOf(nil))
-	require.Equal(t, "NotFound", codeOf(errShimDead))
+	require.Equal(t, "NotFound", codeOf(shimproc.ErrDead))
 	require.Equal(t, "DeadlineExceeded", codeOf(shimclient.ErrNoAnswer))
 	require.Equal(t, "Unknown", codeOf(errors.New("runc")))
 }

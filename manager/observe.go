@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/shimyard/shimyard/manager/internal/metrics"
+	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/manager/internal/warm"
 	"github.com/shimyard/shimyard/shimclient"
 )
@@ -114,7 +115,7 @@ func (w *watched) reason(err error) string {
 		return metrics.ReasonCanceled
 	case errdefs.IsAlreadyExists(err):
 		return metrics.ReasonExists
-	case errors.Is(err, shimclient.ErrConnectionLost), errors.Is(err, errShimDead):
+	case errors.Is(err, shimclient.ErrConnectionLost), errors.Is(err, shimproc.ErrDead):
 		return metrics.ReasonShimDied
 	case errors.As(err, new(bundleError)):
 		return metrics.ReasonBundle
@@ -172,7 +173,7 @@ func (m *ShimManager) Now() metrics.Now {
 		Instances: make(map[metrics.Instances]int), Processes: make(map[metrics.Processes]int),
 		WarmShims: m.pool.count(), LaunchQueue: m.launcher.Waiting(),
 	}
-	processes, runtimes := m.procs.all(), make(map[*Process]string)
+	processes, runtimes := m.procs.All(), make(map[*shimproc.Process]string)
 	for _, i := range m.everyInstance("") {
 		v := i.brief()
 		if v.State == "" {
@@ -186,9 +187,9 @@ func (m *ShimManager) Now() metrics.Now {
 		}
 	}
 	for _, p := range processes {
-		st := p.status()
+		st := p.Status()
 		now.Processes[metrics.Processes{State: st.State.String(), Runtime: runtimes[p]}]++
-		if st.State == unresponsive {
+		if st.State == shimproc.Unresponsive {
 			now.UnresponsiveSince = earlier(now.UnresponsiveSince, st.Since)
 		}
 	}
@@ -206,7 +207,7 @@ func earlier(a, b time.Time) time.Time {
 // brief is what is counted of an instance.
 type brief struct {
 	metrics.Instances
-	process *Process
+	process *shimproc.Process
 	failing bool      // it is being cleaned up, and that has failed
 	since   time.Time // when its state began
 }

@@ -79,6 +79,6 @@ func (i *Instance) placeMemory() {
 	if p == nil || pid == 0 {
 		return
 	}
-	cgroup, kills := memoryOf(pid, p.verified())
+	cgroup, kills := memoryOf(pid, p.Verified())
 	i.ledger.placeMemory(pid, cgroup, kills)
 }

@@ -23,7 +23,7 @@ func (i *Instance) judgePid(pid uint32) (start uint64, owned bool) {
 	if pid == 0 || p == nil {
 		return 0, false
 	}
-	shim := p.verified()
+	shim := p.Verified()
 	if (shim == shimclient.ProcessID{}) {
 		return 0, false
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/shimyard/shimyard/bundle"
 	"github.com/shimyard/shimyard/manager/internal/metrics"
+	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/manager/internal/warm"
 	"github.com/shimyard/shimyard/shimclient"
 )
@@ -34,7 +35,7 @@ type poolSpec struct {
 type warmShim struct {
 	entry *warm.Entry[*warmShim]
 	dir   *bundle.Warm
-	p     *Process
+	p     *shimproc.Process
 	reply *bootapi.BootstrapResult
 	spec  poolSpec
 	token string
@@ -69,7 +70,7 @@ func newPool(m *ShimManager) *pool {
 	o.account = warm.New(m.ctx, warm.Config[*warmShim]{
 		Limit: m.config.WarmLimit, Idle: m.config.WarmIdle,
 		Memory: warm.MemoryRule(m.config.WarmMemory), Machine: m.config.machine,
-		Held:    func(w *warmShim) (uint64, error) { return w.p.verified().OwnMemory() },
+		Held:    func(w *warmShim) (uint64, error) { return w.p.Verified().OwnMemory() },
 		End:     o.end,
 		Spawn:   func(f func()) { m.spawn(f) },
 		Retired: metrics.WarmEnded,
@@ -140,7 +141,7 @@ func (w *warmShim) servedFrom() uint64 {
 
 // distrust retires a process that did not do as it should: left a call unanswered, lost its connection, failed a create
 // or a delete. What it serves stays with it. Nothing happens to a process that is not the pool's.
-func (o *pool) distrust(p *Process) {
+func (o *pool) distrust(p *shimproc.Process) {
 	if p == nil {
 		return
 	}
@@ -150,13 +151,13 @@ func (o *pool) distrust(p *Process) {
 }
 
 // warmth of the process; nil for one that was started for one instance.
-func warmth(p *Process) *warmShim {
-	w, _ := p.kept().(*warmShim)
+func warmth(p *shimproc.Process) *warmShim {
+	w, _ := p.Keeper().(*warmShim)
 	return w
 }
 
 // startID is the id that the shim was started under.
-func (w *warmShim) startID() string { return w.dir.ID }
+func (w *warmShim) StartID() string { return w.dir.ID }
 
 // take makes p the process of the shim.
-func (w *warmShim) take(p *Process) { w.p = p }
+func (w *warmShim) Take(p *shimproc.Process) { w.p = p }

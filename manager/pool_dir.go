@@ -13,6 +13,7 @@ import (
 
 	"github.com/shimyard/shimyard/bundle"
 	"github.com/shimyard/shimyard/manager/internal/failpoint"
+	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -42,8 +43,8 @@ func (m *ShimManager) moveIn(ctx context.Context, i *Instance, w *warmShim, fact
 func lendHome(i *Instance, w *warmShim, facts specFacts) error {
 	w.clearing.Lock()
 	defer w.clearing.Unlock()
-	if w.p.isOver() {
-		return errShimDead
+	if w.p.IsOver() {
+		return shimproc.ErrDead
 	}
 	i.mu.Lock()
 	rec, binary := i.ledger.recordLocked(), i.binary
@@ -92,7 +93,7 @@ func moveOut(i *Instance, w *warmShim, why error) error {
 	i.mu.Unlock()
 	w.clearing.Lock()
 	defer w.clearing.Unlock()
-	if house != nil && !w.p.isOver() { // else nothing comes back for it where it waits, and it goes with the bundle
+	if house != nil && !w.p.IsOver() { // else nothing comes back for it where it waits, and it goes with the bundle
 		if err := d.Return(w.dir); err != nil {
 			return errors.Wrapf(err, "cannot undo a bundle after this: %v", why)
 		}
@@ -130,7 +131,7 @@ func (i *Instance) removeBundle(d *bundle.Bundle) error {
 func (o *pool) takeHome(w *warmShim, d *bundle.Bundle) error {
 	w.clearing.Lock()
 	defer w.clearing.Unlock()
-	if w.p.isOver() {
+	if w.p.IsOver() {
 		return nil
 	}
 	err := d.Return(w.dir)
@@ -177,7 +178,7 @@ func (i *Instance) loadHouse(ctx context.Context, b *bundle.Bundle, id string) *
 
 // restoreHouse makes the process of a restored instance whose bundle is the directory of a warm shim the pool's, which
 // ends it with the last that is in it: it is not known whether all that it did went well.
-func (i *Instance) restoreHouse(ctx context.Context, p *Process) {
+func (i *Instance) restoreHouse(ctx context.Context, p *shimproc.Process) {
 	i.mu.Lock()
 	w := i.house
 	i.mu.Unlock()
@@ -185,11 +186,11 @@ func (i *Instance) restoreHouse(ctx context.Context, p *Process) {
 		return
 	}
 	w.reply = &bootapi.BootstrapResult{}
-	if p.lostAddress() == nil {
-		ep := p.endpoint
+	if p.LostAddress() == nil {
+		ep := p.Endpoint
 		w.reply = &bootapi.BootstrapResult{Version: int32(ep.Version), Protocol: ep.Protocol, Address: ep.Address}
 	}
-	if err := p.keepFor(w, w.facts(shimclient.ProcessID{})); err != nil {
+	if err := p.KeepFor(w, w.facts(shimclient.ProcessID{})); err != nil {
 		log.G(ctx).WithError(err).Error("cannot use the record of a warm shim; it ends with its task")
 		return
 	}

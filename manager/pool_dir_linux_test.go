@@ -13,13 +13,14 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
 
+	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
 // worksIn is the working directory of the process of a warm shim.
 func (y *yard) worksIn(w *warmShim) string {
 	y.Helper()
-	cwd, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", w.p.verified().Pid))
+	cwd, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", w.p.Verified().Pid))
 	require.NoError(y, err)
 	return cwd
 }
@@ -266,10 +267,10 @@ func TestDirectoryOfADeadShim(t *testing.T) {
 		}
 	}
 	y.killShim(id)
-	y.until("it is found dead", w.p.isOver)
+	y.until("it is found dead", w.p.IsOver)
 	i := newInstance(y.m, y.tasks.layout, KindTask, testNamespace, "c2", launching)
 	i.describe(specFacts{raw: []byte("{}")}, w.spec.binary)
-	require.ErrorIs(t, lendHome(i, w, specFacts{raw: []byte("{}")}), errShimDead)
+	require.ErrorIs(t, lendHome(i, w, specFacts{raw: []byte("{}")}), shimproc.ErrDead)
 	y.gone(id)
 	require.NoDirExists(t, y.bundle("c2"))
 	require.NoDirExists(t, y.path("root", testNamespace, "c2"))

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/manager/internal/warm"
 	"github.com/shimyard/shimyard/shimclient"
 	"github.com/shimyard/shimyard/shimclient/shimtest"
@@ -52,7 +53,7 @@ func TestDistrust(t *testing.T) {
 			cont := y.silence2(w)
 			require.True(y, y.retired(w))
 			cont()
-			y.until("it answers again", func() bool { return processStateOf(w.p) == connected })
+			y.until("it answers again", func() bool { return processStateOf(w.p) == shimproc.Connected })
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -85,7 +86,7 @@ func (y *yard) silence2(w *warmShim) (cont func()) {
 	cont = y.stop(w.dir.ID)
 	_, err := mustGet(y, "c1").Pids(y.ctx)
 	require.Error(y, err)
-	y.until("the breaker is open", func() bool { return processStateOf(w.p) == unresponsive })
+	y.until("the breaker is open", func() bool { return processStateOf(w.p) == shimproc.Unresponsive })
 	return cont
 }
 

@@ -24,18 +24,18 @@ func (o *pool) finish(w *warmShim) {
 
 // end is finish, and waits for it. A process that an instance has joined meanwhile, by its address, ends with that.
 func (o *pool) end(w *warmShim) {
-	if !w.p.closeIfEmpty() {
+	if !w.p.CloseIfEmpty() {
 		return
 	}
 	o.account.Ending(w.entry)
-	if !w.p.isOver() {
+	if !w.p.IsOver() {
 		ctx, cancel := context.WithTimeout(o.m.ctx, goodbyeTime)
 		defer cancel()
-		if err := w.p.shutdown(ctx, w.dir.ID); err != nil {
-			log.G(o.m.ctx).WithError(err).WithField("address", w.p.endpoint).Info("an idle shim does not shut down, ending it")
+		if err := w.p.ShutDown(ctx, w.dir.ID); err != nil {
+			log.G(o.m.ctx).WithError(err).WithField("address", w.p.Endpoint).Info("an idle shim does not shut down, ending it")
 		}
 	}
-	w.p.end()
+	w.p.End()
 	o.clear(w)
 }
 
@@ -46,7 +46,7 @@ func (o *pool) ended(w *warmShim) {
 		return // by end, or by the undoing of its launch, which see to it
 	}
 	o.m.spawn(func() {
-		if pid := w.p.verified(); pid != (shimclient.ProcessID{}) {
+		if pid := w.p.Verified(); pid != (shimclient.ProcessID{}) {
 			ctx, cancel := timeout.WithContext(o.m.ctx, TimeoutCleanup)
 			defer cancel()
 			_ = pid.Wait(ctx) // one that goes by itself is given the time to
@@ -65,7 +65,7 @@ func (o *pool) clear(w *warmShim) {
 		return
 	}
 	ctx := context.WithoutCancel(o.m.ctx)
-	if pid := w.p.verified(); (pid == shimclient.ProcessID{}) || pid.Alive() {
+	if pid := w.p.Verified(); (pid == shimclient.ProcessID{}) || pid.Alive() {
 		ctx, cancel := timeout.WithContext(ctx, TimeoutCleanup)
 		defer cancel()
 		if err := shimclient.EndLaunch(ctx, w.token, w.sparing()); err != nil {

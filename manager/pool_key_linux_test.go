@@ -118,7 +118,7 @@ func TestPodOnAWarmShim(t *testing.T) {
 			o.SandboxID = "pause"
 			_, err = y.tasks.Create(y.ctx, "byid", o)
 			require.NoError(t, err)
-			o.Address, o.Version = w.p.endpoint.String(), 3
+			o.Address, o.Version = w.p.Endpoint.String(), 3
 			_, err = y.tasks.Create(y.ctx, "byaddress", o)
 			require.NoError(t, err)
 			for _, id := range []string{"byname", "byid", "byaddress"} {
@@ -175,7 +175,7 @@ func TestJoinOfAShimThatWentOn(t *testing.T) {
 	require.Same(t, w, y.warm("other"))
 
 	o := y.inPod("p1")
-	o.SandboxID, o.Address, o.Version = "p1", w.p.endpoint.String(), 3
+	o.SandboxID, o.Address, o.Version = "p1", w.p.Endpoint.String(), 3
 	_, err := y.tasks.Create(y.ctx, "late", o)
 	require.True(t, errdefs.IsUnavailable(err), "%v", err)
 	y.removed("late")

@@ -33,7 +33,7 @@ func (y *yard) memoryIs(m warm.Machine) { y.config.machine = func() warm.Machine
 func TestIdleShimsFollowMemory(t *testing.T) {
 	y := memoryYard(t, warm.Machine{Total: plenty, Available: plenty})
 	y.pooled("c0")
-	one, err := y.warm("c0").p.verified().OwnMemory()
+	one, err := y.warm("c0").p.Verified().OwnMemory()
 	require.NoError(t, err)
 	require.Greater(t, one, uint64(256<<10), "a process holds something")
 	require.Less(t, one, uint64(256<<20))

@@ -149,7 +149,7 @@ func TestCrashWithIdleShims(t *testing.T) {
 	require.ElementsMatch(t, there, y.idle())
 	y.pooled("c2")
 	require.Contains(t, there, y.warm("c2").dir.ID)
-	require.True(t, y.warm("c2").p.verified().Alive())
+	require.True(t, y.warm("c2").p.Verified().Alive())
 	y.remove("c2")
 	y.spares(2)
 	require.Equal(t, from, y.starts())
@@ -230,7 +230,7 @@ func (y *yard) empty2() {
 	y.m.mu.Lock()
 	defer y.m.mu.Unlock()
 	require.Empty(y, y.m.instances)
-	require.Len(y, y.m.procs.all(), len(y.idle()))
+	require.Len(y, y.m.procs.All(), len(y.idle()))
 }
 
 // TestWarmLaunchCutShort: the daemon was killed between two steps of a launch for nobody. What there is of it is ended and removed.

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -68,7 +69,7 @@ func (m *ShimManager) restoreOneWarm(ctx context.Context, dir *bundle.Warm) {
 	ep, err := shimclient.EndpointOf(r)
 	created := false
 	if err == nil {
-		created, err = m.procs.attachKept(w, ep, w.facts(procOf(rec.Shim)), false)
+		created, err = m.procs.AttachKept(w, ep, w.facts(procOf(rec.Shim)), false)
 	}
 	if err != nil {
 		log.G(ctx).WithError(err).Error("cannot use the record of a warm shim, leaving it alone")
@@ -129,27 +130,27 @@ func (w *warmShim) takeOver(ctx context.Context, m *ShimManager, idle bool) {
 	if logs, err := shimclient.OpenLog(w.dir.LogPath(), log.Fields{"id": w.dir.ID, "namespace": w.spec.namespace}); err != nil {
 		log.G(ctx).WithError(err).Warn("cannot open the log of a restored shim")
 	} else {
-		w.p.setLog(logs)
+		w.p.SetLog(logs)
 	}
 	if !idle {
 		if in := instancesOf(w.p); len(in) == 1 {
-			w.p.logAs(in[0].namespace, in[0].id)
+			w.p.LogAs(in[0].namespace, in[0].id)
 		}
 		return
 	}
-	l, err := w.p.use(ctx, once)
-	if err != nil && w.p.isOver() {
+	l, err := w.p.Use(ctx, shimproc.Once)
+	if err != nil && w.p.IsOver() {
 		return
 	}
 	if err == nil {
-		w.p.verify(ctx, l, w.spec.binary, w.token)
+		w.p.Verify(ctx, l, w.spec.binary, w.token)
 	}
 	// Its bundle may be one that we cannot see.
 	if pid, has := w.hasChildren(ctx); has {
 		log.G(ctx).WithField("pid", pid.Pid).Error("found a warm shim without a bundle that has processes, leaving it alone")
 		return
 	}
-	if err != nil || w.spec.limits.Warm <= 0 || w.p.ask(ctx, l.task) != nil {
+	if err != nil || w.spec.limits.Warm <= 0 || w.p.Ask(ctx, l.Task) != nil {
 		m.pool.distrust(w.p) // first: no task is to get it
 	}
 	m.pool.account.Put(w.entry, 0)
@@ -158,9 +159,9 @@ func (w *warmShim) takeOver(ctx context.Context, m *ShimManager, idle bool) {
 // hasChildren tells which of the shim's processes, if any, runs others, or may run some. One that does not answer may
 // not have a verified pid.
 func (w *warmShim) hasChildren(ctx context.Context) (shimclient.ProcessID, bool) {
-	ctx, cancel := context.WithTimeout(ctx, scanTime)
+	ctx, cancel := context.WithTimeout(ctx, shimproc.ScanTime)
 	defer cancel()
-	pids := []shimclient.ProcessID{w.p.verified()}
+	pids := []shimclient.ProcessID{w.p.Verified()}
 	if !pids[0].Alive() {
 		var err error
 		if pids, err = shimclient.FindByToken(ctx, w.token); err != nil {
@@ -185,7 +186,7 @@ func (m *ShimManager) sweepWarm(ctx context.Context, dir *bundle.Warm, rec *bund
 			return
 		}
 	}
-	if works, err := found(ctx, nil, []string{dir.Path}, func(shimclient.ProcessID) bool { return true }); works && !errdefs.IsNotImplemented(err) {
+	if works, err := shimproc.Found(ctx, nil, []string{dir.Path}, func(shimclient.ProcessID) bool { return true }); works && !errdefs.IsNotImplemented(err) {
 		if err == nil {
 			err = errors.New("a process works in it")
 		}

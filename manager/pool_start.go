@@ -15,6 +15,7 @@ import (
 	"github.com/shimyard/shimyard/bundle"
 	"github.com/shimyard/shimyard/manager/internal/failpoint"
 	"github.com/shimyard/shimyard/manager/internal/metrics"
+	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/manager/internal/warm"
 	"github.com/shimyard/shimyard/shimclient"
 )
@@ -52,7 +53,7 @@ func (m *ShimManager) launchWarm(ctx context.Context, i *Instance, facts specFac
 			metrics.WarmRequest(spec.binary.Runtime, "hit")
 			return w.reply, nil
 		}
-		if !errors.Is(err, errShimDead) && !errors.Is(err, errClosing) {
+		if !errors.Is(err, shimproc.ErrDead) && !errors.Is(err, shimproc.ErrClosing) {
 			return nil, err
 		}
 	}
@@ -77,8 +78,8 @@ func (m *ShimManager) launchWarm(ctx context.Context, i *Instance, facts specFac
 // usable tells whether a shim can be given away: it is connected and, where that is asked, it answers and its socket, which tmp cleaners remove, is there for the next daemon. That is awaited without the caller's cancellation,
 // which says nothing of the shim.
 func (w *warmShim) usable(ctx context.Context, ask bool) bool {
-	l, st, _ := w.p.snapshot()
-	if pid := w.p.verified(); st != connected || pid != (shimclient.ProcessID{}) && !pid.Alive() {
+	l, st, _ := w.p.Watch()
+	if pid := w.p.Verified(); st != shimproc.Connected || pid != (shimclient.ProcessID{}) && !pid.Alive() {
 		return false
 	}
 	if !ask {
@@ -86,7 +87,7 @@ func (w *warmShim) usable(ctx context.Context, ask bool) bool {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTime)
 	defer cancel()
-	return w.p.endpoint.Probe(ctx) == shimclient.Reachable && w.p.ask(ctx, l.task) == nil
+	return w.p.Endpoint.Probe(ctx) == shimclient.Reachable && w.p.Ask(ctx, l.Task) == nil
 }
 
 // occupy makes a shim of the pool the instance's. The bundle says who serves it from its first moment on, so that the
@@ -97,11 +98,11 @@ func (m *ShimManager) occupy(ctx context.Context, i *Instance, w *warmShim, fact
 	i.mu.Lock()
 	before := i.ledger.givenWarmLocked(w.dir.ID, took)
 	i.mu.Unlock()
-	i.recordEndpoint(w.p.endpoint)
-	i.ledger.recordShim(w.p.verified())
+	i.recordEndpoint(w.p.Endpoint)
+	i.ledger.recordShim(w.p.Verified())
 	err := m.moveIn(ctx, i, w, facts)
 	if err == nil {
-		if err = w.p.join(behind{i}, origin{launched: true, owned: true}); err != nil {
+		if err = w.p.Join(behind{i}, shimproc.Origin{Launched: true, Owned: true}); err != nil {
 			err = moveOut(i, w, err)
 		}
 	}
@@ -123,12 +124,12 @@ func (w *warmShim) logAs(id string) {
 	if w.spec.limits.Share > 1 {
 		id = w.dir.ID
 	}
-	w.p.logAs(w.spec.namespace, id)
+	w.p.LogAs(w.spec.namespace, id)
 }
 
 // recycle lets the process go on without the instance, whose task it has deleted in good order. False when it is not to
 // go on: the caller sends it away if nobody is left in it.
-func (i *Instance) recycle(p *Process, orderly bool) bool {
+func (i *Instance) recycle(p *shimproc.Process, orderly bool) bool {
 	w := warmth(p)
 	if w == nil || !i.takenWarm() {
 		return false
@@ -166,7 +167,7 @@ func (i *Instance) backToPool(clean bool) {
 	}
 	w := warmth(p)
 	// It may have died between the two; then nothing else ends it.
-	if i.m.pool.account.Back(w.entry, func() int { return p.remove(behind{i}) }) || p.isOver() {
+	if i.m.pool.account.Back(w.entry, func() int { return p.Remove(behind{i}) }) || p.IsOver() {
 		i.m.pool.finish(w)
 	}
 	failpoint.Here("warm-recycled")
@@ -224,15 +225,15 @@ func (w *warmShim) launch(ctx context.Context, m *ShimManager) error {
 		_ = logs.Close()
 		return err
 	}
-	w.p.setLog(logs)
-	l, err := w.p.use(ctx, once)
+	w.p.SetLog(logs)
+	l, err := w.p.Use(ctx, shimproc.Once)
 	if err != nil {
-		return errors.Wrapf(err, "cannot connect to the shim at %s", w.p.endpoint)
+		return errors.Wrapf(err, "cannot connect to the shim at %s", w.p.Endpoint)
 	}
-	w.p.verify(ctx, l, w.spec.binary, w.token)
-	w.answered = w.p.answeredNow()
+	w.p.Verify(ctx, l, w.spec.binary, w.token)
+	w.answered = w.p.AnsweredNow()
 	rec.Launch.Answered = w.answered
-	if pid := w.p.verified(); pid != (shimclient.ProcessID{}) {
+	if pid := w.p.Verified(); pid != (shimclient.ProcessID{}) {
 		rec.Shim = &bundle.Proc{Pid: pid.Pid, StartTime: pid.StartTime}
 	}
 	if rec.Files, err = w.dir.Names(); err != nil {
@@ -254,13 +255,13 @@ func (w *warmShim) register(ctx context.Context, m *ShimManager) error {
 	if err := w.dir.WriteBootstrap(w.reply); err != nil {
 		return err
 	}
-	_, err = m.procs.attachKept(w, ep, w.facts(shimclient.ProcessID{}), true)
+	_, err = m.procs.AttachKept(w, ep, w.facts(shimclient.ProcessID{}), true)
 	return err
 }
 
 // facts are what is known of the shim's process. pid is its verified pid; zero where that is not known.
-func (w *warmShim) facts(pid shimclient.ProcessID) keptFacts {
-	return keptFacts{Pid: pid, Answered: w.answered, Token: w.token, Dir: w.dir.Path, Binary: w.spec.binary}
+func (w *warmShim) facts(pid shimclient.ProcessID) shimproc.KeptFacts {
+	return shimproc.KeptFacts{Pid: pid, Answered: w.answered, Token: w.token, Dir: w.dir.Path, Binary: w.spec.binary}
 }
 
 // undo removes what a failed launch has made.
@@ -268,7 +269,7 @@ func (w *warmShim) undo(ctx context.Context, m *ShimManager) {
 	ctx = context.WithoutCancel(ctx)
 	if w.p != nil {
 		m.pool.account.Ending(w.entry)
-		w.p.end()
+		w.p.End()
 		m.pool.clear(w)
 		return
 	}

@@ -131,5 +131,5 @@ func (y *yard) noPool() {
 	y.Helper()
 	y.until("no warm shim is left", func() bool { return len(y.warmDirs()) == 0 && len(y.daemons()) == 0 })
 	y.until("no socket of one is left", func() bool { return len(y.shim.Sockets()) == 0 })
-	y.until("no process is known", func() bool { return len(y.m.procs.all()) == 0 })
+	y.until("no process is known", func() bool { return len(y.m.procs.All()) == 0 })
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/log"
 
 	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -49,8 +50,8 @@ func (m *ShimManager) findAddress(u unaddressed) {
 		return
 	}
 	if ep, ok := i.rebuiltAddress(); ok {
-		from := origin{launched: i.launchedHere(), pid: pid, answered: i.ledger.answered(), owned: true}
-		if p, _, err := m.procs.attach(behind{i}, ep, from); err == nil {
+		from := shimproc.Origin{Launched: i.launchedHere(), Pid: pid, Answered: i.ledger.answered(), Owned: true}
+		if p, _, err := m.procs.Attach(behind{i}, ep, from); err == nil {
 			log.G(ctx).WithError(u.why).WithField("address", ep).
 				Warn("cannot tell from a bundle how to reach its shim; found that by other traces")
 			i.onAttached(p)
@@ -101,8 +102,8 @@ func (i *Instance) addressOfKin() (shimclient.Endpoint, bool) {
 	all := slices.Collect(maps.Values(i.m.instances))
 	i.m.mu.Unlock()
 	for _, o := range all {
-		if p := o.process(); o != i && o.ledger.recordedShim() == pid && p != nil && p.lostAddress() == nil {
-			return p.endpoint, true
+		if p := o.process(); o != i && o.ledger.recordedShim() == pid && p != nil && p.LostAddress() == nil {
+			return p.Endpoint, true
 		}
 	}
 	return shimclient.Endpoint{}, false
@@ -166,7 +167,7 @@ func (i *Instance) addressByName() (shimclient.Endpoint, bool) {
 		if !ok {
 			continue
 		}
-		if probe(i.m.ctx, ep) == shimclient.Reachable {
+		if shimproc.Probe(i.m.ctx, ep) == shimclient.Reachable {
 			return ep, true
 		}
 	}
@@ -189,10 +190,10 @@ func (i *Instance) confirm(ctx context.Context, known bool) error {
 		if known || !i.ledger.initMayLive() {
 			return nil
 		}
-		return errStranger
+		return shimproc.ErrStranger
 	}
 	var r *taskapi.ConnectResponse
-	err := i.call(ctx, repeatable, func(ctx context.Context, t *shimclient.Task) (err error) {
+	err := i.call(ctx, shimproc.Repeatable, func(ctx context.Context, t *shimclient.Task) (err error) {
 		r, err = t.Connect(ctx, &taskapi.ConnectRequest{ID: i.id})
 		return err
 	})
@@ -203,7 +204,7 @@ func (i *Instance) confirm(ctx context.Context, known bool) error {
 		return nil // it does not tell pids, and the address is the recorded one
 	}
 	if int(r.GetShimPid()) != want.Pid {
-		return errStranger
+		return shimproc.ErrStranger
 	}
 	return nil
 }
@@ -218,8 +219,8 @@ func (i *Instance) mendBootstrap() {
 	if !mend || p == nil {
 		return
 	}
-	ep := p.endpoint
-	r := &bootapi.BootstrapResult{Version: int32(p.taskVersion()), Protocol: ep.Protocol, Address: ep.Address}
+	ep := p.Endpoint
+	r := &bootapi.BootstrapResult{Version: int32(p.TaskVersion()), Protocol: ep.Protocol, Address: ep.Address}
 	if err := d.WriteBootstrap(r); err != nil {
 		log.G(i.context()).WithError(err).Warn("cannot write down again how to reach the shim")
 	}

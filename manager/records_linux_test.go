@@ -29,7 +29,7 @@ func TestRecordsAreReadBehindTheStart(t *testing.T) {
 	all, err := y.tasksOf().Tasks(context.Background(), true)
 	require.NoError(t, err)
 	require.Len(t, all, 2)
-	require.Empty(t, y.m.procs.all())
+	require.Empty(t, y.m.procs.All())
 	require.DirExists(t, leftover)
 	hear(t, y.m, testNamespace, exitEvent("c2", "c2", 1<<30, 1)) // of an earlier task, which only the record tells
 	require.Nil(t, y.instance("c2").ledger.exit(""))

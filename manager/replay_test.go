@@ -16,7 +16,7 @@ func answeredTask(t *testing.T, m *ShimManager) *Instance {
 	t.Helper()
 	s := newMemShim(t)
 	i, p := memTask(t, m, "c1", 77)
-	require.NoError(t, p.onConnected(s.connect()))
+	require.NoError(t, p.OnConnected(s.connect()))
 	i.ledger.execAdded("e1")
 	i.ledger.execStarted("e1", 78)
 	s.exitWith(3, time.Now())

@@ -15,6 +15,7 @@ import (
 
 	"github.com/shimyard/shimyard/bundle"
 	"github.com/shimyard/shimyard/manager/internal/failpoint"
+	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -126,8 +127,8 @@ func (m *ShimManager) restoreOne(ctx context.Context, i *Instance, b *bundle.Bun
 		return
 	}
 	i.recordEndpoint(ep)
-	p, _, err := m.procs.attach(behind{i}, ep.Followed(), origin{
-		launched: i.launchedHere(), pid: i.ledger.recordedShim(), answered: i.ledger.answered(), owned: true,
+	p, _, err := m.procs.Attach(behind{i}, ep.Followed(), shimproc.Origin{
+		Launched: i.launchedHere(), Pid: i.ledger.recordedShim(), Answered: i.ledger.answered(), Owned: true,
 	})
 	if err != nil {
 		log.G(ctx).WithError(err).Error("cannot attach a bundle to its shim, leaving it alone")
@@ -145,7 +146,7 @@ func (i *Instance) mayHaveTask() bool {
 }
 
 // onAttached lets the takeover of a restored instance begin, now that it has a process.
-func (i *Instance) onAttached(p *Process) {
+func (i *Instance) onAttached(p *shimproc.Process) {
 	i.restoreHouse(i.context(), p)
 	lingers, abandoned := i.ledger.wasLingering(), i.ledger.wasAbandoned()
 	if lingers || abandoned {

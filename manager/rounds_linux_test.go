@@ -70,7 +70,7 @@ func TestRounds(t *testing.T) {
 	})
 	y.m.mu.Lock()
 	require.Len(t, y.m.instances, 1)
-	require.Len(t, y.m.procs.all(), 1)
+	require.Len(t, y.m.procs.All(), 1)
 	y.m.mu.Unlock()
 	require.NoError(t, y.boxes.Shutdown(y.ctx, "s1"))
 	y.empty()

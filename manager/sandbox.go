@@ -20,6 +20,7 @@ import (
 	"github.com/pkg/errors"
 
 	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -90,7 +91,7 @@ func (c *SandboxController) build(ctx context.Context, i *Instance, info sandbox
 		req.Options = typeurl.MarshalProto(o.Options)
 	}
 	err = i.detached(ctx, func(ctx context.Context) error {
-		return i.box(ctx, forced, func(ctx context.Context, s *shimclient.Sandbox) error { return s.Create(ctx, req) })
+		return i.box(ctx, shimproc.Forced, func(ctx context.Context, s *shimclient.Sandbox) error { return s.Create(ctx, req) })
 	})
 	if err != nil {
 		return err
@@ -102,12 +103,12 @@ func (c *SandboxController) build(ctx context.Context, i *Instance, info sandbox
 }
 
 // box calls the Sandbox API of the instance's shim.
-func (i *Instance) box(ctx context.Context, mode callMode, f func(context.Context, *shimclient.Sandbox) error) error {
-	return i.callLink(ctx, mode, func(ctx context.Context, l *link) error { return f(ctx, l.conn.Sandbox()) })
+func (i *Instance) box(ctx context.Context, mode shimproc.Mode, f func(context.Context, *shimclient.Sandbox) error) error {
+	return i.callLink(ctx, mode, func(ctx context.Context, l *shimproc.Link) error { return f(ctx, l.Conn.Sandbox()) })
 }
 
 // call finds a sandbox that is restored or running and calls its shim.
-func (c *SandboxController) call(ctx context.Context, name, id string, mode callMode, f func(context.Context, *shimclient.Sandbox) error) (*Instance, error) {
+func (c *SandboxController) call(ctx context.Context, name, id string, mode shimproc.Mode, f func(context.Context, *shimclient.Sandbox) error) (*Instance, error) {
 	i, err := c.get(ctx, id)
 	if err != nil {
 		return nil, err
@@ -115,7 +116,7 @@ func (c *SandboxController) call(ctx context.Context, name, id string, mode call
 	if err := i.settled(ctx, mode); err != nil {
 		return nil, err
 	}
-	if mode == repeatable { // asks, and changes nothing
+	if mode == shimproc.Repeatable { // asks, and changes nothing
 		return i, i.box(ctx, mode, f)
 	}
 	ctx, end := i.startSpan(ctx, spanSandbox+name)
@@ -135,7 +136,7 @@ func (c *SandboxController) get(ctx context.Context, id string) (*Instance, erro
 // Start starts a created sandbox. One that cannot be started is ended, as containerd's callers expect.
 func (c *SandboxController) Start(ctx context.Context, id string) (sandbox.ControllerInstance, error) {
 	var r *sandboxapi.StartSandboxResponse
-	i, err := c.call(ctx, "Start", id, once, func(ctx context.Context, s *shimclient.Sandbox) (err error) {
+	i, err := c.call(ctx, "Start", id, shimproc.Once, func(ctx context.Context, s *shimclient.Sandbox) (err error) {
 		r, err = s.Start(ctx, &sandboxapi.StartSandboxRequest{SandboxID: id})
 		return err
 	})
@@ -176,7 +177,7 @@ func (c *SandboxController) end(ctx context.Context, i *Instance) {
 // Platform of the sandbox's containers.
 func (c *SandboxController) Platform(ctx context.Context, id string) (imagespec.Platform, error) {
 	var r *sandboxapi.PlatformResponse
-	_, err := c.call(ctx, "Platform", id, repeatable, func(ctx context.Context, s *shimclient.Sandbox) (err error) {
+	_, err := c.call(ctx, "Platform", id, shimproc.Repeatable, func(ctx context.Context, s *shimclient.Sandbox) (err error) {
 		r, err = s.Platform(ctx, &sandboxapi.PlatformRequest{SandboxID: id})
 		return err
 	})
@@ -198,7 +199,7 @@ func (c *SandboxController) Stop(ctx context.Context, id string, opts ...sandbox
 	if o.Timeout != nil {
 		req.TimeoutSecs = uint32(max(0, o.Timeout.Round(time.Second)) / time.Second)
 	}
-	i, err := c.call(ctx, "Stop", id, forced, func(ctx context.Context, s *shimclient.Sandbox) error { return s.Stop(ctx, req) })
+	i, err := c.call(ctx, "Stop", id, shimproc.Forced, func(ctx context.Context, s *shimclient.Sandbox) error { return s.Stop(ctx, req) })
 	if i != nil && i.ignores(err) && i.killInit(ctx) {
 		return nil
 	}
@@ -229,24 +230,24 @@ func (c *SandboxController) Shutdown(ctx context.Context, id string) error {
 func (i *Instance) shutdownBox(ctx context.Context) error {
 	l, _ := i.link()
 	bctx, cancel := i.deleteContext(ctx)
-	err := i.box(bctx, forced, func(ctx context.Context, s *shimclient.Sandbox) error {
+	err := i.box(bctx, shimproc.Forced, func(ctx context.Context, s *shimclient.Sandbox) error {
 		return s.Shutdown(ctx, &sandboxapi.ShutdownSandboxRequest{SandboxID: i.id})
 	})
 	cancel()
 	if i.unanswered(err) && i.endSilentShim(ctx) {
-		err = errShimDead
+		err = shimproc.ErrDead
 	}
 	p := i.process()
 	released := true
 	switch {
 	case i.processDead():
 	case err == nil:
-		if p.leave(behind{i}) {
+		if p.Leave(behind{i}) {
 			wctx, cancel := timeout.WithContext(ctx, TimeoutShutdown)
 			released = i.awaitShutdown(wctx, p, l)
 			cancel()
 			if released {
-				p.end()
+				p.End()
 			}
 		}
 	case errdefs.IsNotFound(err):
@@ -277,8 +278,8 @@ func (c *SandboxController) Wait(ctx context.Context, id string) (sandbox.ExitSt
 	if err != nil {
 		return sandbox.ExitStatus{}, err
 	}
-	exit, err := i.waitFor(ctx, "", func(ctx context.Context, l *link) (*bundle.Exit, error) {
-		r, err := l.conn.Sandbox().Wait(ctx, &sandboxapi.WaitSandboxRequest{SandboxID: id})
+	exit, err := i.waitFor(ctx, "", func(ctx context.Context, l *shimproc.Link) (*bundle.Exit, error) {
+		r, err := l.Conn.Sandbox().Wait(ctx, &sandboxapi.WaitSandboxRequest{SandboxID: id})
 		if err != nil {
 			return nil, err
 		}
@@ -293,7 +294,7 @@ func (c *SandboxController) Wait(ctx context.Context, id string) (sandbox.ExitSt
 // Status of the sandbox. An unknown one has exited just now.
 func (c *SandboxController) Status(ctx context.Context, id string, verbose bool) (sandbox.ControllerStatus, error) {
 	var r *sandboxapi.SandboxStatusResponse
-	i, err := c.call(ctx, "Status", id, repeatable, func(ctx context.Context, s *shimclient.Sandbox) (err error) {
+	i, err := c.call(ctx, "Status", id, shimproc.Repeatable, func(ctx context.Context, s *shimclient.Sandbox) (err error) {
 		r, err = s.Status(ctx, &sandboxapi.SandboxStatusRequest{SandboxID: id, Verbose: verbose})
 		return err
 	})
@@ -314,7 +315,7 @@ func (c *SandboxController) Status(ctx context.Context, id string, verbose bool)
 // Metrics of the sandbox.
 func (c *SandboxController) Metrics(ctx context.Context, id string) (*types.Metric, error) {
 	var r *sandboxapi.SandboxMetricsResponse
-	_, err := c.call(ctx, "Metrics", id, repeatable, func(ctx context.Context, s *shimclient.Sandbox) (err error) {
+	_, err := c.call(ctx, "Metrics", id, shimproc.Repeatable, func(ctx context.Context, s *shimclient.Sandbox) (err error) {
 		r, err = s.Metrics(ctx, &sandboxapi.SandboxMetricsRequest{SandboxID: id})
 		return err
 	})
@@ -327,7 +328,7 @@ func (c *SandboxController) Metrics(ctx context.Context, id string) (*types.Metr
 // Update changes parts of the sandbox. Shims need not implement it: NotImplemented is for the caller to tolerate.
 func (c *SandboxController) Update(ctx context.Context, id string, sb sandbox.Sandbox, fields ...string) error {
 	req := &sandboxapi.UpdateSandboxRequest{SandboxID: id, Sandbox: sandbox.ToProto(&sb), Fields: fields}
-	_, err := c.call(ctx, "Update", id, once, func(ctx context.Context, s *shimclient.Sandbox) error { return s.Update(ctx, req) })
+	_, err := c.call(ctx, "Update", id, shimproc.Once, func(ctx context.Context, s *shimclient.Sandbox) error { return s.Update(ctx, req) })
 	return errors.Wrapf(err, "cannot update sandbox %s", id)
 }
 
@@ -337,5 +338,5 @@ func (i *Instance) endpoint() (string, uint32) {
 	if p == nil {
 		return "", 0
 	}
-	return p.endpoint.String(), uint32(p.endpoint.Version)
+	return p.Endpoint.String(), uint32(p.Endpoint.Version)
 }

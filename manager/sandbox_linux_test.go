@@ -16,6 +16,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
 
+	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
@@ -189,10 +190,10 @@ func TestJoinCutShort(t *testing.T) {
 	y := newYard(t, shimtest.Scenario{Sandbox: true})
 	y.box("s1")
 	p := y.instance("s1").process()
-	require.True(t, p.closeIfAlone(behind{y.instance("s1")}), "so that the create fails right after that")
+	require.True(t, p.CloseIfAlone(behind{y.instance("s1")}), "so that the create fails right after that")
 	o := y.opts("sleep")
 	o.SandboxID = "s1"
-	require.ErrorIs(t, y.launchOf("c1", o), errClosing)
+	require.ErrorIs(t, y.launchOf("c1", o), shimproc.ErrClosing)
 	require.FileExists(t, filepath.Join(y.bundle("c1"), "bootstrap.json"))
 	require.False(t, y.record("c1").Created)
 	y.restart(func() { y.killShim("s1") })

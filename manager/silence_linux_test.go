@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
 
+	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
@@ -44,7 +45,7 @@ func (y *yard) awaitSilence(id string) {
 	y.Helper()
 	y.until("the breaker is open", func() bool {
 		p := y.instance(id).process() // nil until its record is read
-		return p != nil && processStateOf(p) == unresponsive
+		return p != nil && processStateOf(p) == shimproc.Unresponsive
 	})
 }
 

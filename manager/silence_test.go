@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
 
+	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -39,8 +40,8 @@ func otherProcess(t *testing.T) shimclient.ProcessID {
 func TestSilentWithoutAConnection(t *testing.T) {
 	shim := otherProcess(t)
 	synctest.Test(t, func(t *testing.T) {
-		m := memManager(t, func(c *registryConfig) { c.Begin = func(f func()) { c.Spawn(f) } })
-		i, p := memTaskFrom(t, m, "c1", ownPid(), origin{launched: true, pid: shim})
+		m := memManager(t, func(c *shimproc.Config) { c.Begin = func(f func()) { c.Spawn(f) } })
+		i, p := memTaskFrom(t, m, "c1", ownPid(), shimproc.Origin{Launched: true, Pid: shim})
 		created := joining(t, m, p, "c2")
 		created.onCreated(ownPid(), runtime.IO{})
 		task := &Task{i: i}
@@ -68,7 +69,7 @@ func TestSilentWithoutAConnection(t *testing.T) {
 		require.True(t, errdefs.IsUnavailable(task.Pause(t.Context())))
 		require.Equal(t, timeout.Get(TimeoutLoad), time.Since(before), "what changes something waits")
 		require.Equal(t, running, stateOf(i))
-		require.False(t, p.dead())
+		require.False(t, p.IsDead())
 	})
 }
 
@@ -80,31 +81,31 @@ func TestSilenceOutlastsTheConnection(t *testing.T) {
 		i, p := memTask(t, m, "c1", ownPid())
 		task := &Task{i: i}
 		first := s.connect()
-		require.NoError(t, p.onConnected(first))
+		require.NoError(t, p.OnConnected(first))
 		s.stall("Pids", "Connect")
 		_, err := task.Pids(t.Context())
 		require.ErrorIs(t, err, shimclient.ErrNoAnswer)
 		time.Sleep(connectDeadline)
 		synctest.Wait()
-		require.Equal(t, unresponsive, processStateOf(p))
-		since := p.status().Since
+		require.Equal(t, shimproc.Unresponsive, processStateOf(p))
+		since := p.Status().Since
 
 		for range 5 {
 			time.Sleep(time.Minute)
 			require.NoError(t, first.Close())
-			p.lost()
-			require.Equal(t, unresponsive, processStateOf(p))
+			p.OnLost()
+			require.Equal(t, shimproc.Unresponsive, processStateOf(p))
 			first = s.connect()
-			require.NoError(t, p.onConnected(first))
+			require.NoError(t, p.OnConnected(first))
 			before := time.Now()
 			_, err = task.Pids(t.Context())
 			require.True(t, errdefs.IsUnavailable(err), "%v", err)
 			require.Zero(t, time.Since(before))
-			require.Equal(t, since, p.status().Since, "it has been silent all the time")
+			require.Equal(t, since, p.Status().Since, "it has been silent all the time")
 		}
 		s.resume("Pids", "Connect")
 		synctest.Wait()
-		require.Equal(t, connected, processStateOf(p))
+		require.Equal(t, shimproc.Connected, processStateOf(p))
 		_, err = task.Pids(t.Context())
 		require.NoError(t, err)
 	})
@@ -121,28 +122,28 @@ func TestEscalateHasOneClock(t *testing.T) {
 			shim := otherProcess(t)
 			synctest.Test(t, func(t *testing.T) {
 				s := newMemShim(t)
-				m := memManager(t, func(c *registryConfig) { c.EscalateAfter = 10 * time.Minute })
-				_, p := memTaskFrom(t, m, "c1", ownPid(), origin{launched: true, pid: shim})
+				m := memManager(t, func(c *shimproc.Config) { c.EscalateAfter = 10 * time.Minute })
+				_, p := memTaskFrom(t, m, "c1", ownPid(), shimproc.Origin{Launched: true, Pid: shim})
 				s.stall("Connect")
-				p.unreachable()
+				p.OnUnreachable()
 				for range 9 {
 					time.Sleep(time.Minute)
 					if !c.reconnect {
 						continue
 					}
 					conn := s.connect()
-					require.NoError(t, p.onConnected(conn))
+					require.NoError(t, p.OnConnected(conn))
 					time.Sleep(time.Second)
 					require.NoError(t, conn.Close())
-					p.lost()
+					p.OnLost()
 				}
 				require.True(t, shim.Alive(), "not before")
 				time.Sleep(time.Minute + time.Second) // for its stacks
 				require.NoError(t, shim.Wait(t.Context()))
-				for _, st, changed := p.snapshot(); st != ended; _, st, changed = p.snapshot() {
+				for _, st, changed := p.Watch(); st != shimproc.Ended; _, st, changed = p.Watch() {
 					<-changed
 				}
-				require.True(t, p.dead())
+				require.True(t, p.IsDead())
 			})
 		})
 	}
@@ -153,17 +154,17 @@ func TestEscalateSparesWhatAnswers(t *testing.T) {
 	shim := otherProcess(t)
 	synctest.Test(t, func(t *testing.T) {
 		s := newMemShim(t)
-		m := memManager(t, func(c *registryConfig) { c.EscalateAfter = time.Minute })
-		_, p := memTaskFrom(t, m, "c1", ownPid(), origin{launched: true, pid: shim})
+		m := memManager(t, func(c *shimproc.Config) { c.EscalateAfter = time.Minute })
+		_, p := memTaskFrom(t, m, "c1", ownPid(), shimproc.Origin{Launched: true, Pid: shim})
 		for range 3 {
-			p.unreachable()
+			p.OnUnreachable()
 			time.Sleep(59 * time.Second)
 			conn := s.connect()
-			require.NoError(t, p.onConnected(conn))
+			require.NoError(t, p.OnConnected(conn))
 			synctest.Wait()
-			require.Equal(t, connected, processStateOf(p))
+			require.Equal(t, shimproc.Connected, processStateOf(p))
 			require.NoError(t, conn.Close())
-			p.lost()
+			p.OnLost()
 		}
 		time.Sleep(time.Hour)
 		require.True(t, shim.Alive(), "a lost connection alone is not silence")

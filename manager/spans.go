@@ -51,7 +51,7 @@ func (i *Instance) describeSpan(span *tracing.Span) {
 	if p == nil {
 		return
 	}
-	if pid := p.verified(); pid != (shimclient.ProcessID{}) {
+	if pid := p.Verified(); pid != (shimclient.ProcessID{}) {
 		span.SetAttributes(tracing.Attribute("shim.pid", pid.Pid))
 	}
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
 
+	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
@@ -58,7 +59,7 @@ func (y *yard) oneConnection(id string) {
 // connections counts those to the socket of a task's shim.
 func (y *yard) connections(id string) int {
 	y.Helper()
-	path := strings.TrimPrefix(y.instance(id).process().endpoint.Address, "unix://")
+	path := strings.TrimPrefix(y.instance(id).process().Endpoint.Address, "unix://")
 	data, err := os.ReadFile("/proc/net/unix")
 	require.NoError(y, err)
 	n := 0
@@ -87,7 +88,7 @@ func TestStall(t *testing.T) {
 	require.Equal(t, running, y.state(task), "as last known")
 	_, err = task.Pids(y.ctx)
 	require.True(t, errdefs.IsDeadlineExceeded(err) || errdefs.IsUnavailable(err), "%v", err)
-	y.until("the breaker is open", func() bool { return processStateOf(y.instance("c1").process()) == unresponsive })
+	y.until("the breaker is open", func() bool { return processStateOf(y.instance("c1").process()) == shimproc.Unresponsive })
 	require.Equal(t, running, y.state(task))
 	_, err = task.Pids(y.ctx)
 	require.True(t, errdefs.IsUnavailable(err), "%v", err)
@@ -114,7 +115,7 @@ func TestStall(t *testing.T) {
 	require.NoError(t, <-killed, "a kill goes out, and comes through")
 	require.Equal(t, uint32(137), (<-init).exit.Status)
 	require.Equal(t, uint32(137), (<-exec).exit.Status)
-	y.until("the breaker is closed", func() bool { return processStateOf(y.instance("c1").process()) == connected })
+	y.until("the breaker is closed", func() bool { return processStateOf(y.instance("c1").process()) == shimproc.Connected })
 	require.Equal(t, runtime.StoppedStatus, y.state(task).Status)
 	y.oneConnection("c1")
 	y.remove("c1")
@@ -217,7 +218,7 @@ func TestUnreachable(t *testing.T) {
 func TestPidThatIsNotOurs(t *testing.T) {
 	y := newYard(t, shimtest.Scenario{ShimPid: 1})
 	y.run("c1", "sleep")
-	require.Zero(t, y.instance("c1").process().verified())
+	require.Zero(t, y.instance("c1").process().Verified())
 	y.killShim("c1")
 	require.Equal(t, []string{"c1", ""}, idsOf(y.exitsOf("c1")))
 }
@@ -228,7 +229,7 @@ func (y *yard) silence(id string) (cont func()) {
 	cont = y.stop(id)
 	_, err := mustGet(y, id).Pids(y.ctx)
 	require.Error(y, err)
-	y.until("the breaker is open", func() bool { return processStateOf(y.instance(id).process()) == unresponsive })
+	y.until("the breaker is open", func() bool { return processStateOf(y.instance(id).process()) == shimproc.Unresponsive })
 	return cont
 }
 

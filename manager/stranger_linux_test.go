@@ -118,9 +118,9 @@ func (y *yard) besideASuccessor(cut bool) {
 	require.NoError(y, os.Rename(path, path+".old"))
 	y.Cleanup(func() { _ = os.Remove(path + ".old") })
 	p := y.instance("c1").process()
-	l, _, lost := p.snapshot()
+	l, _, lost := p.Watch()
 	if cut {
-		require.NoError(y, l.conn.Close())
+		require.NoError(y, l.Conn.Close())
 		<-lost
 	}
 	y.start("c2", y.grouped("g"))
@@ -162,7 +162,7 @@ func TestASuccessorTakesTheAddressOfALivingShim(t *testing.T) {
 			require.Equal(t, runtime.RunningStatus, before.Status)
 			waits := y.waiting(mustGet(y, "c1"))
 			if c.dies != "" {
-				require.NoError(t, y.instance(c.dies).process().verified().Signal(syscall.SIGKILL))
+				require.NoError(t, y.instance(c.dies).process().Verified().Signal(syscall.SIGKILL))
 				y.events.await(c.dies, deleteTopic, 1)
 				y.until(c.dies+" is gone", func() bool { return y.instance(c.dies) == nil })
 				require.Equal(t, []string{c.dies, ""}, idsOf(y.events.of(c.dies, exitTopic, deleteTopic)))
@@ -174,7 +174,7 @@ func TestASuccessorTakesTheAddressOfALivingShim(t *testing.T) {
 			}
 			if other == "c1" {
 				require.Empty(t, waits, "Wait never fails for an exchange of sockets")
-				require.NoError(t, y.instance("c1").process().verified().Signal(syscall.SIGKILL))
+				require.NoError(t, y.instance("c1").process().Verified().Signal(syscall.SIGKILL))
 			} else {
 				y.remove("c2")
 			}

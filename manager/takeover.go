@@ -13,6 +13,7 @@ import (
 	"github.com/pkg/errors"
 
 	"github.com/shimyard/shimyard/manager/internal/failpoint"
+	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -28,8 +29,8 @@ func (i *Instance) takeOver() {
 		if st != restoring || p == nil {
 			return
 		}
-		_, ps, moved := p.snapshot()
-		if ps == connected {
+		_, ps, moved := p.Watch()
+		if ps == shimproc.Connected {
 			if i.ask() {
 				return
 			}
@@ -55,7 +56,7 @@ func (i *Instance) ask() bool {
 		i.verifyShim(ctx)
 	}
 	switch {
-	case errors.Is(err, errStranger):
+	case errors.Is(err, shimproc.ErrStranger):
 		i.loseStranger(err)
 		return false
 	case err != nil:
@@ -87,11 +88,11 @@ func (i *Instance) ask() bool {
 // disownStranger gives up a connection to another process than the instance's, whose pid is gone. True when it was one.
 func (i *Instance) disownStranger() bool {
 	p := i.process()
-	if p == nil || !p.isGone() {
+	if p == nil || !p.IsGone() {
 		return false
 	}
-	if l, _, _ := p.snapshot(); l != nil {
-		_ = l.conn.Close()
+	if l, _, _ := p.Watch(); l != nil {
+		_ = l.Conn.Close()
 	}
 	return true
 }
@@ -125,7 +126,7 @@ func (i *Instance) askShim(ctx context.Context) error {
 // tries never will be: a VM's pid, or one of another pid namespace.
 func (i *Instance) verifyAgain(ctx context.Context) {
 	p := i.process()
-	if p == nil || p.verified() != (shimclient.ProcessID{}) || !p.mayTryToVerify() {
+	if p == nil || p.Verified() != (shimclient.ProcessID{}) || !p.MayTryToVerify() {
 		return
 	}
 	i.verifyShim(ctx)
@@ -137,18 +138,18 @@ func (i *Instance) verifyShim(ctx context.Context) {
 	if p == nil {
 		return
 	}
-	if l, _, _ := p.snapshot(); l != nil {
+	if l, _, _ := p.Watch(); l != nil {
 		i.mu.Lock()
 		b, token := i.binary, i.ledger.passageLocked().token()
 		i.mu.Unlock()
-		p.verify(ctx, l, b, token)
+		p.Verify(ctx, l, b, token)
 	}
-	i.ledger.recordShim(p.verified())
+	i.ledger.recordShim(p.Verified())
 }
 
 // askSandbox asks a restored sandbox's shim for its status.
 func (i *Instance) askSandbox(ctx context.Context) error {
-	return i.box(ctx, repeatable, func(ctx context.Context, s *shimclient.Sandbox) error {
+	return i.box(ctx, shimproc.Repeatable, func(ctx context.Context, s *shimclient.Sandbox) error {
 		r, err := s.Status(ctx, &sandboxapi.SandboxStatusRequest{SandboxID: i.id})
 		if err == nil {
 			i.learnPid(r.GetPid())

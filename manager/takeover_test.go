@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -21,17 +22,17 @@ func TestWakingShim(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, m := newMemShim(t), memManager(t)
 		i, p := memTask(t, m, "c1", ownPid())
-		require.NoError(t, p.onConnected(s.connect()))
+		require.NoError(t, p.OnConnected(s.connect()))
 		for n := range 60 {
 			s.stall(silentMethods...)
 			_, err := (&Task{i: i}).State(t.Context())
 			require.NoError(t, err)
 			time.Sleep(shimclient.DefaultDeadlines()["Connect"] + time.Duration(n)*97*time.Millisecond)
 			synctest.Wait()
-			require.Equal(t, unresponsive, processStateOf(p))
+			require.Equal(t, shimproc.Unresponsive, processStateOf(p))
 			s.resume(silentMethods...)
 			synctest.Wait()
-			require.Equal(t, connected, processStateOf(p), "round %d", n)
+			require.Equal(t, shimproc.Connected, processStateOf(p), "round %d", n)
 		}
 	})
 }
@@ -41,7 +42,7 @@ func TestProbesAreFew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, m := newMemShim(t), memManager(t)
 		i, p := memTask(t, m, "c1", ownPid())
-		require.NoError(t, p.onConnected(s.connect()))
+		require.NoError(t, p.OnConnected(s.connect()))
 		s.stall(silentMethods...)
 		_, err := (&Task{i: i}).State(t.Context())
 		require.NoError(t, err)
@@ -49,7 +50,7 @@ func TestProbesAreFew(t *testing.T) {
 		require.LessOrEqual(t, s.count("Connect"), int(time.Hour/shimclient.DefaultDeadlines()["Connect"])+1)
 		s.resume(silentMethods...)
 		synctest.Wait()
-		require.Equal(t, connected, processStateOf(p))
+		require.Equal(t, shimproc.Connected, processStateOf(p))
 	})
 }
 
@@ -60,10 +61,10 @@ func TestTakeoverOfAWakingShim(t *testing.T) {
 		i, p := memTask(t, m, "c1", ownPid())
 		i.state = restoring
 		s.stall(silentMethods...)
-		require.NoError(t, p.onConnected(s.connect()))
+		require.NoError(t, p.OnConnected(s.connect()))
 		m.spawn(i.takeOver)
 		time.Sleep(time.Minute)
-		require.Equal(t, unresponsive, processStateOf(p))
+		require.Equal(t, shimproc.Unresponsive, processStateOf(p))
 		s.resume(silentMethods...)
 		synctest.Wait()
 		st, _ := i.watch()
@@ -77,7 +78,7 @@ func TestWaitOfAnUnknownExec(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			s, m := newMemShim(t), memManager(t)
 			i, p := memTask(t, m, "c1", ownPid())
-			require.NoError(t, p.onConnected(s.connect()))
+			require.NoError(t, p.OnConnected(s.connect()))
 			s.stall(silentMethods...)
 			if open {
 				fallSilent(p)

@@ -15,6 +15,7 @@ import (
 	"github.com/pkg/errors"
 	"google.golang.org/protobuf/types/known/anypb"
 
+	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -41,7 +42,7 @@ func (t *Task) ID() string { return t.i.id }
 func (t *Task) Namespace() string { return t.i.namespace }
 
 // call waits for a restore to come to this task, then calls its shim.
-func (t *Task) call(ctx context.Context, mode callMode, f func(context.Context, *shimclient.Task) error) error {
+func (t *Task) call(ctx context.Context, mode shimproc.Mode, f func(context.Context, *shimclient.Task) error) error {
 	if err := t.i.settled(ctx, mode); err != nil {
 		return err
 	}
@@ -54,7 +55,7 @@ func (t *Task) PID(ctx context.Context) (uint32, error) {
 		return pid, nil
 	}
 	var r *taskapi.ConnectResponse
-	err := t.call(ctx, repeatable, func(ctx context.Context, c *shimclient.Task) (err error) {
+	err := t.call(ctx, shimproc.Repeatable, func(ctx context.Context, c *shimclient.Task) (err error) {
 		r, err = c.Connect(ctx, &taskapi.ConnectRequest{ID: t.i.id})
 		return err
 	})
@@ -67,7 +68,7 @@ func (t *Task) PID(ctx context.Context) (uint32, error) {
 
 // Start the container's process.
 func (t *Task) Start(ctx context.Context) error {
-	if err := t.i.settled(ctx, once); err != nil {
+	if err := t.i.settled(ctx, shimproc.Once); err != nil {
 		return err
 	}
 	return t.i.ledger.changing(tasktypes.Status_RUNNING, func() error {
@@ -81,7 +82,7 @@ func (t *Task) Start(ctx context.Context) error {
 
 // sendStart starts init ("") or an exec and returns its pid.
 func (i *Instance) sendStart(ctx context.Context, execID string) (pid uint32, err error) {
-	err = i.call(ctx, once, func(ctx context.Context, c *shimclient.Task) error {
+	err = i.call(ctx, shimproc.Once, func(ctx context.Context, c *shimclient.Task) error {
 		r, err := c.Start(ctx, &taskapi.StartRequest{ID: i.id, ExecID: execID})
 		if err == nil {
 			pid = r.Pid
@@ -94,7 +95,7 @@ func (i *Instance) sendStart(ctx context.Context, execID string) (pid uint32, er
 // Kill sends a signal to the init process, or to all processes. It goes out even while the shim does not answer. A SIGKILL that the
 // shim leaves unanswered for the whole deadline, or that cannot be sent within the load timeout, goes to the container's init directly.
 func (t *Task) Kill(ctx context.Context, signal uint32, all bool) error {
-	err := t.call(ctx, forced, func(ctx context.Context, c *shimclient.Task) error {
+	err := t.call(ctx, shimproc.Forced, func(ctx context.Context, c *shimclient.Task) error {
 		return c.Kill(ctx, &taskapi.KillRequest{ID: t.i.id, Signal: signal, All: all})
 	})
 	if signal == uint32(syscall.SIGKILL) && t.i.ignores(err) && t.i.killInit(ctx) {
@@ -111,7 +112,7 @@ func (i *Instance) ignores(err error) bool {
 // Pause the container.
 func (t *Task) Pause(ctx context.Context) error {
 	return t.i.ledger.changing(tasktypes.Status_PAUSED, func() error {
-		return t.call(ctx, once, func(ctx context.Context, c *shimclient.Task) error {
+		return t.call(ctx, shimproc.Once, func(ctx context.Context, c *shimclient.Task) error {
 			return c.Pause(ctx, &taskapi.PauseRequest{ID: t.i.id})
 		})
 	})
@@ -120,7 +121,7 @@ func (t *Task) Pause(ctx context.Context) error {
 // Resume the container.
 func (t *Task) Resume(ctx context.Context) error {
 	return t.i.ledger.changing(tasktypes.Status_RUNNING, func() error {
-		return t.call(ctx, once, func(ctx context.Context, c *shimclient.Task) error {
+		return t.call(ctx, shimproc.Once, func(ctx context.Context, c *shimclient.Task) error {
 			return c.Resume(ctx, &taskapi.ResumeRequest{ID: t.i.id})
 		})
 	})
@@ -131,7 +132,7 @@ func (t *Task) Exec(ctx context.Context, id string, opts runtime.ExecOpts) (runt
 	if err := identifiers.Validate(id); err != nil {
 		return nil, errors.Wrapf(errdefs.ErrInvalidArgument, "cannot use exec id %q: %v", id, err)
 	}
-	err := t.call(ctx, once, func(ctx context.Context, c *shimclient.Task) error {
+	err := t.call(ctx, shimproc.Once, func(ctx context.Context, c *shimclient.Task) error {
 		return c.Exec(ctx, &taskapi.ExecProcessRequest{
 			ID: t.i.id, ExecID: id, Spec: opts.Spec,
 			Stdin: opts.IO.Stdin, Stdout: opts.IO.Stdout, Stderr: opts.IO.Stderr, Terminal: opts.IO.Terminal,
@@ -162,7 +163,7 @@ func (t *Task) Process(ctx context.Context, id string) (runtime.ExecProcess, err
 // Pids lists the processes of the container.
 func (t *Task) Pids(ctx context.Context) ([]runtime.ProcessInfo, error) {
 	var r *taskapi.PidsResponse
-	err := t.call(ctx, repeatable, func(ctx context.Context, c *shimclient.Task) (err error) {
+	err := t.call(ctx, shimproc.Repeatable, func(ctx context.Context, c *shimclient.Task) (err error) {
 		r, err = c.Pids(ctx, &taskapi.PidsRequest{ID: t.i.id})
 		return err
 	})
@@ -186,7 +187,7 @@ func (t *Task) ResizePty(ctx context.Context, size runtime.ConsoleSize) error {
 }
 
 func (t *Task) resize(ctx context.Context, execID string, size runtime.ConsoleSize) error {
-	return t.call(ctx, once, func(ctx context.Context, c *shimclient.Task) error {
+	return t.call(ctx, shimproc.Once, func(ctx context.Context, c *shimclient.Task) error {
 		return c.ResizePty(ctx, &taskapi.ResizePtyRequest{ID: t.i.id, ExecID: execID, Width: size.Width, Height: size.Height})
 	})
 }
@@ -195,7 +196,7 @@ func (t *Task) resize(ctx context.Context, execID string, size runtime.ConsoleSi
 func (t *Task) CloseIO(ctx context.Context) error { return t.closeIO(ctx, "") }
 
 func (t *Task) closeIO(ctx context.Context, execID string) error {
-	return t.call(ctx, once, func(ctx context.Context, c *shimclient.Task) error {
+	return t.call(ctx, shimproc.Once, func(ctx context.Context, c *shimclient.Task) error {
 		return c.CloseIO(ctx, &taskapi.CloseIORequest{ID: t.i.id, ExecID: execID, Stdin: true})
 	})
 }
@@ -203,7 +204,7 @@ func (t *Task) closeIO(ctx context.Context, execID string) error {
 // Checkpoint writes the container's state to a path.
 func (t *Task) Checkpoint(ctx context.Context, path string, options *anypb.Any) error {
 	return t.i.ledger.changing(tasktypes.Status_UNKNOWN, func() error {
-		return t.call(ctx, once, func(ctx context.Context, c *shimclient.Task) error {
+		return t.call(ctx, shimproc.Once, func(ctx context.Context, c *shimclient.Task) error {
 			return c.Checkpoint(ctx, &taskapi.CheckpointTaskRequest{ID: t.i.id, Path: path, Options: options})
 		})
 	})
@@ -211,7 +212,7 @@ func (t *Task) Checkpoint(ctx context.Context, path string, options *anypb.Any) 
 
 // Update sets resources.
 func (t *Task) Update(ctx context.Context, resources *anypb.Any, annotations map[string]string) error {
-	return t.call(ctx, once, func(ctx context.Context, c *shimclient.Task) error {
+	return t.call(ctx, shimproc.Once, func(ctx context.Context, c *shimclient.Task) error {
 		return c.Update(ctx, &taskapi.UpdateTaskRequest{ID: t.i.id, Resources: resources, Annotations: annotations})
 	})
 }
@@ -222,7 +223,7 @@ func (t *Task) Update(ctx context.Context, resources *anypb.Any, annotations map
 func (t *Task) Stats(ctx context.Context) (*anypb.Any, error) {
 	t = t.current()
 	var r *taskapi.StatsResponse
-	err := t.call(ctx, repeatable, func(ctx context.Context, c *shimclient.Task) (err error) {
+	err := t.call(ctx, shimproc.Repeatable, func(ctx context.Context, c *shimclient.Task) (err error) {
 		r, err = c.Stats(ctx, &taskapi.StatsRequest{ID: t.i.id})
 		return err
 	})

@@ -20,6 +20,7 @@ import (
 	"github.com/shimyard/shimyard/bundle"
 	"github.com/shimyard/shimyard/manager/internal/failpoint"
 	"github.com/shimyard/shimyard/manager/internal/metrics"
+	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -86,7 +87,7 @@ func (t *TaskManager) Create(ctx context.Context, id string, opts runtime.Create
 // being undone with the id reserved.
 func (i *Instance) lostWarm(err error) bool {
 	p := i.process()
-	return i.takenWarm() && p != nil && (errors.Is(err, shimclient.ErrConnectionLost) || errors.Is(err, errShimDead)) && !p.verified().Alive()
+	return i.takenWarm() && p != nil && (errors.Is(err, shimclient.ErrConnectionLost) || errors.Is(err, shimproc.ErrDead)) && !p.Verified().Alive()
 }
 
 func (t *TaskManager) build(ctx context.Context, i *Instance, opts runtime.CreateOpts, w *watched) error {

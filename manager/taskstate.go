@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/containerd/v2/core/runtime"
 	"github.com/containerd/errdefs"
 
+	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -45,7 +46,7 @@ func (i *Instance) current() (runtime.State, bool) {
 	i.mu.Lock()
 	st, b, p, sure := i.state, i.binary, i.proc, i.ledger.sureLocked()
 	i.mu.Unlock()
-	if st != running || !sure || p == nil || b.Runtime != RuncV2 || !p.current() {
+	if st != running || !sure || p == nil || b.Runtime != RuncV2 || !p.IsCurrent() {
 		return runtime.State{}, false
 	}
 	return i.ledger.lastKnown()
@@ -113,13 +114,13 @@ func (i *Instance) silent() bool {
 	if p == nil {
 		return false
 	}
-	_, st, _ := p.snapshot()
-	return st != connected
+	_, st, _ := p.Watch()
+	return st != shimproc.Connected
 }
 
 // askState asks the shim for the state of init or of an exec, once a restore has come to it.
 func (i *Instance) askState(ctx context.Context, execID string) (*taskapi.StateResponse, error) {
-	if err := i.settled(ctx, repeatable); err != nil {
+	if err := i.settled(ctx, shimproc.Repeatable); err != nil {
 		return nil, err
 	}
 	return i.sendState(ctx, execID)
@@ -128,7 +129,7 @@ func (i *Instance) askState(ctx context.Context, execID string) (*taskapi.StateR
 func (i *Instance) sendState(ctx context.Context, execID string) (*taskapi.StateResponse, error) {
 	var r *taskapi.StateResponse
 	asked := i.ledger.epoch()
-	err := i.call(ctx, repeatable, func(ctx context.Context, c *shimclient.Task) (err error) {
+	err := i.call(ctx, shimproc.Repeatable, func(ctx context.Context, c *shimclient.Task) (err error) {
 		r, err = c.State(ctx, &taskapi.StateRequest{ID: i.id, ExecID: execID})
 		return err
 	})

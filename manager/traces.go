@@ -10,12 +10,13 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 
+	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
 // findByToken is shimclient's, bounded.
 func (m *ShimManager) findByToken(token string) ([]shimclient.ProcessID, error) {
-	ctx, cancel := context.WithTimeout(m.ctx, scanTime)
+	ctx, cancel := context.WithTimeout(m.ctx, shimproc.ScanTime)
 	defer cancel()
 	return shimclient.FindByToken(ctx, token)
 }
@@ -43,7 +44,7 @@ func (i *Instance) hasProcess() bool {
 	}
 	i.mu.Unlock()
 	answered := i.ledger.answered()
-	is, err := found(i.m.ctx, tokens, dirs, func(id shimclient.ProcessID) bool {
+	is, err := shimproc.Found(i.m.ctx, tokens, dirs, func(id shimclient.ProcessID) bool {
 		if answered != 0 {
 			return id.StartTime <= answered
 		}
@@ -64,6 +65,6 @@ func (w *warmShim) sparing() func(shimclient.ProcessID) bool {
 	if from == 0 {
 		return nil
 	}
-	shim := w.p.verified()
+	shim := w.p.Verified()
 	return func(id shimclient.ProcessID) bool { return id != shim && id.StartTime >= from }
 }

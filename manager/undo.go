@@ -16,6 +16,7 @@ import (
 	"github.com/pkg/errors"
 
 	"github.com/shimyard/shimyard/manager/internal/failpoint"
+	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -66,11 +67,11 @@ func (i *Instance) undo() {
 	if ctx.Err() != nil {
 		return // the manager was closed; the next start goes on
 	}
-	if !undone && len(p.members()) > 1 {
+	if !undone && len(p.Members()) > 1 {
 		i.endForAll(ctx, p)
 	}
 	// Only now: a shim whose last instance leaves is told to end, and it would not while it has the task.
-	if p == nil || p.leave(behind{i}) {
+	if p == nil || p.Leave(behind{i}) {
 		i.undoShim(ctx, p)
 		i.endLaunchOf(p)
 	}
@@ -102,7 +103,7 @@ func (i *Instance) awaitCreate(ctx context.Context) (answered bool) {
 		if time.Since(began) < createGrace {
 			continue
 		}
-		if p := i.process(); p == nil || p.closeIfAbandoned() {
+		if p := i.process(); p == nil || p.CloseIfAbandoned() {
 			log.G(ctx).Warnf("shim has not answered a create for %s after its caller left; ending the launch", createGrace)
 			return false
 		}
@@ -113,11 +114,11 @@ func (i *Instance) awaitCreate(ctx context.Context) (answered bool) {
 
 // endForAll ends a shim that does not undo what several creates have made in it, which are all that it has: for each
 // of them `shim delete` removes what is left then.
-func (i *Instance) endForAll(ctx context.Context, p *Process) {
-	if pid := p.verified(); pid != (shimclient.ProcessID{}) {
+func (i *Instance) endForAll(ctx context.Context, p *shimproc.Process) {
+	if pid := p.Verified(); pid != (shimclient.ProcessID{}) {
 		log.G(ctx).WithField("pid", pid.Pid).
 			Warn("ending a shim that serves nothing but creates that have failed, and does not undo them")
-		p.kill(ctx)
+		p.Kill(ctx)
 	}
 }
 
@@ -132,14 +133,14 @@ func (i *Instance) stuck(err error) {
 // undoTask deletes what Create may have made in the shim. Where the shim serves others it is asked until it says that
 // nothing is there: what it keeps nobody would know of, and it could not end. Where it serves nobody else one attempt
 // is made; what follows ends the shim. False when it has not said so.
-func (i *Instance) undoTask(ctx context.Context, p *Process) bool {
+func (i *Instance) undoTask(ctx context.Context, p *shimproc.Process) bool {
 	limit, pause := timeout.Get(TimeoutCleanup), firstUndoPause
 	for {
 		err := i.tryUndoTask(ctx, p, limit)
 		switch {
 		case err == nil, errdefs.IsNotFound(err): // of the task, or since the process is dead
 			return true
-		case p.closeIfAbandoned():
+		case p.CloseIfAbandoned():
 			log.G(ctx).WithError(err).Warn("cannot delete what a failed create has made; the shim's delete will")
 			return false
 		}
@@ -152,44 +153,44 @@ func (i *Instance) undoTask(ctx context.Context, p *Process) bool {
 	}
 }
 
-func (i *Instance) tryUndoTask(ctx context.Context, p *Process, limit time.Duration) error {
+func (i *Instance) tryUndoTask(ctx context.Context, p *shimproc.Process, limit time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	l, err := p.use(ctx, forced)
+	l, err := p.Use(ctx, shimproc.Forced)
 	if err != nil {
 		return err
 	}
 	if i.kind == KindSandbox {
-		err = l.conn.Sandbox().Shutdown(ctx, &sandboxapi.ShutdownSandboxRequest{SandboxID: i.id})
+		err = l.Conn.Sandbox().Shutdown(ctx, &sandboxapi.ShutdownSandboxRequest{SandboxID: i.id})
 	} else {
 		err = i.undoCreate(ctx, l)
 	}
 	if errdefs.IsDeadlineExceeded(err) {
-		p.suspect()
+		p.Suspect()
 	}
 	return err
 }
 
 // undoShim sends the process away, which nobody is behind any more.
-func (i *Instance) undoShim(ctx context.Context, p *Process) {
-	if p == nil || !p.isLaunched() {
+func (i *Instance) undoShim(ctx context.Context, p *shimproc.Process) {
+	if p == nil || !p.IsLaunched() {
 		return
 	}
-	if err := p.shutdown(ctx, i.id); err != nil {
+	if err := p.ShutDown(ctx, i.id); err != nil {
 		log.G(ctx).WithError(err).Warn("cannot shut down the shim of a failed create; ending it")
 	}
 }
 
 // undoCreate deletes a task. Its init is killed first, and waited for: runc's shim deletes a task that was never
 // started without that, and tells the deletion, with status 0, before the exit.
-func (i *Instance) undoCreate(ctx context.Context, l *link) error {
+func (i *Instance) undoCreate(ctx context.Context, l *shimproc.Link) error {
 	i.endCreated(ctx, l)
 	for pause := firstUndoPause; ; pause = min(2*pause, lastUndoPause) {
-		_, err := l.task.Delete(ctx, &taskapi.DeleteRequest{ID: i.id})
+		_, err := l.Task.Delete(ctx, &taskapi.DeleteRequest{ID: i.id})
 		if err == nil || errdefs.IsNotFound(err) || errdefs.IsUnavailable(err) || ctx.Err() != nil {
 			return err
 		}
-		if kerr := l.task.Kill(ctx, &taskapi.KillRequest{ID: i.id, Signal: uint32(syscall.SIGKILL), All: true}); kerr != nil && !errdefs.IsNotFound(kerr) {
+		if kerr := l.Task.Kill(ctx, &taskapi.KillRequest{ID: i.id, Signal: uint32(syscall.SIGKILL), All: true}); kerr != nil && !errdefs.IsNotFound(kerr) {
 			return err
 		}
 		if !i.m.sleep(pause) {
@@ -201,14 +202,14 @@ func (i *Instance) undoCreate(ctx context.Context, l *link) error {
 // endCreated ends the init of a task that is to be deleted and waits, up to createdGrace, for the shim to say so. An
 // error decides nothing: there may be no task, or none that can be killed yet (a restore from a checkpoint), and
 // Delete is sent all the same.
-func (i *Instance) endCreated(ctx context.Context, l *link) {
+func (i *Instance) endCreated(ctx context.Context, l *shimproc.Link) {
 	ctx, cancel := context.WithTimeout(ctx, createdGrace)
 	defer cancel()
 	kill := &taskapi.KillRequest{ID: i.id, Signal: uint32(syscall.SIGKILL), All: true}
-	if err := l.task.Kill(ctx, kill); err != nil {
+	if err := l.Task.Kill(ctx, kill); err != nil {
 		return
 	}
-	if _, err := l.task.Wait(ctx, &taskapi.WaitRequest{ID: i.id}); err != nil {
+	if _, err := l.Task.Wait(ctx, &taskapi.WaitRequest{ID: i.id}); err != nil {
 		log.G(ctx).WithError(err).Warn("shim does not say that the init of a failed create has ended; deleting it without that")
 	}
 }

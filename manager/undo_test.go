@@ -14,14 +14,16 @@ import (
 	"github.com/containerd/containerd/v2/pkg/timeout"
 	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
+
+	"github.com/shimyard/shimyard/manager/internal/shimproc"
 )
 
 // joining is an instance that is being created in a shim that serves others.
-func joining(t testing.TB, m *ShimManager, p *Process, id string) *Instance {
+func joining(t testing.TB, m *ShimManager, p *shimproc.Process, id string) *Instance {
 	i := memInstance(m, id, launching)
 	i.ledger.rec.Joined = true
 	m.instances[i.key()] = i
-	require.NoError(t, p.join(behind{i}, origin{launched: true}))
+	require.NoError(t, p.Join(behind{i}, shimproc.Origin{Launched: true}))
 	return i
 }
 
@@ -48,7 +50,7 @@ func TestGivenUpCreateInAPod(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, m := newMemShim(t), memManager(t)
 		_, p := memTask(t, m, "pause", ownPid())
-		require.NoError(t, p.onConnected(s.connect()))
+		require.NoError(t, p.OnConnected(s.connect()))
 		i := joining(t, m, p, "c1")
 		s.stall("Create", "Delete")
 		before := time.Now()
@@ -67,7 +69,7 @@ func TestGivenUpCreateInAPod(t *testing.T) {
 		synctest.Wait()
 		require.NoError(t, <-reserved)
 		require.Equal(t, gone, stateOf(i))
-		require.Len(t, p.members(), 1)
+		require.Len(t, p.Members(), 1)
 		require.Zero(t, s.count("Shutdown"), "the pod goes on")
 	})
 }
@@ -77,7 +79,7 @@ func TestUndoRepeatsADelete(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, m := newMemShim(t), memManager(t)
 		_, p := memTask(t, m, "pause", ownPid())
-		require.NoError(t, p.onConnected(s.connect()))
+		require.NoError(t, p.OnConnected(s.connect()))
 		i := joining(t, m, p, "c1")
 		s.stall("Create", "Delete")
 		require.Error(t, giveUp(t, i))
@@ -104,7 +106,7 @@ func TestPodRemovedDuringAnUndo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, m := newMemShim(t), memManager(t)
 		pause, p := memTask(t, m, "pause", ownPid())
-		require.NoError(t, p.onConnected(s.connect()))
+		require.NoError(t, p.OnConnected(s.connect()))
 		i := joining(t, m, p, "c1")
 		s.stall("Create", "Delete")
 		require.Error(t, giveUp(t, i))
@@ -122,7 +124,7 @@ func TestPodRemovedDuringAnUndo(t *testing.T) {
 		synctest.Wait()
 		require.Equal(t, 1, s.count("Shutdown"))
 		require.Equal(t, gone, stateOf(i))
-		require.Equal(t, ended, processStateOf(p))
+		require.Equal(t, shimproc.Ended, processStateOf(p))
 	})
 }
 
@@ -131,7 +133,7 @@ func TestLateCreateInAPod(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, m := newMemShim(t), memManager(t)
 		_, p := memTask(t, m, "pause", ownPid())
-		require.NoError(t, p.onConnected(s.connect()))
+		require.NoError(t, p.OnConnected(s.connect()))
 		i := joining(t, m, p, "c1")
 		s.stall("Create")
 		require.Error(t, giveUp(t, i))
@@ -154,20 +156,20 @@ func TestCreatesThatHangInARemovedPod(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, m := newMemShim(t), memManager(t)
 		pause, p := memTask(t, m, "pause", ownPid())
-		require.NoError(t, p.onConnected(s.connect()))
+		require.NoError(t, p.OnConnected(s.connect()))
 		i := joining(t, m, p, "c1")
 		s.stall("Create", "Delete", "Shutdown")
 		require.Error(t, giveUp(t, i))
 		other := joining(t, m, p, "c2")
 		require.Error(t, giveUp(t, other))
 		time.Sleep(time.Hour)
-		require.Equal(t, connected, processStateOf(p), "the pod needs it")
-		p.leave(behind{pause}) // it is removed while they hang
+		require.Equal(t, shimproc.Connected, processStateOf(p), "the pod needs it")
+		p.Leave(behind{pause}) // it is removed while they hang
 		time.Sleep(createGrace + alonePause + timeout.Get(TimeoutCleanup) + timeout.Get(TimeoutShutdown))
 		synctest.Wait()
 		require.Equal(t, gone, stateOf(i))
 		require.Equal(t, gone, stateOf(other))
-		require.Equal(t, ended, processStateOf(p))
+		require.Equal(t, shimproc.Ended, processStateOf(p))
 	})
 }
 
@@ -176,7 +178,7 @@ func TestCreatesThatHangArePiledUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, m := newMemShim(t), memManager(t)
 		_, p := memTask(t, m, "pause", ownPid())
-		require.NoError(t, p.onConnected(s.connect()))
+		require.NoError(t, p.OnConnected(s.connect()))
 		s.stall("Create")
 		for n := range 3 * strandedLimit {
 			err := giveUp(t, joining(t, m, p, "c"+strconv.Itoa(n)))

@@ -13,6 +13,7 @@ import (
 	"github.com/pkg/errors"
 
 	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -21,8 +22,8 @@ const waitPause = time.Second
 
 // wait returns the exit of a task's init ("") or of an exec.
 func (i *Instance) wait(ctx context.Context, execID string) (*runtime.Exit, error) {
-	return i.waitFor(ctx, execID, func(ctx context.Context, l *link) (*bundle.Exit, error) {
-		r, err := l.task.Wait(ctx, &taskapi.WaitRequest{ID: i.id, ExecID: execID})
+	return i.waitFor(ctx, execID, func(ctx context.Context, l *shimproc.Link) (*bundle.Exit, error) {
+		r, err := l.Task.Wait(ctx, &taskapi.WaitRequest{ID: i.id, ExecID: execID})
 		if err != nil {
 			return nil, err
 		}
@@ -66,13 +67,13 @@ func (i *Instance) waitFor(ctx context.Context, execID string, ask waiter) (*run
 }
 
 // waiter sends one Wait.
-type waiter func(context.Context, *link) (*bundle.Exit, error)
+type waiter func(context.Context, *shimproc.Link) (*bundle.Exit, error)
 
 // errWoken: a Wait call was ended since there is news.
 var errWoken = errors.New("woken")
 
 // askWait sends one Wait, which ends early when there is news. What it brings is recorded.
-func (i *Instance) askWait(ctx context.Context, l *link, execID string, ask waiter) (*runtime.Exit, error) {
+func (i *Instance) askWait(ctx context.Context, l *shimproc.Link, execID string, ask waiter) (*runtime.Exit, error) {
 	wctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer i.ledger.onWake(execID, cancel)()
@@ -107,12 +108,12 @@ func (i *Instance) endsWait(ctx context.Context, err error) bool {
 }
 
 // link of the instance's process, nil while there is none, and a channel that is closed when that changes.
-func (i *Instance) link() (*link, <-chan struct{}) {
+func (i *Instance) link() (*shimproc.Link, <-chan struct{}) {
 	p := i.process()
 	if p == nil {
 		return nil, nil
 	}
-	l, _, moved := p.snapshot()
+	l, _, moved := p.Watch()
 	return l, moved
 }
 

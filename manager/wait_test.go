@@ -65,15 +65,15 @@ func TestWaitOutlasts(t *testing.T) {
 		pending(t, w) // not connected at all
 
 		conn := s.connect()
-		require.NoError(t, p.onConnected(conn))
+		require.NoError(t, p.OnConnected(conn))
 		pending(t, w)
 		require.Equal(t, 1, s.count("Wait"))
 		require.Zero(t, s.count("Connect"), "no Connect before a Wait")
 
 		_ = conn.Close()
-		p.lost()
+		p.OnLost()
 		pending(t, w)
-		require.NoError(t, p.onConnected(s.connect()))
+		require.NoError(t, p.OnConnected(s.connect()))
 		pending(t, w)
 		require.Equal(t, 2, s.count("Wait"), "it is sent again, once")
 
@@ -96,7 +96,7 @@ func TestWaitAsksAgain(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s, m := newMemShim(t), memManager(t)
 				i, p := memTask(t, m, "c1", 77)
-				require.NoError(t, p.onConnected(s.connect()))
+				require.NoError(t, p.OnConnected(s.connect()))
 				s.fail("Wait", code, "ttrpc: closed")
 				w := startWait(t.Context(), i, "")
 				pending(t, w)
@@ -113,7 +113,7 @@ func TestWaitEndsWithTheShimsWord(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, m := newMemShim(t), memManager(t)
 		i, p := memTask(t, m, "c1", 77)
-		require.NoError(t, p.onConnected(s.connect()))
+		require.NoError(t, p.OnConnected(s.connect()))
 		s.fail("Wait", codes.NotFound, "no such exec")
 		w := <-startWait(t.Context(), i, "e1")
 		require.True(t, errdefs.IsNotFound(w.err), "%v", w.err)
@@ -132,7 +132,7 @@ func TestWaitEndsWithItsContext(t *testing.T) {
 			w := <-startWait(ctx, i, "")
 			cancel()
 			require.ErrorIs(t, w.err, context.DeadlineExceeded)
-			require.NoError(t, p.onConnected(s.connect()))
+			require.NoError(t, p.OnConnected(s.connect()))
 		}
 	})
 }
@@ -143,7 +143,7 @@ func TestWaitHearsTheEvent(t *testing.T) {
 		s, m := newMemShim(t), memManager(t)
 		i, p := memTask(t, m, "c1", 77)
 		first := startWait(t.Context(), i, "")
-		require.NoError(t, p.onConnected(s.connect()))
+		require.NoError(t, p.OnConnected(s.connect()))
 		second := startWait(t.Context(), i, "")
 		pending(t, second)
 		i.onExitEvent("", exitOf(77, 5))
@@ -166,14 +166,14 @@ func TestDeathAnswersWaits(t *testing.T) {
 		}
 		i.onExitEvent("e2", exitOf(101, 9))
 		conn := s.connect()
-		require.NoError(t, p.onConnected(conn))
+		require.NoError(t, p.OnConnected(conn))
 		init, e1 := startWait(t.Context(), i, ""), startWait(t.Context(), i, "e1")
 		e2, e3 := startWait(t.Context(), i, "e2"), startWait(t.Context(), i, "e3")
 		ends(t, e2, 9)
 		pending(t, init)
 
 		_ = conn.Close()
-		p.lost()
+		p.OnLost()
 		require.True(t, i.onDeath())
 		pending(t, init) // until the exit is known
 		pending(t, e1)
@@ -210,7 +210,7 @@ func TestWaitOfARestoringTask(t *testing.T) {
 		w := startWait(t.Context(), i, "")
 		pending(t, w)
 		s.fail("Wait", codes.NotFound, "starting up")
-		require.NoError(t, p.onConnected(s.connect()))
+		require.NoError(t, p.OnConnected(s.connect()))
 		pending(t, w)
 		s.well("Wait")
 		s.exitWith(2, time.Now())

@@ -128,11 +128,11 @@ func (y *yard) halt() {
 		return
 	}
 	y.until("the manager is closed", func() bool { return y.m.Close() == nil })
-	for _, p := range y.m.procs.all() {
+	for _, p := range y.m.procs.All() {
 		if w := warmth(p); w != nil {
 			y.m.pool.account.Ending(w.entry) // nobody is there to see to what it leaves
 		}
-		p.end() // what the kernel does at the end of a process
+		p.End() // what the kernel does at the end of a process
 	}
 	y.closeEvents()
 	y.m = nil
@@ -204,7 +204,7 @@ func (y *yard) empty() {
 	y.until("the manager is empty", func() bool {
 		y.m.mu.Lock()
 		defer y.m.mu.Unlock()
-		return len(y.m.instances) == 0 && len(y.m.procs.all()) == 0 && len(y.m.leaving) == 0
+		return len(y.m.instances) == 0 && len(y.m.procs.All()) == 0 && len(y.m.leaving) == 0
 	})
 	require.Empty(y, y.left(), "bundles or work directories are left")
 }

@@ -24,10 +24,11 @@ var layers = map[string]struct {
 }{
 	"plugin":                       {[]string{"manager", "shimclient"}, "it wires and holds no logic: what is in a bundle is none of its business"},
 	"plugin/shims":                 {[]string{"manager/inspect"}, "it is a client, and not linked into a daemon's plugins"},
-	"manager":                      {[]string{"bundle", "shimclient", "manager/inspect", "manager/internal/failpoint", "manager/internal/metrics", "manager/internal/warm"}, "it decides; whoever registers it is above it"},
+	"manager":                      {[]string{"bundle", "shimclient", "manager/inspect", "manager/internal/failpoint", "manager/internal/metrics", "manager/internal/shimproc", "manager/internal/warm"}, "it decides; whoever registers it is above it"},
 	"manager/internal/failpoint":   {nil, "it ends a daemon under test, wherever it is called from"},
 	"manager/internal/metrics":     {nil, "it counts; what is counted is for the callers to say"},
 	"manager/internal/warm":        {nil, "an account: it has no process, no connection and no file in hand"},
+	"manager/internal/shimproc":    {[]string{"shimclient", "manager/internal/metrics"}, "one process and the way to it: it must not know who keeps records of what it serves"},
 	"manager/inspect":              {nil, "what travels between a client and a daemon, and nothing else"},
 	"bundle":                       {nil, "files alone: it must be usable, and testable, without any process"},
 	"shimclient":                   {nil, "one process alone: it must not know where its caller keeps records"},

@@ -1,7 +1,7 @@
 // Copyright The Shimyard Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-package manager
+package shimproc
 
 import (
 	"time"
@@ -39,7 +39,7 @@ func (p *Process) escalateWhenDue() {
 func (p *Process) untilEscalation() (left time.Duration, changed <-chan struct{}, over bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.state != unresponsive || p.reg.ctx.Err() != nil {
+	if p.state != Unresponsive || p.reg.ctx.Err() != nil {
 		p.escalates = false
 		return 0, nil, true
 	}
@@ -50,13 +50,13 @@ func (p *Process) untilEscalation() (left time.Duration, changed <-chan struct{}
 // stacks are in the log before that: runc's shim, and those made with containerd's package, dump them at SIGUSR1.
 // True when it was ended.
 func (p *Process) escalate() bool {
-	pid := p.verified()
+	pid := p.Verified()
 	if pid == (shimclient.ProcessID{}) {
 		return false
 	}
-	log.G(p.reg.ctx).WithField("address", p.endpoint).WithField("pid", pid.Pid).
+	log.G(p.reg.ctx).WithField("address", p.Endpoint).WithField("pid", pid.Pid).
 		Errorf("shim has not answered for %s, ending it and its containers, as configured", p.reg.config.EscalateAfter)
-	if err := dumpStacks(pid); err != nil {
+	if err := DumpStacks(pid); err != nil {
 		log.G(p.reg.ctx).WithError(err).Warn("cannot make the shim dump its stacks")
 	} else if !p.reg.sleep(dumpTime) {
 		return false
@@ -64,5 +64,5 @@ func (p *Process) escalate() bool {
 	if _, _, over := p.untilEscalation(); over {
 		return false // woken by the signal, or by chance
 	}
-	return p.kill(p.reg.ctx)
+	return p.Kill(p.reg.ctx)
 }

@@ -1,7 +1,7 @@
 // Copyright The Shimyard Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-package manager
+package shimproc
 
 import (
 	"context"
@@ -26,7 +26,7 @@ func (p *Process) run() {
 		case !again:
 		case conn != nil:
 			metrics.Reconnected("connected")
-		case p.dead():
+		case p.IsDead():
 			metrics.Reconnected("dead")
 		}
 		if conn == nil {
@@ -41,10 +41,10 @@ func (p *Process) run() {
 		select {
 		case <-conn.Done():
 			_ = conn.Close() // a lost connection still has goroutines of its library's
-			p.lost()
+			p.OnLost()
 		case <-gone:
 			_ = conn.Close()
-			p.lost()
+			p.OnLost()
 		case <-p.over:
 			_ = conn.Close()
 			over = true
@@ -61,7 +61,7 @@ func (p *Process) run() {
 // watchPid returns what is closed when the verified pid is gone; nil when there is none. A shim that dies loses its connections before
 // its pid is gone, and another process may listen at its address by then: a connection that follows another is not taken for its life.
 func (p *Process) watchPid(ctx context.Context) <-chan struct{} {
-	pid := p.verified()
+	pid := p.Verified()
 	if (pid == shimclient.ProcessID{}) {
 		return nil
 	}
@@ -86,13 +86,13 @@ func (p *Process) connect() *shimclient.Conn {
 	for pause := firstPause; ; pause = min(2*pause, lastPause) {
 		conn, err := p.dial(func() {
 			if silence == nil {
-				silence = time.AfterFunc(p.limits()["Connect"], p.unreachable)
+				silence = time.AfterFunc(p.limits()["Connect"], p.OnUnreachable)
 			}
 		})
 		if err == nil {
 			return conn
 		}
-		if p.reg.ctx.Err() != nil || p.isOver() {
+		if p.reg.ctx.Err() != nil || p.IsOver() {
 			return nil
 		}
 		p.failed(err)
@@ -116,8 +116,8 @@ func (p *Process) connect() *shimclient.Conn {
 
 // dial makes one attempt to connect. begun is called when its turn has come.
 func (p *Process) dial(begun func()) (*shimclient.Conn, error) {
-	if p.isGone() {
-		return nil, errShimDead
+	if p.IsGone() {
+		return nil, ErrDead
 	}
 	if p.noAddress != nil {
 		return nil, p.noAddress
@@ -126,9 +126,9 @@ func (p *Process) dial(begun func()) (*shimclient.Conn, error) {
 		return nil, errors.Wrap(err, "waiting for a turn to connect")
 	}
 	begun()
-	ctx, cancel := timeout.WithContext(p.reg.ctx, timeoutLoad)
+	ctx, cancel := timeout.WithContext(p.reg.ctx, TimeoutLoad)
 	defer cancel()
-	conn, err := shimclient.Dial(ctx, p.endpoint, p.limits())
+	conn, err := shimclient.Dial(ctx, p.Endpoint, p.limits())
 	p.reg.dials.Release(1)
 	if err != nil {
 		return nil, err
@@ -148,7 +148,7 @@ func (p *Process) admit(ctx context.Context, conn *shimclient.Conn) error {
 			return err
 		}
 	}
-	return p.onConnected(conn)
+	return p.OnConnected(conn)
 }
 
 // mayBeAnother tells whether a connection may lead to another process than the one whose pid is verified: the first
@@ -175,7 +175,7 @@ func (p *Process) recognize(ctx context.Context, conn *shimclient.Conn) error {
 	if same {
 		return nil
 	}
-	task, err := conn.Task(p.taskVersion())
+	task, err := conn.Task(p.TaskVersion())
 	if err != nil {
 		return err
 	}
@@ -184,14 +184,14 @@ func (p *Process) recognize(ctx context.Context, conn *shimclient.Conn) error {
 	case err != nil:
 		return errors.Wrap(err, "what listens there does not say whether it is the shim")
 	case int(r.ShimPid) != pid.Pid:
-		return errStranger
+		return ErrStranger
 	}
 	return nil
 }
 
 // isOther tells whether a pid is known not to be the process's.
 func (p *Process) isOther(pid shimclient.ProcessID) bool {
-	mine, none := p.verified(), shimclient.ProcessID{}
+	mine, none := p.Verified(), shimclient.ProcessID{}
 	return mine != none && pid != none && mine != pid
 }
 
@@ -202,8 +202,8 @@ func (p *Process) contest() {
 	p.contested = true
 }
 
-// isGone tells whether the process, by its verified pid, has ended, whatever listens at its address by now.
-func (p *Process) isGone() bool {
+// IsGone tells whether the process, by its verified pid, has ended, whatever listens at its address by now.
+func (p *Process) IsGone() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.isGoneLocked()
@@ -213,8 +213,8 @@ func (p *Process) isGoneLocked() bool {
 	return p.pid != (shimclient.ProcessID{}) && !p.pid.Alive()
 }
 
-// onConnected: there is a connection. The kernel accepts it for a stopped process too, and one that was silent has to answer first.
-func (p *Process) onConnected(conn *shimclient.Conn) error {
+// OnConnected: there is a connection. The kernel accepts it for a stopped process too, and one that was silent has to answer first.
+func (p *Process) OnConnected(conn *shimclient.Conn) error {
 	probes, err := p.setLink(conn)
 	if probes {
 		p.reg.spawn(p.probe)
@@ -226,21 +226,21 @@ func (p *Process) onConnected(conn *shimclient.Conn) error {
 func (p *Process) setLink(conn *shimclient.Conn) (probes bool, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.state == ended {
-		return false, errShimDead
+	if p.state == Ended {
+		return false, ErrDead
 	}
 	task, err := conn.Task(p.version)
 	if err != nil {
 		return false, err
 	}
 	if p.isGoneLocked() {
-		return false, errShimDead // what accepts here now is another process
+		return false, ErrDead // what accepts here now is another process
 	}
-	p.link = &link{conn: conn, task: task}
+	p.link = &Link{Conn: conn, Task: task}
 	p.listener = conn.Listener()
 	p.failure = nil
-	if p.state != unresponsive {
-		p.toLocked(connected)
+	if p.state != Unresponsive {
+		p.toLocked(Connected)
 		return false, nil
 	}
 	p.wakeLocked()
@@ -256,38 +256,38 @@ func (p *Process) failed(err error) {
 	p.failure, p.failedAt = err, time.Now().UTC()
 }
 
-// lost: the connection is gone. That alone is not death, and no answer either.
-func (p *Process) lost() {
+// OnLost: the connection is gone. That alone is not death, and no answer either.
+func (p *Process) OnLost() {
 	p.reg.config.OnDistrust(p)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.link = nil
-	if p.state == unresponsive {
+	if p.state == Unresponsive {
 		p.wakeLocked()
 		return
 	}
-	p.toLocked(connecting)
+	p.toLocked(Connecting)
 }
 
 // downgradeFor swaps the client for one of version 2 when the shim serves that and not the version it was told to: a running group of
 // containerd 1.7 whose binary was upgraded answers so, since the new binary tells version 3 for the old process. The link that gave
 // the unimplemented answer is named, so that one swap serves all who saw it. False when version 2 is no better.
-func (p *Process) downgradeFor(ctx context.Context, seen *link) bool {
+func (p *Process) downgradeFor(ctx context.Context, seen *Link) bool {
 	p.mu.Lock()
 	l := p.link
 	p.mu.Unlock()
 	if l == nil {
 		return false
 	}
-	if l.task.Version() < seen.task.Version() {
+	if l.Task.Version() < seen.Task.Version() {
 		return true
 	}
-	task, err := l.conn.Task(2)
+	task, err := l.Conn.Task(2)
 	if err != nil {
 		return false
 	}
 	// One method may be missing in either version; the service as a whole answers Connect only in the right one.
-	if _, err := l.task.Connect(ctx, &taskapi.ConnectRequest{ID: p.anyID()}); !errdefs.IsNotImplemented(err) {
+	if _, err := l.Task.Connect(ctx, &taskapi.ConnectRequest{ID: p.anyID()}); !errdefs.IsNotImplemented(err) {
 		return false
 	}
 	if _, err := task.Connect(ctx, &taskapi.ConnectRequest{ID: p.anyID()}); errdefs.IsNotImplemented(err) {
@@ -297,8 +297,8 @@ func (p *Process) downgradeFor(ctx context.Context, seen *link) bool {
 	defer p.mu.Unlock()
 	if p.link == l {
 		p.version = 2
-		p.link = &link{conn: l.conn, task: task}
-		log.G(ctx).WithField("address", p.endpoint).Info("shim serves version 2 of the Task API, not the version it told")
+		p.link = &Link{Conn: l.Conn, Task: task}
+		log.G(ctx).WithField("address", p.Endpoint).Info("shim serves version 2 of the Task API, not the version it told")
 	}
 	return true
 }

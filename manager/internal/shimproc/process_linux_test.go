@@ -1,7 +1,7 @@
 // Copyright The Shimyard Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-package manager
+package shimproc
 
 import (
 	"os/exec"
@@ -17,7 +17,7 @@ import (
 // are none.
 func TestLookThatFailsIsNoProof(t *testing.T) {
 	r, stop := idle(t)
-	p, _, err := r.attach(newGuest("first", false), nowhere, origin{launched: true})
+	p, _, err := r.Attach(newGuest("first", false), nowhere, Origin{Launched: true})
 	require.NoError(t, err)
 	require.False(t, p.mayLive(time.Time{}))
 	stop()
@@ -32,23 +32,23 @@ func TestLaunchAtTheAddressOfADeadProcess(t *testing.T) {
 	pid, err := shimclient.LookupProcess(cmd.Process.Pid)
 	require.NoError(t, err)
 	r, _ := idle(t)
-	first, created, err := r.attach(newGuest("c1", false), nowhere, origin{launched: true, pid: pid})
+	first, created, err := r.Attach(newGuest("c1", false), nowhere, Origin{Launched: true, Pid: pid})
 	require.NoError(t, err)
 	require.True(t, created)
-	second, created, err := r.attach(newGuest("c2", false), nowhere, origin{launched: true})
+	second, created, err := r.Attach(newGuest("c2", false), nowhere, Origin{Launched: true})
 	require.NoError(t, err)
 	require.False(t, created)
 	require.Same(t, first, second, "it lives")
 
 	require.NoError(t, cmd.Process.Kill())
 	_ = cmd.Wait()
-	third, created, err := r.attach(newGuest("c3", false), nowhere, origin{launched: true})
+	third, created, err := r.Attach(newGuest("c3", false), nowhere, Origin{Launched: true})
 	require.NoError(t, err)
 	require.True(t, created)
 	require.NotSame(t, first, third)
-	require.Same(t, third, r.at(nowhere))
-	first.end()
-	require.Same(t, third, r.at(nowhere), "the end of the old one leaves the new one alone")
-	third.end()
-	require.Empty(t, r.all())
+	require.Same(t, third, r.At(nowhere))
+	first.End()
+	require.Same(t, third, r.At(nowhere), "the end of the old one leaves the new one alone")
+	third.End()
+	require.Empty(t, r.All())
 }

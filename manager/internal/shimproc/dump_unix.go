@@ -3,7 +3,7 @@
 
 //go:build unix
 
-package manager
+package shimproc
 
 import (
 	"syscall"
@@ -14,9 +14,9 @@ import (
 	"github.com/shimyard/shimyard/shimclient"
 )
 
-// dumpStacks makes a shim write the stacks of its goroutines to its log, as runc's shim and all that are made with containerd's package do
+// DumpStacks makes a shim write the stacks of its goroutines to its log, as runc's shim and all that are made with containerd's package do
 // at SIGUSR1. FailedPrecondition for a shim that has no handler for the signal, as Rust's have not: it would end.
-func dumpStacks(pid shimclient.ProcessID) error {
+func DumpStacks(pid shimclient.ProcessID) error {
 	caught, err := pid.Catches(syscall.SIGUSR1)
 	if err != nil {
 		return err

@@ -1,7 +1,7 @@
 // Copyright The Shimyard Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-package manager
+package shimproc
 
 import (
 	"context"
@@ -17,10 +17,10 @@ import (
 	"github.com/shimyard/shimyard/shimclient"
 )
 
-// suspect: a call was not answered in time. One Connect decides, for the process and all its instances.
-func (p *Process) suspect() {
+// Suspect: a call was not answered in time. One Connect decides, for the process and all its instances.
+func (p *Process) Suspect() {
 	p.mu.Lock()
-	start := p.state == connected && !p.probing && p.reg.ctx.Err() == nil
+	start := p.state == Connected && !p.probing && p.reg.ctx.Err() == nil
 	p.probing = p.probing || start
 	p.mu.Unlock()
 	if start {
@@ -32,8 +32,8 @@ func (p *Process) suspect() {
 // breaker, the first one answered closes it.
 func (p *Process) probe() {
 	for {
-		l, st, _ := p.snapshot()
-		if l != nil && st != ended {
+		l, st, _ := p.Watch()
+		if l != nil && st != Ended {
 			p.probeLink(l)
 		}
 		if p.endProbe(l) {
@@ -43,33 +43,33 @@ func (p *Process) probe() {
 }
 
 // endProbe ends the probing of a link. False when there is another one meanwhile, of a shim that has still not answered.
-func (p *Process) endProbe(l *link) bool {
+func (p *Process) endProbe(l *Link) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.probing = p.state == unresponsive && p.link != nil && p.link != l && p.reg.ctx.Err() == nil
+	p.probing = p.state == Unresponsive && p.link != nil && p.link != l && p.reg.ctx.Err() == nil
 	return !p.probing
 }
 
 // probeLink asks on one connection until there is an answer, or the connection is gone.
-func (p *Process) probeLink(l *link) {
+func (p *Process) probeLink(l *Link) {
 	for round := 1; p.reg.ctx.Err() == nil; round++ {
-		if p.isGone() {
-			_ = l.conn.Close() // it is another process that accepts and is silent
+		if p.IsGone() {
+			_ = l.Conn.Close() // it is another process that accepts and is silent
 			return
 		}
 		asked := time.Now()
-		if p.decides(l, p.ask(p.reg.ctx, l.task)) {
+		if p.decides(l, p.Ask(p.reg.ctx, l.Task)) {
 			return
 		}
-		p.silent(l)
+		p.OnSilent(l)
 		if isAnewRound(round) && p.answersAnew() {
 			// A shim that has just woken answers on both, and the answers that are on their way must not be lost.
-			if p.decides(l, p.ask(p.reg.ctx, l.task)) {
+			if p.decides(l, p.Ask(p.reg.ctx, l.Task)) {
 				return
 			}
 			// The connection is out of step, not the shim: a new one is made as after any loss.
-			log.G(p.reg.ctx).WithField("address", p.endpoint).Warn("shim answers on a new connection and not on the old one, giving that up")
-			_ = l.conn.Close()
+			log.G(p.reg.ctx).WithField("address", p.Endpoint).Warn("shim answers on a new connection and not on the old one, giving that up")
+			_ = l.Conn.Close()
 			return
 		}
 		// There is always a question under way, which a shim that wakes answers at once, so there is no pause but after one that took no time.
@@ -83,7 +83,7 @@ func (p *Process) probeLink(l *link) {
 func isAnewRound(round int) bool { return round&(round-1) == 0 || round%anewRounds == 0 }
 
 // decides looks at what a Connect on a link came to. True: no more probing, the shim has answered or the link is lost.
-func (p *Process) decides(l *link, err error) bool {
+func (p *Process) decides(l *Link, err error) bool {
 	switch {
 	case errors.Is(err, shimclient.ErrConnectionLost), p.reg.ctx.Err() != nil:
 		return true
@@ -94,17 +94,17 @@ func (p *Process) decides(l *link, err error) bool {
 	return true
 }
 
-// ask sends one Connect. Whatever the shim says, it has answered.
-func (p *Process) ask(ctx context.Context, task *shimclient.Task) error {
+// Ask sends one Connect. Whatever the shim says, it has answered.
+func (p *Process) Ask(ctx context.Context, task *shimclient.Task) error {
 	_, err := task.Connect(ctx, &taskapi.ConnectRequest{ID: p.anyID()})
 	return err
 }
 
 // answersAnew asks on a connection of its own. A shim that is stopped accepts that in its backlog and does not answer.
 func (p *Process) answersAnew() bool {
-	ctx, cancel := timeout.WithContext(p.reg.ctx, timeoutLoad)
+	ctx, cancel := timeout.WithContext(p.reg.ctx, TimeoutLoad)
 	defer cancel()
-	conn, err := shimclient.Dial(ctx, p.endpoint, p.limits())
+	conn, err := shimclient.Dial(ctx, p.Endpoint, p.limits())
 	if err != nil {
 		return false
 	}
@@ -112,22 +112,22 @@ func (p *Process) answersAnew() bool {
 	if p.mayBeAnother(conn) && p.recognize(ctx, conn) != nil {
 		return false
 	}
-	task, err := conn.Task(p.taskVersion())
+	task, err := conn.Task(p.TaskVersion())
 	if err != nil {
 		return false
 	}
-	err = p.ask(ctx, task)
+	err = p.Ask(ctx, task)
 	return err == nil || !errdefs.IsUnavailable(err) && !errdefs.IsDeadlineExceeded(err) && ctx.Err() == nil
 }
 
-// silent: a Connect on l was not answered.
-func (p *Process) silent(l *link) {
-	p.fallSilent("does not answer", func() bool { return p.link == l && p.state == connected })
+// OnSilent: a Connect on l was not answered.
+func (p *Process) OnSilent(l *Link) {
+	p.fallSilent("does not answer", func() bool { return p.link == l && p.state == Connected })
 }
 
-// unreachable: there has been no connection for as long as a Connect may take. To callers that is the same as one that is not answered.
-func (p *Process) unreachable() {
-	p.fallSilent("cannot be reached", func() bool { return p.state == connecting })
+// OnUnreachable: there has been no connection for as long as a Connect may take. To callers that is the same as one that is not answered.
+func (p *Process) OnUnreachable() {
+	p.fallSilent("cannot be reached", func() bool { return p.state == Connecting })
 }
 
 // fallSilent opens the breaker if the process is in the state for it, which is asked with the lock held. From here on the process counts
@@ -139,12 +139,12 @@ func (p *Process) fallSilent(what string, due func() bool) {
 		p.mu.Unlock()
 		return
 	}
-	p.toLocked(unresponsive)
+	p.toLocked(Unresponsive)
 	escalates := p.reg.config.EscalateAfter > 0 && !p.escalates
 	p.escalates = p.escalates || escalates
 	p.mu.Unlock()
-	metrics.BreakerTo(p.runtimeName(), unresponsive.String())
-	log.G(p.reg.ctx).WithField("address", p.endpoint).Warnf("shim %s; its containers are left alone and it is tried until it answers", what)
+	metrics.BreakerTo(p.runtimeName(), Unresponsive.String())
+	log.G(p.reg.ctx).WithField("address", p.Endpoint).Warnf("shim %s; its containers are left alone and it is tried until it answers", what)
 	if escalates {
 		p.reg.spawn(p.escalateWhenDue)
 	}
@@ -159,15 +159,15 @@ func (p *Process) excuse() {
 	}
 }
 
-func (p *Process) answered(l *link) {
+func (p *Process) answered(l *Link) {
 	p.mu.Lock()
-	closes := p.link == l && p.state == unresponsive
+	closes := p.link == l && p.state == Unresponsive
 	if closes {
-		p.toLocked(connected)
+		p.toLocked(Connected)
 	}
 	p.mu.Unlock()
 	if closes {
-		metrics.BreakerTo(p.runtimeName(), connected.String())
-		log.G(p.reg.ctx).WithField("address", p.endpoint).Info("shim answers again")
+		metrics.BreakerTo(p.runtimeName(), Connected.String())
+		log.G(p.reg.ctx).WithField("address", p.Endpoint).Info("shim answers again")
 	}
 }

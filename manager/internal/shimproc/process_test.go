@@ -1,7 +1,7 @@
 // Copyright The Shimyard Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-package manager
+package shimproc
 
 import (
 	"fmt"
@@ -13,54 +13,54 @@ import (
 
 // TestProcessEvents goes through every event in every state of a process.
 func TestProcessEvents(t *testing.T) {
-	all := []processState{connecting, connected, unresponsive, ended}
+	all := []State{Connecting, Connected, Unresponsive, Ended}
 	for _, c := range []struct {
 		event string
-		fire  func(*testing.T, *Process, *link)
-		leads map[processState]processState
-		wakes []processState // those who watch it, without another state
+		fire  func(*testing.T, *Process, *Link)
+		leads map[State]State
+		wakes []State // those who watch it, without another state
 	}{
-		{"connected", func(t *testing.T, p *Process, l *link) {
+		{"connected", func(t *testing.T, p *Process, l *Link) {
 			before := p.state
-			err := p.onConnected(l.conn)
-			require.Equal(t, before == ended, err != nil, "%v", err)
+			err := p.OnConnected(l.Conn)
+			require.Equal(t, before == Ended, err != nil, "%v", err)
 			// A silent shim is silent until it has answered, whatever becomes of its connection.
-		}, map[processState]processState{connecting: connected}, []processState{unresponsive}},
-		{"lost", func(_ *testing.T, p *Process, _ *link) { p.lost() },
-			map[processState]processState{connected: connecting}, []processState{unresponsive}},
-		{"silent", func(_ *testing.T, p *Process, l *link) { p.silent(l) },
-			map[processState]processState{connected: unresponsive}, nil},
-		{"silent on another connection", func(_ *testing.T, p *Process, _ *link) { p.silent(&link{}) }, nil, nil},
-		{"answered", func(_ *testing.T, p *Process, l *link) { p.answered(l) },
-			map[processState]processState{unresponsive: connected}, nil},
-		{"answered on another connection", func(_ *testing.T, p *Process, _ *link) { p.answered(&link{}) }, nil, nil},
-		{"ended", func(_ *testing.T, p *Process, _ *link) { p.end() },
-			map[processState]processState{connecting: ended, connected: ended, unresponsive: ended}, nil},
-		{"died", func(_ *testing.T, p *Process, _ *link) { p.die("test") },
-			map[processState]processState{connecting: ended, connected: ended, unresponsive: ended}, nil},
+		}, map[State]State{Connecting: Connected}, []State{Unresponsive}},
+		{"lost", func(_ *testing.T, p *Process, _ *Link) { p.OnLost() },
+			map[State]State{Connected: Connecting}, []State{Unresponsive}},
+		{"silent", func(_ *testing.T, p *Process, l *Link) { p.OnSilent(l) },
+			map[State]State{Connected: Unresponsive}, nil},
+		{"silent on another connection", func(_ *testing.T, p *Process, _ *Link) { p.OnSilent(&Link{}) }, nil, nil},
+		{"answered", func(_ *testing.T, p *Process, l *Link) { p.answered(l) },
+			map[State]State{Unresponsive: Connected}, nil},
+		{"answered on another connection", func(_ *testing.T, p *Process, _ *Link) { p.answered(&Link{}) }, nil, nil},
+		{"ended", func(_ *testing.T, p *Process, _ *Link) { p.End() },
+			map[State]State{Connecting: Ended, Connected: Ended, Unresponsive: Ended}, nil},
+		{"died", func(_ *testing.T, p *Process, _ *Link) { p.die("test") },
+			map[State]State{Connecting: Ended, Connected: Ended, Unresponsive: Ended}, nil},
 	} {
 		for _, st := range all {
 			t.Run(fmt.Sprintf("%s/%s", c.event, st), func(t *testing.T) {
 				r, _ := idle(t)
 				g := newGuest("c1", false)
-				p, _, err := r.attach(g, nowhere, origin{launched: true})
+				p, _, err := r.Attach(g, nowhere, Origin{Launched: true})
 				require.NoError(t, err)
 				l := mute(t)
 				p.state = st
-				if st == connected || st == unresponsive {
+				if st == Connected || st == Unresponsive {
 					p.link = l
 				}
 				want, ok := c.leads[st]
 				if !ok {
 					want = st
 				}
-				_, _, changed := p.snapshot()
+				_, _, changed := p.Watch()
 				c.fire(t, p, l)
-				_, now, _ := p.snapshot()
+				_, now, _ := p.Watch()
 				require.Equal(t, want, now)
 				require.Equal(t, want != st || slices.Contains(c.wakes, st), isDone(changed))
-				if now == ended {
-					require.Error(t, p.join(newGuest("c9", true), origin{}), "nobody joins what has ended")
+				if now == Ended {
+					require.Error(t, p.Join(newGuest("c9", true), Origin{}), "nobody joins what has ended")
 				}
 				died := 0
 				if c.event == "died" {
@@ -77,27 +77,27 @@ func TestProcessEvents(t *testing.T) {
 func TestTracesOfAProcess(t *testing.T) {
 	r, _ := idle(t)
 	first, pause := newGuest("first", false), newGuest("pause", true)
-	p, _, err := r.attach(first, nowhere, origin{launched: true})
+	p, _, err := r.Attach(first, nowhere, Origin{Launched: true})
 	require.NoError(t, err)
-	require.NoError(t, p.join(pause, origin{}))
+	require.NoError(t, p.Join(pause, Origin{}))
 	for n := range 1000 {
 		g := newGuest(fmt.Sprint("c", n), true)
-		require.NoError(t, p.join(g, origin{}))
+		require.NoError(t, p.Join(g, Origin{}))
 		require.Same(t, p, g.in)
 		if n%2 == 0 {
-			require.False(t, p.leave(g))
+			require.False(t, p.Leave(g))
 		} else {
-			require.Equal(t, 2, p.remove(g))
+			require.Equal(t, 2, p.Remove(g))
 		}
 	}
-	require.False(t, p.leave(first))
-	tokens, dirs := p.traces()
+	require.False(t, p.Leave(first))
+	tokens, dirs := p.Traces()
 	require.ElementsMatch(t, []string{"token-of-first", "token-of-pause"}, tokens)
 	require.ElementsMatch(t, []string{"/nowhere/first", "/nowhere/pause"}, dirs)
 
-	require.True(t, p.leave(pause))
-	p.stay(pause)
-	tokens, dirs = p.traces()
+	require.True(t, p.Leave(pause))
+	p.Stay(pause)
+	tokens, dirs = p.Traces()
 	require.Contains(t, tokens, "token-of-pause", "it could not be shut down, and its last member is behind it again")
 	require.Contains(t, dirs, "/nowhere/pause")
 }
@@ -127,26 +127,26 @@ func TestClose(t *testing.T) {
 			close func(*Process) bool
 			want  bool
 		}{
-			{"empty", (*Process).closeIfEmpty, c.empty},
-			{"alone", func(p *Process) bool { return p.closeIfAlone(one) }, c.alone},
-			{"abandoned", (*Process).closeIfAbandoned, c.abandoned},
+			{"empty", (*Process).CloseIfEmpty, c.empty},
+			{"alone", func(p *Process) bool { return p.CloseIfAlone(one) }, c.alone},
+			{"abandoned", (*Process).CloseIfAbandoned, c.abandoned},
 		} {
 			t.Run(c.name+"/"+x.name, func(t *testing.T) {
 				r, _ := idle(t)
 				p := newProcess(r, nowhere)
 				for _, g := range c.in {
-					require.NoError(t, p.join(g, origin{}))
+					require.NoError(t, p.Join(g, Origin{}))
 				}
 				require.Equal(t, x.want, x.close(p))
-				err := p.join(newGuest("late", true), origin{})
+				err := p.Join(newGuest("late", true), Origin{})
 				if !x.want {
 					require.NoError(t, err)
 					return
 				}
-				require.ErrorIs(t, err, errClosing)
-				p.reopen()
-				require.NoError(t, p.join(newGuest("late", true), origin{}))
-				p.end()
+				require.ErrorIs(t, err, ErrClosing)
+				p.Reopen()
+				require.NoError(t, p.Join(newGuest("late", true), Origin{}))
+				p.End()
 			})
 		}
 	}
@@ -157,22 +157,22 @@ func TestIsCurrent(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		version int
-		st      processState
+		st      State
 		probing bool
 		want    bool
 	}{
-		{"connected", 3, connected, false, true},
-		{"an old shim", 2, connected, false, false},
-		{"being probed", 3, connected, true, false},
-		{"silent", 3, unresponsive, true, false},
-		{"without a connection", 3, connecting, false, false},
-		{"ended", 3, ended, false, false},
+		{"connected", 3, Connected, false, true},
+		{"an old shim", 2, Connected, false, false},
+		{"being probed", 3, Connected, true, false},
+		{"silent", 3, Unresponsive, true, false},
+		{"without a connection", 3, Connecting, false, false},
+		{"ended", 3, Ended, false, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r, _ := idle(t)
 			p := newProcess(r, nowhere)
 			p.version, p.state, p.probing = c.version, c.st, c.probing
-			require.Equal(t, c.want, p.current())
+			require.Equal(t, c.want, p.IsCurrent())
 		})
 	}
 }

@@ -1,7 +1,7 @@
 // Copyright The Shimyard Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-package manager
+package shimproc
 
 import (
 	"context"
@@ -29,7 +29,7 @@ const probeReach = 2 * time.Second
 //     must be refused for the whole load timeout, and so must the socket of a process that no daemon of this machine launched;
 //   - for vsock and the like: unreachable for the whole load timeout. A connect that succeeds is no failure, whatever follows it.
 func (p *Process) proofOfDeath(from time.Time) string {
-	if pid := p.verified(); pid != (shimclient.ProcessID{}) {
+	if pid := p.Verified(); pid != (shimclient.ProcessID{}) {
 		if pid.Alive() {
 			return ""
 		}
@@ -39,10 +39,10 @@ func (p *Process) proofOfDeath(from time.Time) string {
 		return ""
 	}
 	reach := p.reach()
-	if reach == shimclient.Reachable || p.endpoint.Unix() && reach != shimclient.Refused {
+	if reach == shimclient.Reachable || p.Endpoint.Unix() && reach != shimclient.Refused {
 		return ""
 	}
-	if !(p.isLaunched() && p.endpoint.Local()) && time.Since(from) < timeout.Get(timeoutLoad) {
+	if !(p.IsLaunched() && p.Endpoint.Local()) && time.Since(from) < timeout.Get(TimeoutLoad) {
 		return ""
 	}
 	if p.mayLive(from) {
@@ -52,10 +52,10 @@ func (p *Process) proofOfDeath(from time.Time) string {
 }
 
 // reach tells whether anybody listens at the address.
-func (p *Process) reach() shimclient.Reach { return probe(p.reg.ctx, p.endpoint) }
+func (p *Process) reach() shimclient.Reach { return Probe(p.reg.ctx, p.Endpoint) }
 
-// probe tells whether anybody listens at an address.
-func probe(ctx context.Context, ep shimclient.Endpoint) shimclient.Reach {
+// Probe tells whether anybody listens at an address.
+func Probe(ctx context.Context, ep shimclient.Endpoint) shimclient.Reach {
 	ctx, cancel := context.WithTimeout(ctx, probeReach)
 	defer cancel()
 	return ep.Probe(ctx)
@@ -73,21 +73,21 @@ func (p *Process) isTraced() bool {
 	return p.traced
 }
 
-func (p *Process) isLaunched() bool {
+func (p *Process) IsLaunched() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.launched
 }
 
-// verify asks the shim for its pid and checks it, once. A pid that cannot be verified (a VM's, another pid namespace's) stays unknown.
-func (p *Process) verify(ctx context.Context, l *link, b shimclient.Binary, token string) {
+// Verify asks the shim for its pid and checks it, once. A pid that cannot be verified (a VM's, another pid namespace's) stays unknown.
+func (p *Process) Verify(ctx context.Context, l *Link, b shimclient.Binary, token string) {
 	p.mu.Lock()
 	known := p.pid != shimclient.ProcessID{}
 	p.mu.Unlock()
-	if known || !p.endpoint.Unix() {
+	if known || !p.Endpoint.Unix() {
 		return
 	}
-	r, err := l.task.Connect(ctx, &taskapi.ConnectRequest{ID: p.anyID()})
+	r, err := l.Task.Connect(ctx, &taskapi.ConnectRequest{ID: p.anyID()})
 	if err != nil || r.ShimPid == 0 {
 		return
 	}
@@ -103,9 +103,9 @@ func (p *Process) verify(ctx context.Context, l *link, b shimclient.Binary, toke
 	p.setPid(pid)
 }
 
-// mayTryToVerify counts the attempts to verify the pid again, of which there are few: what cannot be verified after some
+// MayTryToVerify counts the attempts to verify the pid again, of which there are few: what cannot be verified after some
 // never will be.
-func (p *Process) mayTryToVerify() bool { return p.tries.Add(1) <= verifyTries }
+func (p *Process) MayTryToVerify() bool { return p.tries.Add(1) <= verifyTries }
 
 func (p *Process) setPid(pid shimclient.ProcessID) {
 	p.mu.Lock()
@@ -115,7 +115,7 @@ func (p *Process) setPid(pid shimclient.ProcessID) {
 	}
 }
 
-func (p *Process) verified() shimclient.ProcessID {
+func (p *Process) Verified() shimclient.ProcessID {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.pid

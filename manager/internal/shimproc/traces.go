@@ -1,7 +1,7 @@
 // Copyright The Shimyard Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-package manager
+package shimproc
 
 import (
 	"context"
@@ -15,13 +15,13 @@ import (
 	"github.com/shimyard/shimyard/shimclient"
 )
 
-// scanTime bounds one look for the processes of a shim.
-const scanTime = 5 * time.Second
+// ScanTime bounds one look for the processes of a shim.
+const ScanTime = 5 * time.Second
 
-// found tells whether a process lives, or may live, that carries one of the tokens or works in one of the directories, and that may be
+// Found tells whether a process lives, or may live, that carries one of the tokens or works in one of the directories, and that may be
 // the shim. What could not be looked at may be. A platform whose processes cannot be looked at has an error of class NotImplemented.
-func found(ctx context.Context, tokens, dirs []string, mayBeShim func(shimclient.ProcessID) bool) (bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, scanTime)
+func Found(ctx context.Context, tokens, dirs []string, mayBeShim func(shimclient.ProcessID) bool) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, ScanTime)
 	defer cancel()
 	look := func(names []string, find func(context.Context, string) ([]shimclient.ProcessID, error)) (bool, error) {
 		for _, name := range names {
@@ -40,22 +40,22 @@ func found(ctx context.Context, tokens, dirs []string, mayBeShim func(shimclient
 // mayLive tells whether a process lives, or may live, that looks like the shim: a look that failed proves nothing. Where the platform
 // lets no process be looked at, its connection is all that a shim can be judged by, for the whole load timeout.
 func (p *Process) mayLive(from time.Time) bool {
-	tokens, dirs := p.traces()
-	is, err := found(p.reg.ctx, tokens, dirs, p.mayBeShim)
+	tokens, dirs := p.Traces()
+	is, err := Found(p.reg.ctx, tokens, dirs, p.MayBeShim)
 	if errdefs.IsNotImplemented(err) {
-		return time.Since(from) < timeout.Get(timeoutLoad)
+		return time.Since(from) < timeout.Get(TimeoutLoad)
 	}
 	if err != nil {
-		log.G(p.reg.ctx).WithError(err).WithField("address", p.endpoint).Debug("cannot tell whether a shim lives")
+		log.G(p.reg.ctx).WithError(err).WithField("address", p.Endpoint).Debug("cannot tell whether a shim lives")
 	}
 	return is
 }
 
-// mayBeShim tells whether a process that was found by a trace of the shim's may be the shim. Containers of some runtimes (runwasi's)
+// MayBeShim tells whether a process that was found by a trace of the shim's may be the shim. Containers of some runtimes (runwasi's)
 // inherit the shim's environment, as do hooks, and what these leave behind: what began after the shim had answered is none. Where that
 // moment is not known, a process that the shim told as a container's is none, nor is what descends from it.
-func (p *Process) mayBeShim(id shimclient.ProcessID) bool {
-	if id == p.verified() {
+func (p *Process) MayBeShim(id shimclient.ProcessID) bool {
+	if id == p.Verified() {
 		return true
 	}
 	p.mu.Lock()
@@ -64,7 +64,7 @@ func (p *Process) mayBeShim(id shimclient.ProcessID) bool {
 	if answered != 0 {
 		return id.StartTime <= answered
 	}
-	return !slices.ContainsFunc(p.members(), func(m member) bool { return m.runs(id) })
+	return !slices.ContainsFunc(p.Members(), func(m Member) bool { return m.Runs(id) })
 }
 
 // begunForTask tells whether a process began when the shim had answered already, which is to say for a task.
@@ -74,8 +74,8 @@ func (p *Process) begunForTask(id shimclient.ProcessID) bool {
 	return p.upAt != 0 && id.StartTime > p.upAt
 }
 
-// answeredNow notes that the shim has answered and has no task yet, and returns the moment.
-func (p *Process) answeredNow() uint64 {
+// AnsweredNow notes that the shim has answered and has no task yet, and returns the moment.
+func (p *Process) AnsweredNow() uint64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.upAt == 0 {
@@ -84,17 +84,19 @@ func (p *Process) answeredNow() uint64 {
 	return p.upAt
 }
 
-// sparing tells which carriers of the tokens of a process that nobody is behind any more are not ended with what an instance has made:
+// Sparing tells which carriers of the tokens of a process that nobody is behind any more are not ended with what an instance has made:
 // all but the shim, what was started with it, and what began since the instance took it. A hook, or a container before this one, may
 // have left them behind.
-func (p *Process) sparing(took uint64) func(shimclient.ProcessID) bool {
+func (p *Process) Sparing(took uint64) func(shimclient.ProcessID) bool {
 	p.mu.Lock()
 	shim, answered := p.pid, p.upAt
 	p.mu.Unlock()
-	return sparing(shim, answered, took)
+	return Sparing(shim, answered, took)
 }
 
-func sparing(shim shimclient.ProcessID, answered, took uint64) func(shimclient.ProcessID) bool {
+// Sparing is Process.Sparing for a shim of which only the record is left: its pid, zero where that is not known, when it had answered, and
+// when the member took it, 0 where that is not known.
+func Sparing(shim shimclient.ProcessID, answered, took uint64) func(shimclient.ProcessID) bool {
 	return func(id shimclient.ProcessID) bool {
 		return id != shim && id.StartTime > answered && (took == 0 || id.StartTime < took)
 	}

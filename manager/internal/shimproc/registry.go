@@ -1,7 +1,7 @@
 // Copyright The Shimyard Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-package manager
+package shimproc
 
 import (
 	"context"
@@ -21,8 +21,8 @@ import (
 // dialsAtOnce bounds the connects to shims at a time. They wait for other processes, not for a CPU.
 const dialsAtOnce = 64
 
-// registryConfig is what shim processes need of the daemon that they are in.
-type registryConfig struct {
+// Config is what shim processes need of the daemon that they are in.
+type Config struct {
 	// Context is the life of what goes on in the background.
 	Context context.Context
 	// Spawn runs f in a goroutine; the channel is closed when f has returned.
@@ -44,9 +44,9 @@ type registryConfig struct {
 	OnEnd func(*Process)
 }
 
-// registry has the shim processes of a daemon, by their addresses. Safe for concurrent use.
-type registry struct {
-	config registryConfig
+// Registry has the shim processes of a daemon, by their addresses. Safe for concurrent use.
+type Registry struct {
+	config Config
 	ctx    context.Context
 	dials  *semaphore.Weighted
 
@@ -55,16 +55,16 @@ type registry struct {
 	processes map[string]*Process
 }
 
-func newRegistry(c registryConfig) *registry {
-	return &registry{
+func NewRegistry(c Config) *Registry {
+	return &Registry{
 		config: c, ctx: c.Context, dials: semaphore.NewWeighted(dialsAtOnce), processes: make(map[string]*Process),
 	}
 }
 
-func (r *registry) spawn(f func()) <-chan struct{} { return r.config.Spawn(f) }
+func (r *Registry) spawn(f func()) <-chan struct{} { return r.config.Spawn(f) }
 
 // sleep waits for d; false when the daemon stops meanwhile.
-func (r *registry) sleep(d time.Duration) bool {
+func (r *Registry) sleep(d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
@@ -75,7 +75,7 @@ func (r *registry) sleep(d time.Duration) bool {
 	}
 }
 
-// attach puts a member behind the process at an endpoint, making that where it is new; a new one starts to connect at
+// Attach puts a member behind the process at an endpoint, making that where it is new; a new one starts to connect at
 // once. It fails when the process at that address is dead or on its way out, and returns that process then. Every member
 // gets its process here: launched, joined or restored.
 //
@@ -83,8 +83,8 @@ func (r *registry) sleep(d time.Duration) bool {
 // that has just been launched is not the one of before whose pid is gone, or whose socket was removed; a member
 // whose recorded shim is gone is not served by the one of now: it gets a process of its own, which is found dead; and
 // members with different shims on record are behind different processes.
-func (r *registry) attach(m member, ep shimclient.Endpoint, from origin) (p *Process, created bool, err error) {
-	gone := from.pid != (shimclient.ProcessID{}) && !from.pid.Alive()
+func (r *Registry) Attach(m Member, ep shimclient.Endpoint, from Origin) (p *Process, created bool, err error) {
+	gone := from.Pid != (shimclient.ProcessID{}) && !from.Pid.Alive()
 	r.mu.Lock()
 	if !gone {
 		p = r.processForLocked(ep, from)
@@ -92,7 +92,7 @@ func (r *registry) attach(m member, ep shimclient.Endpoint, from origin) (p *Pro
 	if created = p == nil; created {
 		p = newProcess(r, ep)
 	}
-	if err = p.join(m, from); err == nil && created && !gone {
+	if err = p.Join(m, from); err == nil && created && !gone {
 		r.enterLocked(p)
 	}
 	r.mu.Unlock()
@@ -106,22 +106,22 @@ func (r *registry) attach(m member, ep shimclient.Endpoint, from origin) (p *Pro
 }
 
 // processForLocked is the known process at an endpoint that a member comes to; nil when it is another than those.
-func (r *registry) processForLocked(ep shimclient.Endpoint, from origin) *Process {
+func (r *Registry) processForLocked(ep shimclient.Endpoint, from Origin) *Process {
 	p := r.processes[ep.String()]
 	switch {
-	case p == nil, from.anew, from.launched && p.isGone():
+	case p == nil, from.Anew, from.Launched && p.IsGone():
 		return nil
-	case p.isOther(from.pid):
-		return r.processes[sideName(ep, from.pid)]
+	case p.isOther(from.Pid):
+		return r.processes[sideName(ep, from.Pid)]
 	}
 	return p
 }
 
 // enterLocked puts a process into the map. One that had its address goes aside: neither is taken for what listens there
 // before it has said so.
-func (r *registry) enterLocked(p *Process) {
+func (r *Registry) enterLocked(p *Process) {
 	if old := r.processes[p.name]; old != nil {
-		old.name = sideName(old.endpoint, old.verified())
+		old.name = sideName(old.Endpoint, old.Verified())
 		r.processes[old.name] = old
 		old.contest()
 		p.contest()
@@ -134,11 +134,11 @@ func sideName(ep shimclient.Endpoint, pid shimclient.ProcessID) string {
 	return fmt.Sprintf("%s of process %d, begun at %d", ep, pid.Pid, pid.StartTime)
 }
 
-// startedAnew tells whether what a `start` has answered with is another process than the known one whose address that
+// StartedAnew tells whether what a `start` has answered with is another process than the known one whose address that
 // is: the socket of a living shim was removed, and its group's next shim has made a new one.
-func (r *registry) startedAnew(ctx context.Context, ep shimclient.Endpoint) bool {
-	p := r.at(ep)
-	if p == nil || p.verified() == (shimclient.ProcessID{}) {
+func (r *Registry) StartedAnew(ctx context.Context, ep shimclient.Endpoint) bool {
+	p := r.At(ep)
+	if p == nil || p.Verified() == (shimclient.ProcessID{}) {
 		return false
 	}
 	conn, err := shimclient.Dial(ctx, ep, p.limits())
@@ -146,37 +146,37 @@ func (r *registry) startedAnew(ctx context.Context, ep shimclient.Endpoint) bool
 		return false
 	}
 	defer conn.Close()
-	return errors.Is(p.recognize(ctx, conn), errStranger)
+	return errors.Is(p.recognize(ctx, conn), ErrStranger)
 }
 
-// attachLost puts a member behind a process whose address is not known, which is watched from now on. Members with the
+// AttachLost puts a member behind a process whose address is not known, which is watched from now on. Members with the
 // same name for it share one. traced: its launch is on record, so that no process of that means that it has ended.
-func (r *registry) attachLost(m member, name string, why error, traced bool, from origin) *Process {
+func (r *Registry) AttachLost(m Member, name string, why error, traced bool, from Origin) *Process {
 	ep := shimclient.Endpoint{Address: "unknown address of " + name}
 	r.mu.Lock()
 	p := r.processes[ep.String()]
 	created := p == nil
 	if created {
 		p = newProcess(r, ep)
-		p.noAddress, p.pid = why, from.pid
+		p.noAddress, p.pid = why, from.Pid
 		r.processes[p.name] = p
 	}
 	p.mu.Lock()
-	p.launched, p.traced = p.launched || from.launched, p.traced || traced
+	p.launched, p.traced = p.launched || from.Launched, p.traced || traced
 	p.enterLocked(m)
 	p.mu.Unlock()
 	r.mu.Unlock()
 	if created {
-		p.unreachable()
+		p.OnUnreachable()
 		r.config.Begin(p.run)
 	}
 	return p
 }
 
-// attachKept makes the process at an endpoint the keeper's. created: it was not known, and is connected to from now on.
+// AttachKept makes the process at an endpoint the keeper's. created: it was not known, and is connected to from now on.
 // With fresh that is to be so: a known one that has answered to a launch is not the keeper's. Errors: FailedPrecondition
 // when it is not the keeper's to have.
-func (r *registry) attachKept(k keptBy, ep shimclient.Endpoint, from keptFacts, fresh bool) (created bool, err error) {
+func (r *Registry) AttachKept(k Keeper, ep shimclient.Endpoint, from KeptFacts, fresh bool) (created bool, err error) {
 	r.mu.Lock()
 	p := r.processes[ep.String()]
 	if p == nil {
@@ -187,7 +187,7 @@ func (r *registry) attachKept(k keptBy, ep shimclient.Endpoint, from keptFacts, 
 	if fresh && !created {
 		return false, errNotOurs(p)
 	}
-	if err := p.keepFor(k, from); err != nil {
+	if err := p.KeepFor(k, from); err != nil {
 		return false, err
 	}
 	if created {
@@ -197,25 +197,25 @@ func (r *registry) attachKept(k keptBy, ep shimclient.Endpoint, from keptFacts, 
 }
 
 func errNotOurs(p *Process) error {
-	return errors.Wrapf(errdefs.ErrFailedPrecondition, "another shim is known at %s", p.endpoint)
+	return errors.Wrapf(errdefs.ErrFailedPrecondition, "another shim is known at %s", p.Endpoint)
 }
 
-// at is the process that is known at an endpoint; nil when there is none.
-func (r *registry) at(ep shimclient.Endpoint) *Process {
+// At is the process that is known at an endpoint; nil when there is none.
+func (r *Registry) At(ep shimclient.Endpoint) *Process {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.processes[ep.String()]
 }
 
-// all are the processes at this moment.
-func (r *registry) all() []*Process {
+// All are the processes at this moment.
+func (r *Registry) All() []*Process {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Collect(maps.Values(r.processes))
 }
 
 // drop takes p out of the map, if it is still there.
-func (r *registry) drop(p *Process) {
+func (r *Registry) drop(p *Process) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.processes[p.name] == p {

@@ -3,7 +3,7 @@
 
 //go:build !unix
 
-package manager
+package shimproc
 
 import (
 	"github.com/containerd/errdefs"

@@ -1,7 +1,7 @@
 // Copyright The Shimyard Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-package manager
+package shimproc
 
 import (
 	"time"
@@ -11,19 +11,19 @@ import (
 )
 
 var (
-	// errShimDead is returned by calls on a shim process that is proven dead. Its class is NotFound: containerd's clients (CRI, moby)
+	// ErrDead is returned by calls on a shim process that is proven dead. Its class is NotFound: containerd's clients (CRI, moby)
 	// take NotFound from State, Kill and Delete for "already gone".
-	errShimDead = errors.Wrap(errdefs.ErrNotFound, "the shim process is dead")
+	ErrDead = errors.Wrap(errdefs.ErrNotFound, "the shim process is dead")
 
-	// errClosing is returned to whoever wants to join a process whose last instance has just left it.
-	errClosing = errors.Wrap(errdefs.ErrUnavailable, "the shim process is shutting down")
+	// ErrClosing is returned to whoever wants to join a process whose last instance has just left it.
+	ErrClosing = errors.Wrap(errdefs.ErrUnavailable, "the shim process is shutting down")
 
-	// errStranger: what listens at the address is not the process on record.
-	errStranger = errors.Wrap(errdefs.ErrNotFound, "another process listens at the address that it should have")
+	// ErrStranger: what listens at the address is not the process on record.
+	ErrStranger = errors.Wrap(errdefs.ErrNotFound, "another process listens at the address that it should have")
 )
 
-// errUnavailable says since when a shim cannot be used and what can be done about it.
-func errUnavailable(id string, since time.Time, what string) error {
+// Unavailable says since when a shim cannot be used and what can be done about it.
+func Unavailable(id string, since time.Time, what string) error {
 	return errors.Wrapf(errdefs.ErrUnavailable,
 		"shim of %s %s since %s (%s ago); its containers go on, calls work again as soon as it answers",
 		id, what, since.UTC().Format(time.RFC3339), time.Since(since).Round(time.Second))

@@ -1,7 +1,7 @@
 // Copyright The Shimyard Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-package manager
+package shimproc
 
 import (
 	"context"
@@ -33,45 +33,45 @@ func (p *Process) die(proof string) {
 			by = "pid"
 		}
 		metrics.Died(p.runtimeName(), by)
-		log.G(p.reg.ctx).WithField("address", p.endpoint).Infof("shim is dead: %s", proof)
+		log.G(p.reg.ctx).WithField("address", p.Endpoint).Infof("shim is dead: %s", proof)
 	}
-	p.end()
-	for _, m := range p.members() {
-		m.died()
+	p.End()
+	for _, m := range p.Members() {
+		m.Died()
 	}
 }
 
-func (p *Process) isOver() bool {
+func (p *Process) IsOver() bool {
 	return isDone(p.over)
 }
 
-// end makes the process unusable and closes what it owns, once: it is dead, or nobody needs it any more.
-func (p *Process) end() {
+// End makes the process unusable and closes what it owns, once: it is dead, or nobody needs it any more.
+func (p *Process) End() {
 	p.mu.Lock()
-	if p.state == ended {
+	if p.state == Ended {
 		p.mu.Unlock()
 		return
 	}
 	l, logs := p.link, p.log
 	p.link, p.log = nil, nil
-	p.toLocked(ended)
+	p.toLocked(Ended)
 	close(p.over)
 	p.mu.Unlock()
 	p.reg.drop(p)
 	p.reg.config.OnEnd(p)
 	if l != nil {
-		_ = l.conn.Close()
+		_ = l.Conn.Close()
 	}
 	if logs != nil {
 		_ = logs.Close()
 	}
 }
 
-// kill ends the process with SIGKILL and waits until it is proven dead, up to the cleanup timeout. For the caller to justify.
-func (p *Process) kill(ctx context.Context) bool {
-	ctx, cancel := timeout.WithContext(ctx, timeoutCleanup)
+// Kill ends the process with SIGKILL and waits until it is proven dead, up to the cleanup timeout. For the caller to justify.
+func (p *Process) Kill(ctx context.Context) bool {
+	ctx, cancel := timeout.WithContext(ctx, TimeoutCleanup)
 	defer cancel()
-	pid := p.verified()
+	pid := p.Verified()
 	if pid == (shimclient.ProcessID{}) {
 		return false
 	}
@@ -82,41 +82,41 @@ func (p *Process) kill(ctx context.Context) bool {
 	if pid.Wait(ctx) != nil {
 		return false
 	}
-	if l, _, _ := p.snapshot(); l == nil {
+	if l, _, _ := p.Watch(); l == nil {
 		p.die("it was ended") // with a connection that is seen at its end, when all that came on it has been read
 	}
 	select {
 	case <-p.over:
-		return p.dead()
+		return p.IsDead()
 	case <-ctx.Done():
 		return false
 	}
 }
 
-// shutdown asks the process to go and waits until it has, each up to the shutdown timeout. One that said yes and lingers is for the
+// ShutDown asks the process to go and waits until it has, each up to the shutdown timeout. One that said yes and lingers is for the
 // caller to end.
-func (p *Process) shutdown(ctx context.Context, id string) error {
-	ctx, cancel := timeout.WithContext(ctx, timeoutShutdown)
+func (p *Process) ShutDown(ctx context.Context, id string) error {
+	ctx, cancel := timeout.WithContext(ctx, TimeoutShutdown)
 	defer cancel()
-	l, err := p.sendShutdown(ctx, id)
-	if err == nil && !p.waitGone(ctx, l) {
-		log.G(ctx).WithField("address", p.endpoint).Warn("shim has said yes to its shutdown and still runs")
+	l, err := p.AskToGo(ctx, id)
+	if err == nil && !p.WaitGone(ctx, l) {
+		log.G(ctx).WithField("address", p.Endpoint).Warn("shim has said yes to its shutdown and still runs")
 	}
 	return err
 }
 
-// sendShutdown sends Shutdown. The link that it went out on is nil when the process is gone already.
-func (p *Process) sendShutdown(ctx context.Context, id string) (*link, error) {
-	l, err := p.use(ctx, forced)
-	if errors.Is(err, errShimDead) {
+// AskToGo sends Shutdown. The link that it went out on is nil when the process is gone already.
+func (p *Process) AskToGo(ctx context.Context, id string) (*Link, error) {
+	l, err := p.Use(ctx, Forced)
+	if errors.Is(err, ErrDead) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	err = l.task.Shutdown(ctx, &taskapi.ShutdownRequest{ID: id})
+	err = l.Task.Shutdown(ctx, &taskapi.ShutdownRequest{ID: id})
 	if errdefs.IsDeadlineExceeded(err) {
-		p.suspect()
+		p.Suspect()
 	}
 	if err != nil && !errors.Is(err, shimclient.ErrConnectionLost) && !errdefs.IsNotFound(err) {
 		return nil, errors.Wrap(err, "cannot shut the shim down")
@@ -124,20 +124,20 @@ func (p *Process) sendShutdown(ctx context.Context, id string) (*link, error) {
 	return l, nil
 }
 
-// waitGone waits for the end of the process: by its pid where that is verified, else by the end of the connection l, nil when that
+// WaitGone waits for the end of the process: by its pid where that is verified, else by the end of the connection l, nil when that
 // has ended already, and of a unix socket's.
-func (p *Process) waitGone(ctx context.Context, l *link) bool {
-	if pid := p.verified(); pid != (shimclient.ProcessID{}) {
+func (p *Process) WaitGone(ctx context.Context, l *Link) bool {
+	if pid := p.Verified(); pid != (shimclient.ProcessID{}) {
 		return pid.Wait(ctx) == nil
 	}
 	if l != nil {
 		select {
-		case <-l.conn.Done():
+		case <-l.Conn.Done():
 		case <-ctx.Done():
 			return false
 		}
 	}
-	for p.endpoint.Unix() && !p.isOver() && p.reach() != shimclient.Refused {
+	for p.Endpoint.Unix() && !p.IsOver() && p.reach() != shimclient.Refused {
 		select {
 		case <-time.After(goneLook):
 		case <-ctx.Done():
@@ -147,13 +147,13 @@ func (p *Process) waitGone(ctx context.Context, l *link) bool {
 	return true
 }
 
-// away waits until the process that is on its way out is gone, or stays after all, up to the cleanup timeout.
-func (p *Process) away(ctx context.Context) error {
-	ctx, cancel := timeout.WithContext(ctx, timeoutCleanup)
+// AwaitClosed waits until the process that is on its way out is gone, or stays after all, up to the cleanup timeout.
+func (p *Process) AwaitClosed(ctx context.Context) error {
+	ctx, cancel := timeout.WithContext(ctx, TimeoutCleanup)
 	defer cancel()
 	for {
 		p.mu.Lock()
-		leaving, changed := p.closing && p.state != ended, p.changed
+		leaving, changed := p.closing && p.state != Ended, p.changed
 		p.mu.Unlock()
 		if !leaving {
 			return nil
@@ -166,10 +166,10 @@ func (p *Process) away(ctx context.Context) error {
 	}
 }
 
-// awaitEndOrKill waits for the end of a process that said yes to its shutdown; false when the manager was closed
+// AwaitEndOrKill waits for the end of a process that said yes to its shutdown; false when the manager was closed
 // before. One that takes longer than patience and whose pid is verified is ended: nobody is behind it and nobody can
 // come, so it has nothing to lose.
-func (p *Process) awaitEndOrKill(ctx context.Context, patience time.Duration) bool {
+func (p *Process) AwaitEndOrKill(ctx context.Context, patience time.Duration) bool {
 	for {
 		wctx, cancel := context.WithTimeout(ctx, patience)
 		ended := p.awaitEnd(wctx)
@@ -180,9 +180,9 @@ func (p *Process) awaitEndOrKill(ctx context.Context, patience time.Duration) bo
 		if ctx.Err() != nil {
 			return false
 		}
-		if pid := p.verified(); pid != (shimclient.ProcessID{}) {
+		if pid := p.Verified(); pid != (shimclient.ProcessID{}) {
 			log.G(ctx).WithField("pid", pid.Pid).Error("shim does not end after its shutdown, ending it")
-			p.kill(ctx)
+			p.Kill(ctx)
 		}
 	}
 }
@@ -190,7 +190,7 @@ func (p *Process) awaitEndOrKill(ctx context.Context, patience time.Duration) bo
 // awaitEnd waits for the end of the process itself: by its pid where that is verified, else until its death is proven
 // otherwise.
 func (p *Process) awaitEnd(ctx context.Context) bool {
-	if pid := p.verified(); pid != (shimclient.ProcessID{}) {
+	if pid := p.Verified(); pid != (shimclient.ProcessID{}) {
 		return pid.Wait(ctx) == nil
 	}
 	select {

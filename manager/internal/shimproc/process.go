@@ -1,7 +1,7 @@
 // Copyright The Shimyard Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-package manager
+package shimproc
 
 import (
 	"maps"
@@ -15,14 +15,14 @@ import (
 	"github.com/shimyard/shimyard/shimclient"
 )
 
-// processState is what is known of the way to a shim process.
-type processState int
+// State is what is known of the way to a shim process.
+type State int
 
 const (
-	connecting   processState = iota // not yet connected, or the connection was lost
-	connected                        // calls go through
-	unresponsive                     // two calls in a row, the second a Connect, were not answered, or there is no connection for as long
-	ended                            // proven dead, or released by its last instance
+	Connecting   State = iota // not yet connected, or the connection was lost
+	Connected                 // calls go through
+	Unresponsive              // two calls in a row, the second a Connect, were not answered, or there is no connection for as long
+	Ended                     // proven dead, or released by its last instance
 )
 
 const (
@@ -35,17 +35,17 @@ const (
 	anewRounds     = 30                     // probes between two on a connection of their own, after the first few
 )
 
-// link is one connection with its Task client; immutable, replaced as a whole.
-type link struct {
-	conn *shimclient.Conn
-	task *shimclient.Task
+// Link is one connection with its Task client; immutable, replaced as a whole.
+type Link struct {
+	Conn *shimclient.Conn
+	Task *shimclient.Task
 }
 
 // Process is one shim process: an address that serves the Task API, however many instances are behind it. Safe for concurrent use.
 type Process struct {
-	reg *registry
-	// endpoint is where it serves. It never changes.
-	endpoint shimclient.Endpoint
+	reg *Registry
+	// Endpoint is where it serves. It never changes.
+	Endpoint shimclient.Endpoint
 	// name is that in the registry, whose lock guards it: the endpoint, unless another process has that.
 	name string
 	// over is closed when the process is proven dead or was released by its last member.
@@ -61,14 +61,14 @@ type Process struct {
 	// launched tells that this machine's daemon, this one or an earlier one, started it: only then does a refused connect mean
 	// anything. False for the address that a sandboxer behind a proxy plugin hands over.
 	launched  bool
-	state     processState
+	state     State
 	since     time.Time
 	changed   chan struct{} // closed and replaced at every transition
 	closing   bool          // the last member is leaving: nobody may join
 	version   int           // of the Task API in use
 	listener  int           // who made the socket listen that it was reached by; 0 when that is not known
 	contested bool          // another process has, or had, its address
-	link      *link
+	link      *Link
 	pid       shimclient.ProcessID // verified; zero when there is none
 	upAt      uint64               // when it ran and had no task yet, in clock ticks since boot; 0 when that is not known
 	died      bool
@@ -77,43 +77,43 @@ type Process struct {
 	traced    bool // its launch is on record, so that no process of that means that it has ended; only for one without an address
 	probing   bool
 	escalates bool // a goroutine waits for the time to end it
-	behind    map[member]struct{}
+	behind    map[Member]struct{}
 	deadlines shimclient.Deadlines // of its runtime; nil before anything is behind it
 	// tokens and dirs are the launches and bundles by which the process is found: of those who may have started it, for good, and of
 	// those who joined it, for as long as they are behind it.
 	tokens map[string]struct{}
 	dirs   map[string]struct{}
 	log    *shimclient.Log
-	keeper keptBy // nil for one that was started for one instance
+	keeper Keeper // nil for one that was started for one instance
 }
 
-func newProcess(r *registry, ep shimclient.Endpoint) *Process {
+func newProcess(r *Registry, ep shimclient.Endpoint) *Process {
 	return &Process{
-		reg: r, endpoint: ep, name: ep.String(), version: ep.Version,
+		reg: r, Endpoint: ep, name: ep.String(), version: ep.Version,
 		over: make(chan struct{}), since: time.Now(), changed: make(chan struct{}),
-		behind: make(map[member]struct{}), tokens: make(map[string]struct{}), dirs: make(map[string]struct{}),
+		behind: make(map[Member]struct{}), tokens: make(map[string]struct{}), dirs: make(map[string]struct{}),
 	}
 }
 
-// traces are the tokens and directories by which processes of this shim can be found.
-func (p *Process) traces() (tokens, dirs []string) {
+// Traces are the tokens and directories by which processes of this shim can be found.
+func (p *Process) Traces() (tokens, dirs []string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return slices.Collect(maps.Keys(p.tokens)), slices.Collect(maps.Keys(p.dirs))
 }
 
-// taskVersion is the version of the Task API that is spoken.
-func (p *Process) taskVersion() int {
+// TaskVersion is the version of the Task API that is spoken.
+func (p *Process) TaskVersion() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.version
 }
 
-// current tells whether what the process says need not be asked for: it speaks version 3, is connected, and not suspected of being silent.
-func (p *Process) current() bool {
+// IsCurrent tells whether what the process says need not be asked for: it speaks version 3, is connected, and not suspected of being silent.
+func (p *Process) IsCurrent() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.version >= vouchedVersion && p.state == connected && !p.probing
+	return p.version >= vouchedVersion && p.state == Connected && !p.probing
 }
 
 // limits are the deadlines of calls to the process.
@@ -126,16 +126,16 @@ func (p *Process) limits() shimclient.Deadlines {
 	return p.deadlines
 }
 
-// dead tells whether the process is proven dead.
-func (p *Process) dead() bool {
+// IsDead tells whether the process is proven dead.
+func (p *Process) IsDead() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.died
 }
 
-func (p *Process) setLog(c *shimclient.Log) {
+func (p *Process) SetLog(c *shimclient.Log) {
 	p.mu.Lock()
-	if p.state == ended || p.log != nil {
+	if p.state == Ended || p.log != nil {
 		p.mu.Unlock()
 		_ = c.Close()
 		return
@@ -144,8 +144,8 @@ func (p *Process) setLog(c *shimclient.Log) {
 	p.mu.Unlock()
 }
 
-// logAs makes what the shim logs from now on that of an id.
-func (p *Process) logAs(namespace, id string) {
+// LogAs makes what the shim logs from now on that of an id.
+func (p *Process) LogAs(namespace, id string) {
 	p.mu.Lock()
 	c := p.log
 	p.mu.Unlock()
@@ -154,8 +154,8 @@ func (p *Process) logAs(namespace, id string) {
 	}
 }
 
-func (p *Process) toLocked(st processState) {
-	if p.state == st || p.state == ended {
+func (p *Process) toLocked(st State) {
+	if p.state == st || p.state == Ended {
 		return
 	}
 	p.state, p.since = st, time.Now()
@@ -167,18 +167,18 @@ func (p *Process) wakeLocked() {
 	p.changed = make(chan struct{})
 }
 
-// snapshot returns the link (nil while there is none), the state and a channel that is closed when they change.
-func (p *Process) snapshot() (*link, processState, <-chan struct{}) {
+// Watch returns the link (nil while there is none), the state and a channel that is closed when they change.
+func (p *Process) Watch() (*Link, State, <-chan struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.link, p.state, p.changed
 }
 
 // processStatus is what is known of a process at one moment.
-type processStatus struct {
+type Status struct {
 	Address          string
 	Members, Version int // Version is of the Task API
-	State            processState
+	State            State
 	Since            time.Time
 	Linked           bool // there is a connection
 	// Failure is of the last connect, while there is no connection, at FailedAt; nil for none.
@@ -186,24 +186,24 @@ type processStatus struct {
 	FailedAt time.Time
 }
 
-// status is what is known of the process now. Nothing is asked.
-func (p *Process) status() processStatus {
+// Status is what is known of the process now. Nothing is asked.
+func (p *Process) Status() Status {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return processStatus{
-		Address: p.endpoint.String(), Members: len(p.behind), Version: p.version, State: p.state, Since: p.since,
+	return Status{
+		Address: p.Endpoint.String(), Members: len(p.behind), Version: p.version, State: p.state, Since: p.since,
 		Linked: p.link != nil, Failure: p.failure, FailedAt: p.failedAt,
 	}
 }
 
-// shimLog is the log of the shim; nil while it is not open.
-func (p *Process) shimLog() *shimclient.Log {
+// Log is the log of the shim; nil while it is not open.
+func (p *Process) Log() *shimclient.Log {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.log
 }
 
 // String names the state for people.
-func (s processState) String() string {
+func (s State) String() string {
 	return [...]string{"connecting", "connected", "unresponsive", "ended"}[s]
 }

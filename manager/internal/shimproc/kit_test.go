@@ -1,7 +1,7 @@
 // Copyright The Shimyard Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-package manager
+package shimproc
 
 import (
 	"context"
@@ -21,18 +21,18 @@ import (
 var nowhere = shimclient.Endpoint{Protocol: "ttrpc", Address: "unix:///nowhere.sock", Version: 3}
 
 // idle makes a registry whose processes do not connect by themselves. stop is what the end of the daemon does.
-func idle(t testing.TB) (r *registry, stop context.CancelFunc) {
+func idle(t testing.TB) (r *Registry, stop context.CancelFunc) {
 	shimtest.CheckLeaks(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	t.Cleanup(func() {
-		for _, p := range r.all() {
-			p.end()
+		for _, p := range r.All() {
+			p.End()
 		}
 		cancel()
 		wg.Wait()
 	})
-	return newRegistry(registryConfig{
+	return NewRegistry(Config{
 		Context: ctx,
 		Spawn: func(f func()) <-chan struct{} {
 			done := make(chan struct{})
@@ -48,20 +48,20 @@ func idle(t testing.TB) (r *registry, stop context.CancelFunc) {
 
 // guest is a member.
 type guest struct {
-	says   memberFacts
+	says   Facts
 	in     *Process
 	deaths int
 	its    []int // the pids that the shim has run for it
 }
 
 func newGuest(id string, joined bool) *guest {
-	return &guest{says: memberFacts{Namespace: "ns", ID: id, Token: "token-of-" + id, Dir: "/nowhere/" + id, Joined: joined}}
+	return &guest{says: Facts{Namespace: "ns", ID: id, Token: "token-of-" + id, Dir: "/nowhere/" + id, Joined: joined}}
 }
 
-func (g *guest) enter(p *Process) memberFacts { g.in = p; return g.says }
-func (g *guest) facts() memberFacts           { return g.says }
-func (g *guest) died()                        { g.deaths++ }
-func (g *guest) runs(id shimclient.ProcessID) bool {
+func (g *guest) Enter(p *Process) Facts { g.in = p; return g.says }
+func (g *guest) Facts() Facts           { return g.says }
+func (g *guest) Died()                  { g.deaths++ }
+func (g *guest) Runs(id shimclient.ProcessID) bool {
 	for _, pid := range g.its {
 		if pid == id.Pid {
 			return true
@@ -71,7 +71,7 @@ func (g *guest) runs(id shimclient.ProcessID) bool {
 }
 
 // mute is a connection to a shim that never answers.
-func mute(t testing.TB) *link {
+func mute(t testing.TB) *Link {
 	here, there := net.Pipe()
 	read := make(chan struct{})
 	go func() {
@@ -86,5 +86,5 @@ func mute(t testing.TB) *link {
 	})
 	task, err := conn.Task(3)
 	require.NoError(t, err)
-	return &link{conn: conn, task: task}
+	return &Link{Conn: conn, Task: task}
 }

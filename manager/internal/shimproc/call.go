@@ -1,0 +1,147 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package shimproc
+
+import (
+	"context"
+
+	"github.com/containerd/containerd/v2/pkg/timeout"
+	"github.com/containerd/errdefs"
+	"github.com/pkg/errors"
+
+	"github.com/shimyard/shimyard/shimclient"
+)
+
+// Mode says how a call treats a shim that does not answer or a connection that is lost.
+type Mode int
+
+const (
+	// Once: changes something; it waits some time for an unresponsive shim, and after a lost connection nobody knows whether it was done.
+	Once Mode = iota
+	// Forced: goes out even while the shim is unresponsive, since it is how a caller gets rid of it.
+	Forced
+	// Repeatable: asks without changing anything, so it is sent again after a reconnect, and fails at once while the shim is unresponsive.
+	Repeatable
+)
+
+// Call runs f with the connection of the process. What the shim answers passes through unchanged; a dead shim is NotFound, one that
+// is being reconnected is Unavailable once the verdict cannot be awaited any longer.
+func (p *Process) Call(ctx context.Context, mode Mode, f func(context.Context, *Link) error) error {
+	for {
+		l, err := p.Use(ctx, mode)
+		if err != nil {
+			return err
+		}
+		err = f(ctx, l)
+		switch {
+		case errdefs.IsDeadlineExceeded(err):
+			p.Suspect() // the caller's deadline is often the shorter one
+		case errdefs.IsNotImplemented(err) && l.Task.Version() > 2 && p.downgradeFor(ctx, l):
+			continue
+		case errors.Is(err, shimclient.ErrConnectionLost):
+			verdict := p.afterLoss(ctx, mode, err)
+			if verdict != nil {
+				return verdict
+			}
+			if mode == Repeatable {
+				continue
+			}
+		case ctx.Err() == nil:
+			p.answered(l) // whatever it says, it says something
+		}
+		return err
+	}
+}
+
+// afterLoss waits for what becomes of the process after its connection was lost during a call: NotFound when it is dead, nil when
+// it is connected again and the call may be repeated.
+func (p *Process) afterLoss(ctx context.Context, mode Mode, lost error) error {
+	l, _, changed := p.Watch()
+	if l != nil && !isDone(l.Conn.Done()) {
+		return nil
+	}
+	if l != nil {
+		// The watcher has not seen it yet.
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return lost
+		}
+	}
+	if mode != Repeatable {
+		mode = Forced // it is not sent again, so that only the verdict is awaited
+	}
+	if _, err := p.Use(ctx, mode); err != nil {
+		if ctx.Err() != nil {
+			return lost
+		}
+		return err
+	}
+	return nil
+}
+
+// Use returns the link for a call. While there is none it waits for one, up to the load timeout. Of an unresponsive process a forced
+// call gets the link if there is one, one that only asks an error at once, and one that changes something waits too: a shim that was
+// merely slow must not cost the start of a container.
+func (p *Process) Use(ctx context.Context, mode Mode) (*Link, error) {
+	l, st, changed := p.Watch()
+	if p.noAddress != nil && st != Ended {
+		return nil, errLost(p.noAddress)
+	}
+	if st == Connected || st == Unresponsive && mode == Forced && l != nil {
+		return l, nil
+	}
+	p.reg.config.Urge()
+	wctx, cancel := timeout.WithContext(ctx, TimeoutLoad)
+	defer cancel()
+	for {
+		switch {
+		case st == Connected, st == Unresponsive && mode == Forced && l != nil:
+			return l, nil
+		case st == Unresponsive && mode == Repeatable:
+			return nil, p.unavailable()
+		case st == Ended:
+			return nil, ErrDead
+		}
+		select {
+		case <-changed:
+		case <-wctx.Done():
+			if err := ctx.Err(); err != nil {
+				return nil, errors.Wrap(err, "waiting for the connection to the shim")
+			}
+			return nil, p.unavailable()
+		}
+		l, st, changed = p.Watch()
+	}
+}
+
+// LostAddress says why the process cannot be reached at all: its address is not known any more. Nil where it is known.
+func (p *Process) LostAddress() error {
+	if p.noAddress == nil {
+		return nil
+	}
+	return errLost(p.noAddress)
+}
+
+func (p *Process) unavailable() error {
+	if p.noAddress != nil {
+		return errLost(p.noAddress)
+	}
+	p.mu.Lock()
+	since, what := p.since, "cannot be reached"
+	if p.link != nil {
+		what = "does not answer"
+	}
+	p.mu.Unlock()
+	return Unavailable(p.Endpoint.String(), since, what)
+}
+
+func isDone(ch <-chan struct{}) bool {
+	select {
+	case <-ch:
+		return true
+	default:
+		return false
+	}
+}

@@ -1,0 +1,262 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package shimproc
+
+import (
+	"maps"
+	"slices"
+
+	"github.com/shimyard/shimyard/shimclient"
+)
+
+// Member is what a process sees of one that it serves. Members are compared with ==, and kept as keys of maps.
+type Member interface {
+	// Enter makes p the member's process; facts says what is known of the member now. Both are called with the process's lock
+	// held: they may take the member's own, and no other, and do nothing else.
+	Enter(p *Process) Facts
+	Facts() Facts
+	// Runs tells whether a process is one that the shim has run for the member, so that it is not the shim. Called with no
+	// lock held.
+	Runs(shimclient.ProcessID) bool
+	// Died is called, with no lock held, when the process is proven dead.
+	Died()
+}
+
+// Facts are what a process has to know of a member.
+type Facts struct {
+	Namespace, ID string
+	// Groups are the ids of those whose shim may serve it too.
+	Groups []string
+	Binary shimclient.Binary
+	// Token and Dir are its launch and its bundle, by which processes are found; "" where there is none.
+	Token, Dir string
+	// Joined: the process was started for another one, or for none.
+	Joined bool
+	// Abandoned: it is a create that is being undone.
+	Abandoned bool
+}
+
+// Origin is what a member knows of its process before that is connected.
+type Origin struct {
+	Launched bool                 // by a daemon of this machine
+	Pid      shimclient.ProcessID // verified by an earlier daemon
+	Answered uint64               // as that daemon has recorded it
+	// Group is the instance whose shim is joined; "" where the spec names the group.
+	Group string
+	// Anew: another process than the known one at its address.
+	Anew bool
+	// Owned: the process's keeper gave it to the member, or it was the member's before this daemon began.
+	Owned bool
+}
+
+// Keeper is the keeper of a process that was started for nobody in particular, and goes on without members.
+type Keeper interface {
+	// StartID is the id that it was started under.
+	StartID() string
+	// Take makes p the keeper's. Called with p's lock held, and does nothing else.
+	Take(p *Process)
+}
+
+// KeptFacts are what a keeper knows of its process.
+type KeptFacts struct {
+	Pid        shimclient.ProcessID // verified; zero where it is not known
+	Answered   uint64               // when it ran and had no task yet, in clock ticks since boot; 0 when that is not known
+	Token, Dir string
+	Binary     shimclient.Binary
+}
+
+// Join adds a member; it fails when the process is dead or on its way out.
+func (p *Process) Join(m Member, from Origin) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case p.state == Ended:
+		return ErrDead
+	case p.closing, p.keeper != nil && !from.Owned && !p.servesGroupLocked(m.Facts(), from.Group):
+		return ErrClosing
+	}
+	p.launched = p.launched || from.Launched
+	if p.pid == (shimclient.ProcessID{}) {
+		p.pid = from.Pid
+	}
+	if p.upAt == 0 {
+		p.upAt = from.Answered
+	}
+	p.enterLocked(m)
+	return nil
+}
+
+// enterLocked puts a member behind the process.
+func (p *Process) enterLocked(m Member) {
+	p.behind[m] = struct{}{}
+	f := m.Enter(p)
+	if f.Token != "" {
+		p.tokens[f.Token] = struct{}{}
+	}
+	if p.deadlines == nil {
+		p.deadlines = p.reg.config.Deadlines(f.Binary)
+	}
+	if f.Dir != "" {
+		p.dirs[f.Dir] = struct{}{}
+	}
+}
+
+// removeLocked takes a member out, and its traces with it if another one has started the process: that serves one container after the
+// other for as long as its pod, or a warm shim, lives.
+func (p *Process) removeLocked(m Member) {
+	delete(p.behind, m)
+	f := m.Facts()
+	if !f.Joined {
+		return
+	}
+	delete(p.tokens, f.Token)
+	delete(p.dirs, f.Dir)
+}
+
+// servesGroupLocked tells whether the process serves a member that f wants to be served with. A kept process may be another's by the
+// time that somebody comes with its address.
+func (p *Process) servesGroupLocked(f Facts, group string) bool {
+	for m := range p.behind {
+		o := m.Facts()
+		if o.Namespace == f.Namespace && (o.ID == group || slices.Contains(f.Groups, o.ID)) {
+			return true
+		}
+	}
+	return false
+}
+
+// KeepFor makes a process the keeper's. Errors: FailedPrecondition for one that has a keeper, or has ended.
+func (p *Process) KeepFor(k Keeper, from KeptFacts) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.keeper != nil || p.state == Ended {
+		return errNotOurs(p)
+	}
+	p.keeper, p.launched = k, true
+	k.Take(p)
+	p.deadlines = p.reg.config.Deadlines(from.Binary)
+	if (p.pid == shimclient.ProcessID{}) {
+		p.pid = from.Pid
+	}
+	if p.upAt == 0 {
+		p.upAt = from.Answered
+	}
+	p.tokens[from.Token] = struct{}{}
+	p.dirs[from.Dir] = struct{}{}
+	return nil
+}
+
+// Keeper is the process's keeper; nil where it was started for one instance.
+func (p *Process) Keeper() Keeper {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.keeper
+}
+
+// Leave takes a member out. last tells that nobody is left; from then on nobody may join.
+func (p *Process) Leave(m Member) (last bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.removeLocked(m)
+	return p.closeIfEmptyLocked()
+}
+
+// CloseIfEmpty lets nobody join any more, if nobody is behind the process. True when it is so.
+func (p *Process) CloseIfEmpty() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.closeIfEmptyLocked()
+}
+
+func (p *Process) closeIfEmptyLocked() bool {
+	if len(p.behind) > 0 {
+		return false
+	}
+	p.closing = true
+	return true
+}
+
+// CloseIfAlone lets nobody join any more, if m is all that is behind the process. True when it is so.
+func (p *Process) CloseIfAlone(m Member) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if _, is := p.behind[m]; !is || len(p.behind) > 1 {
+		return false
+	}
+	p.closing = true
+	return true
+}
+
+// Reopen undoes a closeIfAlone: the process goes on.
+func (p *Process) Reopen() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.state != Ended {
+		p.closing = false
+		p.wakeLocked()
+	}
+}
+
+// CloseIfAbandoned lets nobody join the process any more if all that it serves are creates that are being undone.
+// True when it is so.
+func (p *Process) CloseIfAbandoned() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for m := range p.behind {
+		if !m.Facts().Abandoned {
+			return false
+		}
+	}
+	p.closing = true
+	return true
+}
+
+// Remove takes a member out of a process that goes on without any. left is how many are still in it.
+func (p *Process) Remove(m Member) (left int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.removeLocked(m)
+	return len(p.behind)
+}
+
+// Stay undoes a leave: the process could not be shut down, its last member is to be deleted again.
+func (p *Process) Stay(m Member) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.state != Ended {
+		p.closing = false
+		p.enterLocked(m)
+		p.wakeLocked()
+	}
+}
+
+// Members are those behind the process at this moment.
+func (p *Process) Members() []Member {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Collect(maps.Keys(p.behind))
+}
+
+// anyID is the id of one of the members, or the one that the process was started under, for calls that are about the process.
+func (p *Process) anyID() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for m := range p.behind {
+		return m.Facts().ID
+	}
+	if p.keeper != nil {
+		return p.keeper.StartID()
+	}
+	return ""
+}
+
+// runtimeName is the runtime of one of the members; they have the same.
+func (p *Process) runtimeName() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for m := range p.behind {
+		return m.Facts().Binary.Runtime
+	}
+	return ""
+}
