@@ -6,7 +6,6 @@ package shimproc
 import (
 	"os/exec"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -19,9 +18,9 @@ func TestLookThatFailsIsNoProof(t *testing.T) {
 	r, stop := idle(t)
 	p, _, err := r.Attach(newGuest("first", false), nowhere, Origin{Launched: true})
 	require.NoError(t, err)
-	require.False(t, p.mayLive(time.Time{}))
+	require.Equal(t, gone, p.lookForTraces())
 	stop()
-	require.True(t, p.mayLive(time.Time{}))
+	require.Equal(t, unseen, p.lookForTraces())
 }
 
 // TestLaunchAtTheAddressOfADeadProcess: a launch that is answered with the address of a process whose pid is gone has

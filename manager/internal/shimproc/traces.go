@@ -8,7 +8,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/containerd/containerd/v2/pkg/timeout"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 
@@ -37,18 +36,20 @@ func Found(ctx context.Context, tokens, dirs []string, mayBeShim func(shimclient
 	return look(dirs, shimclient.FindByDir)
 }
 
-// mayLive tells whether a process lives, or may live, that looks like the shim: a look that failed proves nothing. Where the platform
-// lets no process be looked at, its connection is all that a shim can be judged by, for the whole load timeout.
-func (p *Process) mayLive(from time.Time) bool {
+// lookForTraces looks for a process that may be the shim: a look that failed proves nothing.
+func (p *Process) lookForTraces() sight {
 	tokens, dirs := p.Traces()
 	is, err := Found(p.reg.ctx, tokens, dirs, p.MayBeShim)
-	if errdefs.IsNotImplemented(err) {
-		return time.Since(from) < timeout.Get(TimeoutLoad)
-	}
-	if err != nil {
+	switch {
+	case errdefs.IsNotImplemented(err):
+		return hidden
+	case err != nil:
 		log.G(p.reg.ctx).WithError(err).WithField("address", p.Endpoint).Debug("cannot tell whether a shim lives")
+		return unseen
+	case is:
+		return alive
 	}
-	return is
+	return gone
 }
 
 // MayBeShim tells whether a process that was found by a trace of the shim's may be the shim. Containers of some runtimes (runwasi's)

@@ -20,35 +20,86 @@ import (
 // probeReach bounds one attempt to find out whether anybody listens at an address.
 const probeReach = 2 * time.Second
 
-// proofOfDeath says why the process is certainly dead, "" when it may live. It is asked only while there is no connection, from is
-// when that began. What proves death:
+// sight is what a look for a process has come to.
+type sight int
+
+const (
+	unseen sight = iota // not looked for, or the look has failed: it may live
+	alive
+	gone
+	hidden // the platform lets no process be looked at
+)
+
+// evidence is what is known of a process that there is no connection to.
+type evidence struct {
+	pid    sight // of the process whose pid is verified; unseen where none is
+	lost   bool  // its address is not known any more
+	traced bool  // and its launch is on record
+	// unix and local are of the address, launched says that a daemon of this machine has started it.
+	unix, local, launched bool
+	reach                 shimclient.Reach
+	overdue               bool  // there has been no connection for the whole load timeout
+	traces                sight // of all that may be the shim among what carries the tokens of its launches or works in its directories
+}
+
+// excluded tells whether what is known so far leaves no room for a proof by the address and the traces.
+func (e evidence) excluded() bool {
+	switch {
+	case e.pid != unseen:
+		return true // the pid decides alone
+	case e.lost && !e.traced:
+		return true
+	case e.reach == shimclient.Reachable, e.unix && e.reach != shimclient.Refused:
+		return true
+	}
+	return !(e.launched && e.local) && !e.overdue
+}
+
+// proof says why the process is certainly dead, "" when it may live. What proves death:
 //
 //   - the verified pid is gone;
 //   - or no pid was verified, the connect is refused or the socket is missing, and no process of its launches lives, which takes a look
-//     at all of them that did not fail. A missing socket alone proves nothing, tmp cleaners remove them. A refused abstract socket may be one of another network namespace, so it
-//     must be refused for the whole load timeout, and so must the socket of a process that no daemon of this machine launched;
+//     at all of them that did not fail. A missing socket alone proves nothing, tmp cleaners remove them. A refused abstract socket may be
+//     one of another network namespace, so it must be refused for the whole load timeout, and so must the socket of a process that no
+//     daemon of this machine launched;
 //   - for vsock and the like: unreachable for the whole load timeout. A connect that succeeds is no failure, whatever follows it.
-func (p *Process) proofOfDeath(from time.Time) string {
-	if pid := p.Verified(); pid != (shimclient.ProcessID{}) {
-		if pid.Alive() {
-			return ""
-		}
+//
+// Where the platform lets no process be looked at, its connection is all that a shim can be judged by, for the whole load timeout.
+func (e evidence) proof() string {
+	if e.pid == gone {
 		return "its process is gone"
 	}
-	if p.noAddress != nil && !p.isTraced() {
-		return ""
+	if !e.excluded() && (e.traces == gone || e.traces == hidden && e.overdue) {
+		return "it cannot be reached and no process of it lives"
 	}
-	reach := p.reach()
-	if reach == shimclient.Reachable || p.Endpoint.Unix() && reach != shimclient.Refused {
-		return ""
+	return ""
+}
+
+// proofOfDeath is asked only while there is no connection, from is when that began. See evidence.proof.
+func (p *Process) proofOfDeath(from time.Time) string { return p.gather(from).proof() }
+
+// gather looks at what can prove the death of the process, the cheapest first, and at no more than may still matter.
+func (p *Process) gather(from time.Time) evidence {
+	p.mu.Lock()
+	pid, e := p.pid, evidence{lost: p.noAddress != nil, traced: p.traced, launched: p.launched}
+	p.mu.Unlock()
+	e.unix, e.local = p.Endpoint.Unix(), p.Endpoint.Local()
+	if pid != (shimclient.ProcessID{}) {
+		e.pid = gone
+		if pid.Alive() {
+			e.pid = alive
+		}
+		return e
 	}
-	if !(p.IsLaunched() && p.Endpoint.Local()) && time.Since(from) < timeout.Get(TimeoutLoad) {
-		return ""
+	if e.lost && !e.traced {
+		return e
 	}
-	if p.mayLive(from) {
-		return ""
+	e.reach = p.reach()
+	e.overdue = time.Since(from) >= timeout.Get(TimeoutLoad)
+	if !e.excluded() {
+		e.traces = p.lookForTraces()
 	}
-	return "it cannot be reached and no process of it lives"
+	return e
 }
 
 // reach tells whether anybody listens at the address.
@@ -67,12 +118,7 @@ func isLocalShortage(err error) bool {
 		func(e error) bool { return errors.Is(err, e) })
 }
 
-func (p *Process) isTraced() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.traced
-}
-
+// IsLaunched tells whether a daemon of this machine has started the process.
 func (p *Process) IsLaunched() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
