@@ -41,6 +41,8 @@ func (i *Instance) memberFactsLocked() shimproc.Facts {
 
 func (b behind) Runs(id shimclient.ProcessID) bool { return b.i.runs(id) }
 
+func (b behind) Gone() bool { return b.i.initGone() }
+
 func (b behind) Died() { b.i.cleanUpIfDead() }
 
 // instancesOf are the instances behind a process at this moment.

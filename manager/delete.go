@@ -94,7 +94,7 @@ func (i *Instance) runDelete(ctx, caller context.Context) (*runtime.Exit, error)
 		return nil, caller.Err()
 	}
 	p := i.process()
-	released, err := i.releaseProcess(ctx, p, derr == nil)
+	lingering, err := i.releaseProcess(ctx, p, derr == nil)
 	if err != nil {
 		return i.deleteFailed(ctx, err)
 	}
@@ -108,10 +108,10 @@ func (i *Instance) runDelete(ctx, caller context.Context) (*runtime.Exit, error)
 	failpoint.Here("delete-released")
 	i.activated()
 	c := cleaning{shimDelete: exit == nil || i.deletesAlways(), orderly: exit != nil}
-	if released {
+	if lingering == nil {
 		i.finishDelete(ctx, c)
 	} else {
-		i.cleanUpOnceGone(p, c)
+		i.cleanUpOnceGone(lingering, c)
 	}
 	if exit == nil {
 		return nil, derr
@@ -182,18 +182,15 @@ func (i *Instance) unanswered(err error) bool {
 // nobody else, and its pid is verified. True when it is dead.
 func (i *Instance) endSilentShim(ctx context.Context) bool {
 	p := i.process()
-	if p == nil || !i.initGone() || !i.silent() {
+	if p == nil {
 		return false
 	}
-	pid := p.Verified()
-	if (pid == shimclient.ProcessID{}) {
+	licence, ok := p.CloseIfUnneeded(behind{i})
+	if !ok {
 		return false
 	}
-	if !p.CloseIfAlone(behind{i}) {
-		return false
-	}
-	log.G(ctx).WithField("pid", pid.Pid).Warn("shim does not answer and its container is gone, ending it")
-	killed := p.Kill(ctx)
+	log.G(ctx).WithField("pid", p.Verified().Pid).Warn("shim does not answer and its container is gone, ending it")
+	killed := p.Kill(ctx, licence)
 	p.Reopen()
 	return killed
 }
@@ -219,29 +216,26 @@ func (i *Instance) deleteFailed(ctx context.Context, err error) (*runtime.Exit, 
 // releaseProcess gives the process back to the pool if it is of that and the delete was orderly, else sends it away when nobody else is
 // behind it. One that a sandboxer of its own started is that one's to send away: a runc shim would take a Shutdown between two
 // containers of a pod for the end of the pod.
-// Not released: it said yes and still runs, see cleanUpOnceGone.
-func (i *Instance) releaseProcess(ctx context.Context, p *shimproc.Process, orderly bool) (released bool, err error) {
+// One that said yes and still runs is lingering, see cleanUpOnceGone; nil for none.
+func (i *Instance) releaseProcess(ctx context.Context, p *shimproc.Process, orderly bool) (lingering *shimproc.Leaving, err error) {
 	if p == nil || i.recycle(p, orderly) || !p.Leave(behind{i}) {
-		return true, nil
+		return nil, nil
 	}
 	if !p.IsLaunched() {
 		p.End()
-		return true, nil
+		return nil, nil
 	}
-	gone, err := i.shutDown(ctx, p)
+	lingering, err = i.shutDown(ctx, p)
 	if err != nil && !p.IsDead() {
 		p.Stay(behind{i})
 		if !i.unanswered(err) || !i.endSilentShim(ctx) {
-			return false, err
+			return nil, err
 		}
 	}
-	if err != nil {
-		return true, nil
-	}
-	if gone {
+	if err == nil && lingering == nil {
 		p.End()
 	}
-	return gone, nil
+	return lingering, nil
 }
 
 // cleanUpDeleted ends what a delete of an earlier daemon's has begun: the shim is well and does not know the task any more. Unlike the
@@ -252,13 +246,13 @@ func (i *Instance) cleanUpDeleted() {
 	c := cleaning{shimDelete: i.ledger.exit("") == nil || i.deletesAlways(), orderly: i.ledger.exit("") != nil}
 	for pause := firstCleanPause; ; pause = min(2*pause, lastCleanPause) {
 		p := i.process()
-		released, err := i.releaseProcess(ctx, p, false)
-		if err == nil && released {
+		lingering, err := i.releaseProcess(ctx, p, false)
+		if err == nil && lingering == nil {
 			i.clean(c)
 			return
 		}
 		if err == nil {
-			i.cleanUpOnceGone(p, c)
+			i.cleanUpOnceGone(lingering, c)
 			return
 		}
 		if i.remains.setLeft(err) {

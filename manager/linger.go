@@ -23,49 +23,51 @@ const (
 	lingerTimes = 6
 )
 
-// shutDown asks the process, which serves nobody else, to go. It returns whether the process is gone within the
-// shutdown timeout. One that has said yes and lingers must keep the id: the `start` of the next task under it would
-// find the old shim at its socket, take it for the group's, and end with it. Nor may anybody else join it, so it
-// stays known, closing, until it is gone.
-func (i *Instance) shutDown(ctx context.Context, p *shimproc.Process) (gone bool, err error) {
+// shutDown asks the process, which serves nobody else, to go. lingering is nil when it is gone within the shutdown
+// timeout. One that has said yes and lingers must keep the id: the `start` of the next task under it would find the old
+// shim at its socket, take it for the group's, and end with it. Nor may anybody else join it, so it stays known, closing,
+// until it is gone.
+func (i *Instance) shutDown(ctx context.Context, p *shimproc.Process) (lingering *shimproc.Leaving, err error) {
 	ctx, cancel := timeout.WithContext(ctx, TimeoutShutdown)
 	defer cancel()
-	l, err := p.AskToGo(ctx, i.id)
+	leaving, err := p.AskToGo(ctx, i.id)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
-	return i.awaitShutdown(ctx, p, l), nil
+	return i.awaitShutdown(ctx, leaving), nil
 }
 
-// awaitShutdown waits until the process that said yes to its shutdown is gone. l is its connection, nil when there is
-// none any more.
-func (i *Instance) awaitShutdown(ctx context.Context, p *shimproc.Process, l *shimproc.Link) (gone bool) {
+// awaitShutdown waits until the process that said yes to its shutdown is gone; what is returned then is nil.
+func (i *Instance) awaitShutdown(ctx context.Context, p *shimproc.Leaving) (lingering *shimproc.Leaving) {
 	soon, cancel := context.WithTimeout(ctx, lingerNoted)
-	gone = p.WaitGone(soon, l)
+	gone := p.WaitGone(soon)
 	cancel()
 	if !gone {
 		i.ledger.markLingering()
-		gone = p.WaitGone(ctx, l)
+		gone = p.WaitGone(ctx)
 	}
-	return gone
+	if gone {
+		return nil
+	}
+	return p
 }
 
 // cleanUpOnceGone keeps the id of a deleted instance reserved until its process, which said yes to its shutdown, is
 // gone, and cleans up then. The delete itself is answered.
-func (i *Instance) cleanUpOnceGone(p *shimproc.Process, c cleaning) {
-	i.remains.setLeft(errors.Errorf("its shim at %s has said yes to its shutdown and still runs", p.Endpoint))
+func (i *Instance) cleanUpOnceGone(p *shimproc.Leaving, c cleaning) {
+	i.remains.setLeft(errors.Errorf("its shim at %s has said yes to its shutdown and still runs", p.Process().Endpoint))
 	i.onDeleted()
 	patience := lingerTimes * timeout.Get(TimeoutCleanup)
 	i.m.spawn(func() { i.cleanUpAfter(p, c, patience) })
 }
 
-func (i *Instance) cleanUpAfter(p *shimproc.Process, c cleaning, patience time.Duration) {
+func (i *Instance) cleanUpAfter(p *shimproc.Leaving, c cleaning, patience time.Duration) {
 	ctx := i.context()
-	log.G(ctx).WithField("address", p.Endpoint).Warn("shim has said yes to its shutdown and still runs")
-	if !p.AwaitEndOrKill(ctx, patience) {
+	log.G(ctx).WithField("address", p.Process().Endpoint).Warn("shim has said yes to its shutdown and still runs")
+	if !p.WaitOrKill(ctx, patience) {
 		return // the manager was closed; the next start goes on
 	}
-	p.End()
+	p.Process().End()
 	if i.kind == KindTask && i.ledger.exit("") != nil && i.ledger.unspoken() {
 		if !i.waitInFlight() {
 			return
@@ -85,5 +87,5 @@ func (i *Instance) restoreLingering(p *shimproc.Process) {
 		i.clean(c)
 		return
 	}
-	i.cleanUpOnceGone(p, c)
+	i.cleanUpOnceGone(p.SaidYes(nil), c)
 }

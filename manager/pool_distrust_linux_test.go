@@ -287,9 +287,9 @@ func TestSharedShimThatIsLeftInDisorder(t *testing.T) {
 	}
 	require.True(t, b.recycle(w.p, true))
 	y.m.pool.distrust(w.p)
-	released, err := a.releaseProcess(a.context(), w.p, false)
+	lingering, err := a.releaseProcess(a.context(), w.p, false)
 	require.NoError(t, err)
-	require.True(t, released)
+	require.Nil(t, lingering)
 	a.finishDelete(a.context(), cleaning{})
 	b.finishDelete(b.context(), cleaning{})
 	y.removed("a", "b")

@@ -238,21 +238,21 @@ func (i *Instance) shutdownBox(ctx context.Context) error {
 		err = shimproc.ErrDead
 	}
 	p := i.process()
-	released := true
+	var lingering *shimproc.Leaving
 	switch {
 	case i.processDead():
 	case err == nil:
 		if p.Leave(behind{i}) {
 			wctx, cancel := timeout.WithContext(ctx, TimeoutShutdown)
-			released = i.awaitShutdown(wctx, p, l)
+			lingering = i.awaitShutdown(wctx, p.SaidYes(l))
 			cancel()
-			if released {
+			if lingering == nil {
 				p.End()
 			}
 		}
 	case errdefs.IsNotFound(err):
 		var rerr error
-		if released, rerr = i.releaseProcess(ctx, p, false); rerr != nil {
+		if lingering, rerr = i.releaseProcess(ctx, p, false); rerr != nil {
 			i.onDeleteFailed()
 			i.cleanUpIfDead()
 			return rerr
@@ -264,10 +264,10 @@ func (i *Instance) shutdownBox(ctx context.Context) error {
 	}
 	i.ledger.learnExit(bundle.Exit{At: time.Now().UTC()})
 	c := cleaning{shimDelete: err != nil || i.deletesAlways(), orderly: err == nil}
-	if released {
+	if lingering == nil {
 		i.finishDelete(ctx, c)
 	} else {
-		i.cleanUpOnceGone(p, c)
+		i.cleanUpOnceGone(lingering, c)
 	}
 	return nil
 }

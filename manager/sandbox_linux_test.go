@@ -190,7 +190,7 @@ func TestJoinCutShort(t *testing.T) {
 	y := newYard(t, shimtest.Scenario{Sandbox: true})
 	y.box("s1")
 	p := y.instance("s1").process()
-	require.True(t, p.CloseIfAlone(behind{y.instance("s1")}), "so that the create fails right after that")
+	require.True(t, p.Leave(behind{y.instance("s1")}), "so that the create fails right after that")
 	o := y.opts("sleep")
 	o.SandboxID = "s1"
 	require.ErrorIs(t, y.launchOf("c1", o), shimproc.ErrClosing)

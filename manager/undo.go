@@ -103,7 +103,7 @@ func (i *Instance) awaitCreate(ctx context.Context) (answered bool) {
 		if time.Since(began) < createGrace {
 			continue
 		}
-		if p := i.process(); p == nil || p.CloseIfAbandoned() {
+		if p := i.process(); p == nil || isAbandoned(p) {
 			log.G(ctx).Warnf("shim has not answered a create for %s after its caller left; ending the launch", createGrace)
 			return false
 		}
@@ -112,13 +112,20 @@ func (i *Instance) awaitCreate(ctx context.Context) (answered bool) {
 	}
 }
 
+// isAbandoned tells whether all that a shim serves are creates that are being undone. If so, no other may join it.
+func isAbandoned(p *shimproc.Process) bool {
+	_, is := p.CloseIfAbandoned()
+	return is
+}
+
 // endForAll ends a shim that does not undo what several creates have made in it, which are all that it has: for each
 // of them `shim delete` removes what is left then.
 func (i *Instance) endForAll(ctx context.Context, p *shimproc.Process) {
-	if pid := p.Verified(); pid != (shimclient.ProcessID{}) {
+	licence, ok := p.CloseIfAbandoned()
+	if pid := p.Verified(); ok && pid != (shimclient.ProcessID{}) {
 		log.G(ctx).WithField("pid", pid.Pid).
 			Warn("ending a shim that serves nothing but creates that have failed, and does not undo them")
-		p.Kill(ctx)
+		p.Kill(ctx, licence)
 	}
 }
 
@@ -140,7 +147,7 @@ func (i *Instance) undoTask(ctx context.Context, p *shimproc.Process) bool {
 		switch {
 		case err == nil, errdefs.IsNotFound(err): // of the task, or since the process is dead
 			return true
-		case p.CloseIfAbandoned():
+		case isAbandoned(p):
 			log.G(ctx).WithError(err).Warn("cannot delete what a failed create has made; the shim's delete will")
 			return false
 		}

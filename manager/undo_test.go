@@ -114,9 +114,9 @@ func TestPodRemovedDuringAnUndo(t *testing.T) {
 		s.resume("Create")
 		synctest.Wait()
 
-		released, err := pause.releaseProcess(t.Context(), p, true)
+		lingering, err := pause.releaseProcess(t.Context(), p, true)
 		require.NoError(t, err)
-		require.True(t, released)
+		require.Nil(t, lingering)
 		require.Zero(t, s.count("Shutdown"))
 		require.Equal(t, reaping, stateOf(i))
 		s.resume("Delete")

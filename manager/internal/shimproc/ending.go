@@ -67,14 +67,16 @@ func (p *Process) End() {
 	}
 }
 
-// Kill ends the process with SIGKILL and waits until it is proven dead, up to the cleanup timeout. For the caller to justify.
-func (p *Process) Kill(ctx context.Context) bool {
+// Kill ends the process with SIGKILL and waits until it is proven dead, up to the cleanup timeout. Nothing is done without a licence, nor
+// to a process whose pid is not verified.
+func (p *Process) Kill(ctx context.Context, by Licence) bool {
 	ctx, cancel := timeout.WithContext(ctx, TimeoutCleanup)
 	defer cancel()
 	pid := p.Verified()
-	if pid == (shimclient.ProcessID{}) {
+	if pid == (shimclient.ProcessID{}) || by == (Licence{}) {
 		return false
 	}
+	log.G(ctx).WithField("pid", pid.Pid).Debugf("killing a shim: %s", by.ground)
 	if err := pid.Signal(syscall.SIGKILL); err != nil && !errdefs.IsNotFound(err) {
 		log.G(ctx).WithError(err).WithField("pid", pid.Pid).Error("cannot end the shim")
 		return false
@@ -98,18 +100,18 @@ func (p *Process) Kill(ctx context.Context) bool {
 func (p *Process) ShutDown(ctx context.Context, id string) error {
 	ctx, cancel := timeout.WithContext(ctx, TimeoutShutdown)
 	defer cancel()
-	l, err := p.AskToGo(ctx, id)
-	if err == nil && !p.WaitGone(ctx, l) {
+	leaving, err := p.AskToGo(ctx, id)
+	if err == nil && !leaving.WaitGone(ctx) {
 		log.G(ctx).WithField("address", p.Endpoint).Warn("shim has said yes to its shutdown and still runs")
 	}
 	return err
 }
 
-// AskToGo sends Shutdown. The link that it went out on is nil when the process is gone already.
-func (p *Process) AskToGo(ctx context.Context, id string) (*Link, error) {
+// AskToGo sends Shutdown. One that is gone already has said yes.
+func (p *Process) AskToGo(ctx context.Context, id string) (*Leaving, error) {
 	l, err := p.Use(ctx, Forced)
 	if errors.Is(err, ErrDead) {
-		return nil, nil
+		return p.SaidYes(nil), nil
 	}
 	if err != nil {
 		return nil, err
@@ -121,18 +123,19 @@ func (p *Process) AskToGo(ctx context.Context, id string) (*Link, error) {
 	if err != nil && !errors.Is(err, shimclient.ErrConnectionLost) && !errdefs.IsNotFound(err) {
 		return nil, errors.Wrap(err, "cannot shut the shim down")
 	}
-	return l, nil
+	return p.SaidYes(l), nil
 }
 
-// WaitGone waits for the end of the process: by its pid where that is verified, else by the end of the connection l, nil when that
-// has ended already, and of a unix socket's.
-func (p *Process) WaitGone(ctx context.Context, l *Link) bool {
+// WaitGone waits for the end of the process: by its pid where that is verified, else by the end of the connection and of a unix
+// socket's.
+func (l *Leaving) WaitGone(ctx context.Context) bool {
+	p := l.p
 	if pid := p.Verified(); pid != (shimclient.ProcessID{}) {
 		return pid.Wait(ctx) == nil
 	}
-	if l != nil {
+	if l.link != nil {
 		select {
-		case <-l.Conn.Done():
+		case <-l.link.Conn.Done():
 		case <-ctx.Done():
 			return false
 		}
@@ -166,10 +169,13 @@ func (p *Process) AwaitClosed(ctx context.Context) error {
 	}
 }
 
-// AwaitEndOrKill waits for the end of a process that said yes to its shutdown; false when the manager was closed
-// before. One that takes longer than patience and whose pid is verified is ended: nobody is behind it and nobody can
-// come, so it has nothing to lose.
-func (p *Process) AwaitEndOrKill(ctx context.Context, patience time.Duration) bool {
+// Process is the one that is leaving.
+func (l *Leaving) Process() *Process { return l.p }
+
+// WaitOrKill waits for the end of the process; false when the manager was closed before. One that takes longer than patience and whose pid
+// is verified is ended: nobody is behind it and nobody can come, so it has nothing to lose.
+func (l *Leaving) WaitOrKill(ctx context.Context, patience time.Duration) bool {
+	p := l.p
 	for {
 		wctx, cancel := context.WithTimeout(ctx, patience)
 		ended := p.awaitEnd(wctx)
@@ -180,9 +186,10 @@ func (p *Process) AwaitEndOrKill(ctx context.Context, patience time.Duration) bo
 		if ctx.Err() != nil {
 			return false
 		}
-		if pid := p.Verified(); pid != (shimclient.ProcessID{}) {
+		pid := p.Verified()
+		if by, ok := l.licence(); ok && pid != (shimclient.ProcessID{}) {
 			log.G(ctx).WithField("pid", pid.Pid).Error("shim does not end after its shutdown, ending it")
-			p.Kill(ctx)
+			p.Kill(ctx, by)
 		}
 	}
 }

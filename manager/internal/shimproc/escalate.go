@@ -61,8 +61,6 @@ func (p *Process) escalate() bool {
 	} else if !p.reg.sleep(dumpTime) {
 		return false
 	}
-	if _, _, over := p.untilEscalation(); over {
-		return false // woken by the signal, or by chance
-	}
-	return p.Kill(p.reg.ctx)
+	by, ok := p.overdue()
+	return ok && p.Kill(p.reg.ctx, by) // else it was woken by the signal, or by chance
 }

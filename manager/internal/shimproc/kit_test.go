@@ -51,6 +51,7 @@ type guest struct {
 	says   Facts
 	in     *Process
 	deaths int
+	gone   bool
 	its    []int // the pids that the shim has run for it
 }
 
@@ -60,6 +61,7 @@ func newGuest(id string, joined bool) *guest {
 
 func (g *guest) Enter(p *Process) Facts { g.in = p; return g.says }
 func (g *guest) Facts() Facts           { return g.says }
+func (g *guest) Gone() bool             { return g.gone }
 func (g *guest) Died()                  { g.deaths++ }
 func (g *guest) Runs(id shimclient.ProcessID) bool {
 	for _, pid := range g.its {

@@ -19,6 +19,8 @@ type Member interface {
 	// Runs tells whether a process is one that the shim has run for the member, so that it is not the shim. Called with no
 	// lock held.
 	Runs(shimclient.ProcessID) bool
+	// Gone tells whether what the shim has run for the member is certainly gone. Called with no lock held.
+	Gone() bool
 	// Died is called, with no lock held, when the process is proven dead.
 	Died()
 }
@@ -177,8 +179,8 @@ func (p *Process) closeIfEmptyLocked() bool {
 	return true
 }
 
-// CloseIfAlone lets nobody join any more, if m is all that is behind the process. True when it is so.
-func (p *Process) CloseIfAlone(m Member) bool {
+// closeIfAlone lets nobody join any more, if m is all that is behind the process. True when it is so.
+func (p *Process) closeIfAlone(m Member) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if _, is := p.behind[m]; !is || len(p.behind) > 1 {
@@ -188,7 +190,7 @@ func (p *Process) CloseIfAlone(m Member) bool {
 	return true
 }
 
-// Reopen undoes a closeIfAlone: the process goes on.
+// Reopen undoes a CloseIfUnneeded: the process could not be ended.
 func (p *Process) Reopen() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -196,20 +198,6 @@ func (p *Process) Reopen() {
 		p.closing = false
 		p.wakeLocked()
 	}
-}
-
-// CloseIfAbandoned lets nobody join the process any more if all that it serves are creates that are being undone.
-// True when it is so.
-func (p *Process) CloseIfAbandoned() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for m := range p.behind {
-		if !m.Facts().Abandoned {
-			return false
-		}
-	}
-	p.closing = true
-	return true
 }
 
 // Remove takes a member out of a process that goes on without any. left is how many are still in it.

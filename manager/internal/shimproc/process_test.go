@@ -128,8 +128,8 @@ func TestClose(t *testing.T) {
 			want  bool
 		}{
 			{"empty", (*Process).CloseIfEmpty, c.empty},
-			{"alone", func(p *Process) bool { return p.CloseIfAlone(one) }, c.alone},
-			{"abandoned", (*Process).CloseIfAbandoned, c.abandoned},
+			{"alone", func(p *Process) bool { return p.closeIfAlone(one) }, c.alone},
+			{"abandoned", func(p *Process) bool { _, ok := p.CloseIfAbandoned(); return ok }, c.abandoned},
 		} {
 			t.Run(c.name+"/"+x.name, func(t *testing.T) {
 				r, _ := idle(t)

@@ -1,0 +1,113 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package shimproc
+
+import (
+	"os/exec"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/shimyard/shimyard/shimclient"
+)
+
+// living is the process of a shim that can be killed.
+func living(t *testing.T) shimclient.ProcessID {
+	t.Helper()
+	cmd := exec.Command("sleep", "1000")
+	require.NoError(t, cmd.Start())
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	pid, err := shimclient.LookupProcess(cmd.Process.Pid)
+	require.NoError(t, err)
+	return pid
+}
+
+// TestLicences: what gives the right to end a process by force, and that nothing else does. Each case is one that gives it, with one thing changed.
+func TestLicences(t *testing.T) {
+	type way func(*Process, *guest) (Licence, bool)
+	var (
+		unneeded  way = func(p *Process, g *guest) (Licence, bool) { return p.CloseIfUnneeded(g) }
+		abandoned way = func(p *Process, _ *guest) (Licence, bool) { return p.CloseIfAbandoned() }
+		overdue   way = func(p *Process, _ *guest) (Licence, bool) { return p.overdue() }
+		said      way = func(p *Process, _ *guest) (Licence, bool) { return p.SaidYes(nil).licence() }
+	)
+	silentForLong := func(p *Process, _ *guest) {
+		p.state, p.since, p.reg.config.EscalateAfter = Unresponsive, time.Now().Add(-time.Hour), time.Minute
+	}
+	all := func(ps ...func(*Process, *guest)) func(*Process, *guest) {
+		return func(p *Process, g *guest) {
+			for _, f := range ps {
+				f(p, g)
+			}
+		}
+	}
+	joinedBy := func(p *Process, _ *guest) { _ = p.Join(newGuest("other", true), Origin{}) }
+	gone := func(_ *Process, g *guest) { g.gone = true }
+	undone := func(_ *Process, g *guest) { g.says.Abandoned = true }
+	left := func(p *Process, g *guest) { p.Leave(g) }
+	for _, c := range []struct {
+		name   string
+		ask    way
+		given  func(*Process, *guest)
+		ground ground // "" for no licence
+	}{
+		{"silent and its container gone", unneeded, gone, provenDead},
+		{"silent and its container not gone", unneeded, nil, ""},
+		{"its container gone, and it answers", unneeded, all(gone, func(p *Process, _ *guest) { p.state = Connected }), ""},
+		{"silent, its container gone, and another behind it", unneeded, all(gone, joinedBy), ""},
+		{"silent, its container gone, and its pid not verified", unneeded,
+			all(gone, func(p *Process, _ *guest) { p.pid = shimclient.ProcessID{} }), ""},
+		{"of one that is not behind it", unneeded, all(gone, left, joinedBy), ""},
+
+		{"a create that is undone", abandoned, undone, neverCreated},
+		{"a create that is not", abandoned, nil, ""},
+		{"a create that is undone, and another task", abandoned, all(undone, joinedBy), ""},
+
+		{"silent for long", overdue, silentForLong, configured},
+		{"silent for long, and nothing is configured", overdue,
+			all(silentForLong, func(p *Process, _ *guest) { p.reg.config.EscalateAfter = 0 }), ""},
+		{"silent, and not for long", overdue, all(silentForLong, func(p *Process, _ *guest) { p.since = time.Now() }), ""},
+		{"connecting for long", overdue, all(silentForLong, func(p *Process, _ *guest) { p.state = Connecting }), ""},
+
+		{"said yes, and nobody is behind it", said, left, saidYes},
+		{"said yes, and somebody is behind it", said, nil, ""},
+		{"said yes, and was opened again", said, all(left, func(p *Process, _ *guest) { p.Reopen() }), ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r, _ := idle(t)
+			g := newGuest("c1", false)
+			p, _, err := r.Attach(g, nowhere, Origin{Launched: true, Pid: living(t)})
+			require.NoError(t, err)
+			if c.given != nil {
+				c.given(p, g)
+			}
+			by, ok := c.ask(p, g)
+			require.Equal(t, c.ground != "", ok)
+			require.Equal(t, c.ground, by.ground)
+			p.End()
+		})
+	}
+}
+
+// TestKillNeedsALicence: the zero one gives no right.
+func TestKillNeedsALicence(t *testing.T) {
+	r, _ := idle(t)
+	pid := living(t)
+	g := newGuest("c1", false)
+	g.says.Abandoned = true
+	p, _, err := r.Attach(g, nowhere, Origin{Launched: true, Pid: pid})
+	require.NoError(t, err)
+	require.False(t, p.Kill(t.Context(), Licence{}))
+	require.True(t, pid.Alive())
+	by, ok := p.CloseIfAbandoned()
+	require.True(t, ok)
+	require.True(t, p.Kill(t.Context(), by))
+	require.False(t, pid.Alive())
+	require.True(t, p.IsDead())
+	require.Equal(t, 1, g.deaths)
+}
