@@ -31,6 +31,8 @@ type Record struct {
 	Joined bool `json:"joined,omitempty"`
 	// Warm is the id of the warm shim that serves it; "" when it is served by another.
 	Warm string `json:"warm,omitempty"`
+	// Started: the warm shim did not wait for it, but was started when it came.
+	Started bool `json:"started,omitempty"`
 	// Launched: the shim process was started by a daemon of this machine, not by a sandboxer of its own.
 	Launched bool `json:"launched,omitempty"`
 	// Took is when the instance got its shim, or was about to launch it, in clock ticks since boot: of what carries the shim's token, only

@@ -189,7 +189,7 @@ func (m *ShimManager) adopt(ctx context.Context, i *Instance, r *bootapi.Bootstr
 		return p, created, err
 	}
 	dialled := time.Now()
-	_, end := childSpan(ctx, spanCreate+"."+metrics.PhaseDial)
+	end := besideStep(ctx, spanCreate+"."+metrics.PhaseDial)
 	l, err := p.Use(ctx, shimproc.Once)
 	end(err)
 	if err != nil {

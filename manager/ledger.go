@@ -125,6 +125,7 @@ type passage struct {
 	joined   bool           // the process was started for another instance, or for none
 	launched bool           // a daemon of this machine started the process
 	warm     string         // the id of the warm shim that it was given; "" for none
+	started  bool           // that one was started when the instance came
 	took     uint64         // when the instance got its shim, in clock ticks since boot; 0 when that is not known
 }
 
@@ -137,7 +138,7 @@ func (l *ledger) passage() passage {
 
 func (l *ledger) passageLocked() passage {
 	return passage{
-		runtime: l.rec.Runtime, launch: l.rec.Launch, joined: l.rec.Joined, launched: l.rec.Launched, warm: l.rec.Warm,
+		runtime: l.rec.Runtime, launch: l.rec.Launch, joined: l.rec.Joined, launched: l.rec.Launched, warm: l.rec.Warm, started: l.rec.Started,
 		took: l.rec.Took,
 	}
 }
@@ -153,6 +154,8 @@ func (g passage) token() string {
 // source is the way in a word, for metrics and for clients; "" before it is known.
 func (g passage) source() string {
 	switch {
+	case g.started:
+		return "start"
 	case g.warm != "":
 		return "warm"
 	case g.joined:
@@ -204,6 +207,9 @@ func (l *ledger) givenWarmLocked(id string, took uint64) (before bundle.Record) 
 	l.rec.Took = took
 	return before
 }
+
+// startedWarmLocked records that the warm shim that it is given next is started for it.
+func (l *ledger) startedWarmLocked() { l.rec.Started = true }
 
 // restoreLocked puts back what givenWarmLocked returned.
 func (l *ledger) restoreLocked(before bundle.Record) { l.rec = before }

@@ -39,7 +39,8 @@ type watched struct {
 // watchCreate begins to measure a create, and its span. The context is for its first phase.
 func watchCreate(ctx context.Context, i *Instance) (context.Context, *watched) {
 	w := &watched{begin: time.Now()}
-	w.ctx, w.endSpan = i.startSpan(ctx, spanCreate)
+	ctx, w.endSpan = i.startSpan(ctx, spanCreate)
+	w.ctx = withCreate(ctx)
 	return w.enter(metrics.PhaseResolve), w
 }
 

@@ -69,6 +69,9 @@ func (m *ShimManager) launchWarm(ctx context.Context, i *Instance, facts specFac
 	}
 	m.pool.account.Missed(spec.key, spec.limits.Warm)
 	m.pool.account.Put(w.entry, 1)
+	i.mu.Lock()
+	i.ledger.startedWarmLocked()
+	i.mu.Unlock()
 	if err := m.occupy(ctx, i, w, facts); err != nil {
 		return nil, err
 	}

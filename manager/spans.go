@@ -67,3 +67,20 @@ func childSpan(ctx context.Context, name string) (_ context.Context, end func(er
 		span.End()
 	}
 }
+
+// createKey is where a context has the span of the create that it is a part of.
+type createKey struct{}
+
+// withCreate is ctx as a part of the create whose span it is in.
+func withCreate(ctx context.Context) context.Context {
+	return context.WithValue(ctx, createKey{}, trace.SpanFromContext(ctx))
+}
+
+// besideStep begins a span for a step of the create that ctx is a part of, in the course of another step.
+func besideStep(ctx context.Context, name string) (end func(error)) {
+	if create, ok := ctx.Value(createKey{}).(trace.Span); ok {
+		ctx = trace.ContextWithSpan(ctx, create)
+	}
+	_, end = childSpan(ctx, name)
+	return end
+}

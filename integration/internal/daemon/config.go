@@ -28,7 +28,7 @@ type Options struct {
 	// ShimEnv is the env of the shim manager's section.
 	ShimEnv []string
 	// Plugins holds what is loaded beyond tasks, images and the overlay
-	// snapshotter: "cri", "nri", "restart".
+	// snapshotter: "cri", "nri", "restart", "tracing".
 	Plugins []string
 	// WarmIdle is the warm_idle of the shim manager's section; empty: so
 	// little that idle shims are soon told from what a test leaves behind.
@@ -69,8 +69,11 @@ func (o *Options) disabled() []string {
 		"io.containerd.snapshotter.v1.erofs",
 		"io.containerd.snapshotter.v1.native",
 		"io.containerd.snapshotter.v1.zfs",
-		"io.containerd.tracing.processor.v1.otlp",
-		"io.containerd.internal.v1.tracing",
+	}
+	if !o.wants("tracing") {
+		list = append(list,
+			"io.containerd.tracing.processor.v1.otlp",
+			"io.containerd.internal.v1.tracing")
 	}
 	if !o.wants("cri") {
 		list = append(list,
