@@ -35,7 +35,7 @@ type cleaning struct {
 // clean removes what is left of the instance and then the instance, trying with growing pauses until it succeeds or the manager is
 // closed. Until then the id stays reserved; after a close the next start goes on.
 func (i *Instance) clean(c cleaning) {
-	for pause := firstCleanPause; ; pause = min(2*pause, lastCleanPause) {
+	for pause := i.m.cleanPause; ; pause = min(2*pause, lastCleanPause) {
 		err := i.cleanOnce(i.context(), &c)
 		if err == nil {
 			i.m.forget(i)

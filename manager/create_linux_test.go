@@ -74,7 +74,7 @@ var failingCreates = []failing{
 	{name: "no address", scenario: replying(shimtest.Reply{Omit: []string{"address"}}), says: "address"},
 	{name: "unknown protocol", scenario: replying(shimtest.Reply{Protocol: "carrier-pigeon"}), says: "carrier-pigeon"},
 	{name: "version 4", scenario: replying(shimtest.Reply{Version: 4}), is: errdefs.IsNotImplemented, says: "version"},
-	{name: "nobody at the address", scenario: replying(shimtest.Reply{Address: "unix:///nowhere/s.sock"}), says: "/nowhere/s.sock", load: time.Second},
+	{name: "nobody at the address", scenario: replying(shimtest.Reply{Address: "unix:///nowhere/s.sock"}), says: "/nowhere/s.sock", load: 200 * time.Millisecond},
 	{name: "mounts cannot be activated", is: errdefs.IsFailedPrecondition, says: "no disk",
 		change: func(y *yard, _ *runtime.CreateOpts) {
 			y.mounts.failWith(errors.Wrap(errdefs.ErrFailedPrecondition, "no disk"))
@@ -89,7 +89,7 @@ var failingCreates = []failing{
 	{name: "undo fails too", scenario: shimtest.Scenario{
 		Rules:  []shimtest.Rule{{Method: "Create", After: true, Message: "boom"}, {Method: "Delete", Message: "no"}, {Method: "Shutdown", Message: "no"}},
 		Delete: shimtest.DeleteFaults{Fail: 1},
-	}, says: "boom", cleanup: 5 * time.Second},
+	}, says: "boom", cleanup: 2 * time.Second},
 }
 
 // TestCreateFails at each step: nothing is left and nothing is told, and the id is free.

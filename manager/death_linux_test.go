@@ -235,8 +235,7 @@ func TestDeathThatLeavesRuntimeState(t *testing.T) {
 			root := y.path("runc")
 			state := filepath.Join(root, testNamespace, "c1")
 			require.NoError(t, os.MkdirAll(state, 0o700))
-			y.store.add("c1", y.shim.Path)
-			y.store.options = anyOf(t, &runcoptions.Options{Root: root})
+			y.store.add("c1", y.shim.Path, anyOf(t, &runcoptions.Options{Root: root}))
 			options := filepath.Join(y.bundle("c1"), "options.json")
 			content := fmt.Sprintf(`{"root":%q}`, root)
 			if c.damage != "" {

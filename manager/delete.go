@@ -244,7 +244,7 @@ func (i *Instance) cleanUpDeleted() {
 	ctx := i.context()
 	i.activated()
 	c := cleaning{shimDelete: i.ledger.exit("") == nil || i.deletesAlways(), orderly: i.ledger.exit("") != nil}
-	for pause := firstCleanPause; ; pause = min(2*pause, lastCleanPause) {
+	for pause := i.m.cleanPause; ; pause = min(2*pause, lastCleanPause) {
 		p := i.process()
 		lingering, err := i.releaseProcess(ctx, p, false)
 		if err == nil && lingering == nil {
@@ -277,7 +277,7 @@ func (i *Instance) finishDelete(ctx context.Context, c cleaning) {
 	log.G(ctx).WithError(err).Errorf("cannot clean up after a deleted %s; it is tried again until it succeeds", i.kind)
 	i.onDeleted()
 	i.m.spawn(func() {
-		if i.m.sleep(spread(firstCleanPause)) {
+		if i.m.sleep(spread(i.m.cleanPause)) {
 			i.clean(c)
 		}
 	})

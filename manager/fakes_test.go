@@ -64,32 +64,32 @@ func (s *sandboxStore) Get(ctx context.Context, id string) (sandbox.Sandbox, err
 	return sandbox.Sandbox{ID: id}, nil
 }
 
-// containerStore is a metadata store of containers: runtimes by id.
+// containerStore is a metadata store of containers.
 type containerStore struct {
 	containers.Store
 
 	mu       sync.Mutex
-	runtimes map[string]string
-	options  typeurl.Any // of every runtime
+	runtimes map[string]containers.RuntimeInfo
 }
 
-func (s *containerStore) add(id, runtime string) {
+// add a container with its runtime and, which may be nil, the runtime's options.
+func (s *containerStore) add(id, runtime string, options typeurl.Any) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.runtimes == nil {
-		s.runtimes = make(map[string]string)
+		s.runtimes = make(map[string]containers.RuntimeInfo)
 	}
-	s.runtimes[testNamespace+"/"+id] = runtime
+	s.runtimes[testNamespace+"/"+id] = containers.RuntimeInfo{Name: runtime, Options: options}
 }
 
 func (s *containerStore) Get(ctx context.Context, id string) (containers.Container, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	name, ok := s.runtimes[named(ctx, id)]
+	info, ok := s.runtimes[named(ctx, id)]
 	if !ok {
 		return containers.Container{}, errors.Wrapf(errdefs.ErrNotFound, "container %s", id)
 	}
-	return containers.Container{ID: id, Runtime: containers.RuntimeInfo{Name: name, Options: s.options}}, nil
+	return containers.Container{ID: id, Runtime: info}, nil
 }
 
 // mountManager stands for containerd's: it does what is of a type that begins with "x-", and leaves the rest.

@@ -76,7 +76,7 @@ func TestForeignBundles(t *testing.T) {
 			pid, _ := y.run("c1", "sleep").PID(y.ctx)
 			y.run("c2", "sleep")
 			for _, id := range []string{"c1", "c2"} {
-				y.store.add(id, y.shim.Path)
+				y.store.add(id, y.shim.Path, nil)
 			}
 			y.restart(func() {
 				y.strip("c1", c.remove...)

@@ -48,6 +48,8 @@ type ShimManager struct {
 	closed bool // guarded by mu
 
 	follower follower
+	// cleanPause comes before the second attempt at a clean-up; those that follow it are longer.
+	cleanPause time.Duration
 	// saves bounds how many records are written at a time behind the follower.
 	saves *semaphore.Weighted
 
@@ -134,6 +136,7 @@ func New(ctx context.Context, config Config) (*ShimManager, error) {
 func (m *ShimManager) init() {
 	m.pool = newPool(m)
 	m.procs = shimproc.NewRegistry(m.registryConfig())
+	m.cleanPause = firstCleanPause
 	m.saves = semaphore.NewWeighted(savesAtOnce)
 	m.ready, m.urgent = make(chan struct{}), make(chan struct{})
 	m.urge = sync.OnceFunc(func() { close(m.urgent) })
@@ -161,8 +164,8 @@ func (m *ShimManager) begin() {
 	m.found = nil
 	m.begun = true
 	m.mu.Unlock()
-	close(m.ready)
 	metrics.RestoreStage("read", time.Since(m.started))
+	close(m.ready)
 	for _, f := range found {
 		m.spawn(f)
 	}

@@ -45,8 +45,8 @@ func TestMendRuncOptions(t *testing.T) {
 			layout := bundle.Layout{State: filepath.Join(dir, "state"), Root: filepath.Join(dir, "root")}
 			d, err := layout.Create(testNamespace, "c1", bundle.CreateOptions{})
 			require.NoError(t, err)
-			store := &containerStore{options: c.store}
-			store.add("c1", RuncV2)
+			store := &containerStore{}
+			store.add("c1", RuncV2, c.store)
 			m := memManager(t)
 			m.config.Containers = store
 			i := newInstance(m, layout, KindTask, testNamespace, "c1", dead)

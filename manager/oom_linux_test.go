@@ -82,14 +82,15 @@ func TestOOMBeforeAReplayedExit(t *testing.T) {
 
 // TestOOMBeforeARepeatedExit: whoever has missed the one has missed the other.
 func TestOOMBeforeARepeatedExit(t *testing.T) {
-	y := newYard(t, shimtest.Scenario{})
-	y.m.started = time.Now()
+	y := coldYard(t, shimtest.Scenario{})
+	y.young = true
+	y.boot()
 	task := y.create("c1", "die", "KILL")
 	y.inCgroup("c1", 0, 1)
 	require.NoError(t, task.Start(y.ctx))
 	i := y.instance("c1")
 	y.until("the exit is told", func() bool { e := i.ledger.exit(""); return e != nil && e.Told })
-	y.m.started = time.Now().Add(-time.Hour)
+	y.grow()
 	i.mu.Lock()
 	i.ledger.rec.Task.Exit.Spoken = time.Now().Add(-time.Hour)
 	i.mu.Unlock()

@@ -158,8 +158,9 @@ func TestDeleteWaitsForARepeat(t *testing.T) {
 
 // TestRepeatsAreIdentical as subscribers hear them, and none is told of a task that is deleted.
 func TestRepeatsAreIdentical(t *testing.T) {
-	y := newYard(t, shimtest.Scenario{})
-	y.m.started = time.Now()
+	y := coldYard(t, shimtest.Scenario{})
+	y.young = true
+	y.boot()
 	task := y.create("c1", "exit", "7")
 	require.NoError(t, task.Start(y.ctx))
 	i := y.instance("c1")
@@ -167,7 +168,7 @@ func TestRepeatsAreIdentical(t *testing.T) {
 		i.mu.Lock()
 		i.ledger.rec.Task.Exit.Spoken = time.Now().Add(-time.Hour)
 		i.mu.Unlock()
-		y.m.started = time.Now().Add(-time.Hour)
+		y.grow()
 		i.repeatNow()
 	}
 	first := y.events.await("c1", runtime.TaskExitEventTopic, 1)[0]

@@ -38,7 +38,7 @@ var errNoBinary = errors.Wrap(errdefs.ErrNotFound, "the shim's binary is gone")
 // fails, as many do when hundreds of shims die at once, is tried some times more before the exit is unknown for good. Not ok: the manager was
 // closed before.
 func (i *Instance) findExit(ctx context.Context) (exit bundle.Exit, ok bool) {
-	for pause := firstCleanPause; ; pause *= 2 {
+	for pause := i.m.cleanPause; ; pause *= 2 {
 		r, err := i.shimDelete(ctx)
 		if err != nil && i.m.ctx.Err() != nil {
 			return bundle.Exit{}, false

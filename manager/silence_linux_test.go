@@ -99,6 +99,7 @@ func TestDeleteOfASilentShimWhoseExitIsKnown(t *testing.T) {
 			y.kill(y.run("c1", "sleep"))
 			y.hurry("c1")
 			y.events.settle()
+			y.shim.Await(shimtest.KindEvent, exitTopic, 1) // or the shim tells it to the next daemon again
 			setTimeout(t, TimeoutLoad, 200*time.Millisecond)
 			c.do(y)
 			y.awaitSilence("c1")

@@ -38,6 +38,7 @@ type yard struct {
 	tasks *TaskManager
 	boxes *SandboxController
 
+	young       bool // its daemon has just started, so that not all subscribers may have come back
 	closeEvents func()
 	untidy      bool // what is left in the directories is not looked at
 }
@@ -102,8 +103,12 @@ func (y *yard) list() {
 	y.m, err = New(ctx, y.config)
 	require.NoError(y, err)
 	cancel()
-	y.closeEvents = y.events.open()          // a daemon serves once its plugins are there
-	y.m.started = time.Now().Add(-time.Hour) // the subscribers have come back
+	y.closeEvents = y.events.open() // a daemon serves once its plugins are there
+	if !y.young {
+		y.grow()
+	}
+	y.m.urge() // no start of a daemon is there to be left the machine to
+	y.m.cleanPause = 10 * time.Millisecond
 }
 
 // begin is the second half of a boot.
@@ -115,6 +120,9 @@ func (y *yard) begin() {
 	y.boxes, err = NewSandboxController(y.m)
 	require.NoError(y, err)
 }
+
+// grow makes the daemon so old that all subscribers have come back.
+func (y *yard) grow() { y.m.started = time.Now().Add(-time.Hour) }
 
 // tasksOf are the tasks of a boot that is half done.
 func (y *yard) tasksOf() *TaskManager {

@@ -117,10 +117,11 @@ func (d *daemon) lingerUntil(answered <-chan struct{}) {
 	case <-answered:
 	case <-time.After(eventFlush):
 	}
-	for range 10 {
+	for read, tries := false, 0; !read && tries < 10; tries++ {
 		if d.listener.idle() {
 			return
 		}
+		read = d.listener.allRead()
 		time.Sleep(5 * time.Millisecond)
 	}
 }

@@ -173,6 +173,28 @@ func (l *trackedListener) idle() bool {
 	return len(l.conns) == 0
 }
 
+// allRead says that the other ends have taken all that was written.
+func (l *trackedListener) allRead() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for c := range l.conns {
+		if c.unread() > 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// unread is how much the kernel still keeps for the other end, in bytes of its own memory; 0 where it does not say.
+func (c *trackedConn) unread() (n int) {
+	raw, err := c.Conn.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		return 0
+	}
+	_ = raw.Control(func(fd uintptr) { n, _ = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ) })
+	return n
+}
+
 func (l *trackedListener) drop() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
