@@ -141,6 +141,27 @@ func TestRestartOfACutCreateWithoutBootstrap(t *testing.T) {
 	}
 }
 
+// TestRestartOfALaunchWithoutBootstrap: the daemon was killed before a Create can have been sent, and the file that says
+// how to reach the shim was lost. The launch's processes are found by its token.
+func TestRestartOfALaunchWithoutBootstrap(t *testing.T) {
+	for _, how := range []string{"removed", "empty", "half"} {
+		t.Run(how, func(t *testing.T) {
+			y := newYard(t, shimtest.Scenario{})
+			y.launchOnly("c1")
+			y.restart(func() {
+				y.changeRecord("c1", func(r map[string]any) {
+					delete(r, "endpoint")
+					delete(r, "shim")
+				})
+				damage{"bootstrap.json", how}.do(t, y.bundle("c1"))
+			})
+			y.empty()
+			y.shim.AwaitNoProcs()
+			require.Empty(t, y.shim.Find(shimtest.KindExec, "delete"), "there is nothing to delete")
+		})
+	}
+}
+
 // launchOnly is a create that was cut short after the launch.
 func (y *yard) launchOnly(id string) {
 	y.Helper()

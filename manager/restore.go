@@ -103,8 +103,8 @@ func (m *ShimManager) restoreOne(ctx context.Context, i *Instance, b *bundle.Bun
 	}
 	i.load(ctx, b)
 	r, err := b.ReadBootstrap()
-	if errdefs.IsNotFound(err) && !i.mayHaveTask() {
-		log.G(ctx).Info("cleaning up a create that was cut short")
+	if err != nil && !i.mayHaveTask() {
+		log.G(ctx).WithError(err).Info("cleaning up a create that was cut short")
 		if i.onUnknown() {
 			m.onBegin(i.undo)
 		}
