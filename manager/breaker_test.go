@@ -5,7 +5,6 @@ package manager
 
 import (
 	"context"
-	"os"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,14 +18,6 @@ import (
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
 )
-
-func processStateOf(p *shimproc.Process) shimproc.State {
-	_, st, _ := p.Watch()
-	return st
-}
-
-// ownPid is the pid of a process that is sure to live.
-func ownPid() uint32 { return uint32(os.Getpid()) }
 
 // TestBreaker: one call without an answer opens nothing, only a Connect that stays unanswered too; an answer closes it again.
 func TestBreaker(t *testing.T) {
@@ -167,12 +158,6 @@ func TestStateOfASilentShim(t *testing.T) {
 			})
 		})
 	}
-}
-
-// fallSilent has a Connect of the process left unanswered.
-func fallSilent(p *shimproc.Process) {
-	l, _, _ := p.Watch()
-	p.OnSilent(l)
 }
 
 // TestUseWaitsForTheVerdict: a call on a process that is being reconnected waits, then says Unavailable; a dead one is NotFound.

@@ -8,12 +8,11 @@ import (
 	"context"
 	"math/rand/v2"
 	"os"
+	"strconv"
 	"testing"
 	"time"
 
-	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/runtime"
-	"github.com/containerd/containerd/v2/pkg/timeout"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/pkg/errors"
@@ -23,19 +22,6 @@ import (
 
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
-
-// setTimeout changes one of containerd's timeouts for a test.
-func setTimeout(t *testing.T, name string, d time.Duration) {
-	before := timeout.Get(name)
-	timeout.Set(name, d)
-	t.Cleanup(func() { timeout.Set(name, before) })
-}
-
-// withMount makes the mount manager do something for the task.
-func withMount(o runtime.CreateOpts) runtime.CreateOpts {
-	o.Rootfs = []mount.Mount{{Type: "x-disk", Source: "/disk"}, {Type: "bind", Source: "/data"}}
-	return o
-}
 
 // failing is a create that fails.
 type failing struct {
@@ -47,12 +33,6 @@ type failing struct {
 	// load and cleanup are the timeouts where the create, or its undo, waits for them; 0: as ever.
 	load, cleanup time.Duration
 }
-
-func rules(r ...shimtest.Rule) shimtest.Scenario { return shimtest.Scenario{Rules: r} }
-
-func starting(f shimtest.StartFaults) shimtest.Scenario { return shimtest.Scenario{Start: f} }
-
-func replying(r shimtest.Reply) shimtest.Scenario { return shimtest.Scenario{Reply: r} }
 
 var failingCreates = []failing{
 	{name: "no spec", change: func(_ *yard, o *runtime.CreateOpts) { o.Spec = nil }, is: errdefs.IsInvalidArgument, says: "spec"},
@@ -232,7 +212,7 @@ func TestCreateOnAFullDisk(t *testing.T) {
 	y.boot()
 	failed := 0
 	for inodes := 2; ; inodes++ {
-		require.NoError(t, unix.Mount("tmpfs", y.path("state"), "tmpfs", unix.MS_REMOUNT, "size=1m,nr_inodes="+itoa(inodes)))
+		require.NoError(t, unix.Mount("tmpfs", y.path("state"), "tmpfs", unix.MS_REMOUNT, "size=1m,nr_inodes="+strconv.Itoa(inodes)))
 		_, err := y.tasks.Create(y.ctx, "c1", y.opts("sleep"))
 		if err == nil {
 			break

@@ -5,7 +5,6 @@ package manager
 
 import (
 	"fmt"
-	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -56,13 +55,6 @@ var shimKinds = map[string]struct {
 		make: func(y *yard, id string) { y.start(id, y.grouped("g1")) },
 		end:  func(y *yard) { y.remove("g1") },
 	},
-}
-
-func (y *yard) start(id string, o runtime.CreateOpts) {
-	y.Helper()
-	task, err := y.tasks.Create(y.ctx, id, o)
-	require.NoError(y, err)
-	require.NoError(y, task.Start(y.ctx))
 }
 
 // damage is something that happens to one file of a bundle.
@@ -149,42 +141,4 @@ func TestDamagedBundle(t *testing.T) {
 			})
 		}
 	}
-}
-
-// isWhole requires that a task is as it was and can be used up.
-func (y *yard) isWhole(id string, before runtime.State, d damage) {
-	y.Helper()
-	what := fmt.Sprintf("%s is %s", d.file, d.how)
-	y.until(id+" is taken over, though "+what, func() bool {
-		i := y.instance(id)
-		require.NotNil(y, i, what)
-		st, _ := i.watch()
-		return st == running
-	})
-	task := mustGet(y, id)
-	require.Equal(y, before, y.state(task), what)
-	exit, err := y.exec(task, "e1", "exit", "5").Wait(y.ctx)
-	require.NoError(y, err, what)
-	require.Equal(y, uint32(5), exit.Status, what)
-	_, err = os.Stat(filepath.Join(y.bundle(id), "bootstrap.json"))
-	require.NoError(y, err, "another containerd must find the shim, though %s", what)
-	require.Equal(y, uint32(137), y.remove(id).Status, what)
-	y.until(id+" is gone", func() bool { return y.instance(id) == nil })
-	require.NoDirExists(y, y.bundle(id), what)
-}
-
-// wasBuried requires that the exit and the deletion of a task were told, and that nothing of it is left.
-func (y *yard) wasBuried(id string, pid uint32, d damage) {
-	y.Helper()
-	what := fmt.Sprintf("%s is %s", d.file, d.how)
-	y.until(id+" is gone, though "+what, func() bool { return y.instance(id) == nil })
-	y.events.await(id, deleteTopic, 1)
-	heard := y.events.of(id, exitTopic, deleteTopic)
-	require.Equal(y, []string{id, ""}, idsOf(heard), what)
-	require.Equal(y, uint32(137), heard[0].Status, what)
-	if d.file != "init.pid" && d.file != "shimyard.json" {
-		require.Equal(y, pid, heard[0].Pid, what)
-	}
-	_, err := os.Lstat(y.bundle(id))
-	require.ErrorIs(y, err, fs.ErrNotExist, what)
 }

@@ -18,31 +18,6 @@ import (
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
-const (
-	exitTopic   = runtime.TaskExitEventTopic
-	deleteTopic = runtime.TaskDeleteEventTopic
-)
-
-// killShim ends the shim that was started under an id, and returns when the kernel has.
-func (y *yard) killShim(id string) {
-	y.Helper()
-	p := y.shim.Daemon(id)
-	require.NoError(y, p.Kill())
-	y.until("its threads are gone, which hold its socket", func() bool {
-		threads, _ := os.ReadDir(fmt.Sprintf("/proc/%d/task", p.Pid))
-		return len(threads) <= 1
-	})
-}
-
-// exitsOf are the events of a task that a dead shim's exit is about, in order, once there will be no more of them.
-func (y *yard) exitsOf(id string) []told {
-	y.Helper()
-	y.events.await(id, deleteTopic, 1)
-	y.empty()
-	y.events.settle()
-	return y.events.of(id, exitTopic, deleteTopic)
-}
-
 // TestDeath of a shim with a running task and an exec: all that its clients have to see of it.
 func TestDeath(t *testing.T) {
 	y := newYard(t, shimtest.Scenario{TraceEnv: []string{"YARD"}, Delete: shimtest.DeleteFaults{Stderr: "warning: old kernel\n"}})
@@ -85,14 +60,6 @@ func TestDeath(t *testing.T) {
 	y.create("c1", "sleep")
 	y.remove("c1")
 	y.empty()
-}
-
-func idsOf(heard []told) []string {
-	var ids []string
-	for _, h := range heard {
-		ids = append(ids, h.ID)
-	}
-	return ids
 }
 
 // wasDeleted requires that nothing is known of a task any more.
@@ -345,16 +312,6 @@ func TestDeathOfAGroup(t *testing.T) {
 	require.Equal(t, 2, y.shim.Count(shimtest.KindExec, "delete"))
 }
 
-// grouped are the options of a create in a group, as containerd 1.x's CRI makes pods.
-func (y *yard) grouped(group string) runtime.CreateOpts {
-	y.Helper()
-	spec := args("sleep")
-	spec.Annotations = map[string]string{"io.kubernetes.cri.sandbox-id": group}
-	o := y.opts("sleep")
-	o.Spec = anyOf(y, spec)
-	return o
-}
-
 // TestDeathOfANamedGroup: the socket is named after the group, not after an id that anybody has.
 func TestDeathOfANamedGroup(t *testing.T) {
 	y := newYard(t, shimtest.Scenario{})
@@ -414,14 +371,6 @@ func TestDeathOfACreatedTask(t *testing.T) {
 	y.create("c1", "sleep")
 	y.killShim("c1")
 	require.Equal(t, exitTopic+" "+deleteTopic, strings.Join(topicsOf(y.exitsOf("c1")), " "))
-}
-
-func topicsOf(heard []told) []string {
-	var topics []string
-	for _, h := range heard {
-		topics = append(topics, h.Topic)
-	}
-	return topics
 }
 
 // TestSuccessorIsLeftAlone: a late exit of an earlier task does not touch one with the same id.

@@ -19,22 +19,6 @@ import (
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
-func itoa(n int) string { return strconv.Itoa(n) }
-
-// runcShim installs the fake as the runtime that is vouched for.
-func runcYard(t *testing.T, s shimtest.Scenario) *yard {
-	y := coldYard(t, s, shimtest.WithName("containerd-shim-runc-v2"))
-	y.config.Runtimes[RuncV2] = RuntimeConfig{Path: y.shim.Path}
-	y.boot()
-	return y
-}
-
-func (y *yard) runcOpts(command ...string) runtime.CreateOpts {
-	o := y.opts(command...)
-	o.Runtime = RuncV2
-	return o
-}
-
 // TestCleanupPolicy: how often `shim delete` runs after an orderly delete.
 func TestCleanupPolicy(t *testing.T) {
 	for _, c := range []struct {

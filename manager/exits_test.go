@@ -11,24 +11,10 @@ import (
 	apievents "github.com/containerd/containerd/api/events"
 	"github.com/containerd/containerd/v2/core/events"
 	"github.com/containerd/containerd/v2/core/runtime"
-	"github.com/containerd/typeurl/v2"
 	"github.com/stretchr/testify/require"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
-
-// hear lets an event come to the manager as from the exchange.
-func hear(t *testing.T, m *ShimManager, namespace string, event any) {
-	t.Helper()
-	a, err := typeurl.MarshalAny(event)
-	require.NoError(t, err)
-	m.heard(&events.Envelope{Namespace: namespace, Event: a})
-}
-
-func exitEvent(container, id string, pid, status uint32) *apievents.TaskExit {
-	return &apievents.TaskExit{ContainerID: container, ID: id, Pid: pid, ExitStatus: status, ExitedAt: timestamppb.Now()}
-}
 
 // TestLateEvents: what is still told of an earlier task with the same id does not touch its successor.
 func TestLateEvents(t *testing.T) {

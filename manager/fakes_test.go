@@ -182,12 +182,3 @@ func (m *mountManager) deactivations() []string {
 	defer m.mu.Unlock()
 	return slices.Clone(m.undone)
 }
-
-func isClosed(ch <-chan struct{}) bool {
-	select {
-	case <-ch:
-		return true
-	default:
-		return false
-	}
-}

@@ -10,7 +10,6 @@ import (
 
 	apievents "github.com/containerd/containerd/api/events"
 	"github.com/containerd/containerd/v2/core/events"
-	"github.com/containerd/typeurl/v2"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -26,14 +25,6 @@ func fedManager(t *testing.T) (*ShimManager, chan<- *events.Envelope) {
 	m.followFrom(ch, errs)
 	t.Cleanup(func() { close(errs) })
 	return m, ch
-}
-
-// sent is an event as it comes from the exchange.
-func sent(t *testing.T, at time.Time, event any) *events.Envelope {
-	t.Helper()
-	a, err := typeurl.MarshalAny(event)
-	require.NoError(t, err)
-	return &events.Envelope{Namespace: testNamespace, Event: a, Timestamp: at}
 }
 
 // stoppedTask is a task whose exit is known and was not heard.

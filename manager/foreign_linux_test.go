@@ -6,7 +6,6 @@ package manager
 import (
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -15,42 +14,9 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
 
-	"github.com/shimyard/shimyard/bundle"
 	"github.com/shimyard/shimyard/shimclient"
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
-
-// launchByHand runs the shim's `start` as a daemon would that is killed right after. end collects the helper.
-func (y *yard) launchByHand(i *Instance) (end func()) {
-	y.Helper()
-	i.mu.Lock()
-	i.ledger.rec.Launch = &bundle.Launch{Token: shimclient.NewToken(), Binary: y.shim.Path}
-	token := i.ledger.rec.Launch.Token
-	i.mu.Unlock()
-	require.NoError(y, i.ledger.persist())
-	logs, err := shimclient.OpenLog(i.bundle.LogPath(), nil)
-	require.NoError(y, err)
-	cmd := exec.Command(y.shim.Path, "-namespace", testNamespace, "-id", "c1", "-address", y.config.GRPCAddress, "start")
-	cmd.Dir = i.bundle.Path
-	cmd.Env = append(os.Environ(), shimclient.TokenEnv+"="+token, "TTRPC_ADDRESS="+y.events.path)
-	require.NoError(y, cmd.Start())
-	reaped := make(chan struct{}) // at once, as init does with what a dead daemon leaves
-	go func() {
-		defer close(reaped)
-		_ = cmd.Wait()
-	}()
-	start := y.shim.Await(shimtest.KindExec, "start", 1)
-	require.Equal(y, cmd.Process.Pid, start[0].Pid)
-	s := "none"
-	y.shim.Update(func(sc *shimtest.Scenario) { s = string(sc.Start.HangAt) })
-	if s == string(shimtest.AfterFork) {
-		y.shim.Await(shimtest.KindExec, "daemon", 1)
-	}
-	if s == "" {
-		<-reaped
-	}
-	return func() { <-reaped; _ = logs.Close() }
-}
 
 // strip removes what only we write into bundles, and more.
 func (y *yard) strip(id string, more ...string) {

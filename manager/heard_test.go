@@ -17,16 +17,6 @@ import (
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
-// createdTask is one whose Create was answered with pid 100 and whose Start answers with the test's own.
-func createdTask(t *testing.T, m *ShimManager) (*Instance, *memShim) {
-	t.Helper()
-	s := newMemShim(t)
-	i, p := memTask(t, m, "c1", 100)
-	i.ledger.rec.Task.Status = tasktypes.Status_CREATED.String()
-	require.NoError(t, p.OnConnected(s.connect()))
-	return i, s
-}
-
 // TestExitEventFasterThanStart whose answer names another pid than Create's did.
 func TestExitEventFasterThanStart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -82,6 +82,27 @@ type ShimManager struct {
 // New makes a manager and lists what is on disk as restoring: by the names of the bundles, without looking into any. Of ctx only the values
 // are used.
 func New(ctx context.Context, config Config) (*ShimManager, error) {
+	m, err := newManager(ctx, config)
+	if err != nil {
+		return nil, err
+	}
+	for _, of := range []struct {
+		kind Kind
+		dirs Dirs
+	}{{KindTask, config.Tasks}, {KindSandbox, config.Boxes}} {
+		if err := m.enlist(m.ctx, of.dirs.layout(), of.kind); err != nil {
+			m.cancel()
+			return nil, errors.Wrapf(err, "cannot list existing %ss", of.kind)
+		}
+	}
+	metrics.RestoreStage("listed", time.Since(m.started))
+	// Not before: what is heard of an instance that is not listed is lost. No shim can tell anything before the daemon serves.
+	m.follow()
+	return m, nil
+}
+
+// newManager makes a manager that knows of nothing: it has looked at no directory and follows no events.
+func newManager(ctx context.Context, config Config) (*ShimManager, error) {
 	if config.Events == nil || config.Sandboxes == nil {
 		return nil, errors.Wrap(errdefs.ErrInvalidArgument, "cannot make a shim manager without an event exchange and a sandbox store")
 	}
@@ -115,31 +136,16 @@ func New(ctx context.Context, config Config) (*ShimManager, error) {
 		started:   time.Now(),
 		instances: make(map[key]*Instance),
 		leaving:   make(map[key][]*Instance),
-	}
-	m.init()
-	for _, of := range []struct {
-		kind Kind
-		dirs Dirs
-	}{{KindTask, config.Tasks}, {KindSandbox, config.Boxes}} {
-		if err := m.enlist(ctx, of.dirs.layout(), of.kind); err != nil {
-			cancel()
-			return nil, errors.Wrapf(err, "cannot list existing %ss", of.kind)
-		}
-	}
-	metrics.RestoreStage("listed", time.Since(m.started))
-	// Not before: what is heard of an instance that is not listed is lost. No shim can tell anything before the daemon serves.
-	m.follow()
-	return m, nil
-}
+		saves:     semaphore.NewWeighted(savesAtOnce),
+		ready:     make(chan struct{}),
+		urgent:    make(chan struct{}),
 
-// init makes what is the same for every manager.
-func (m *ShimManager) init() {
+		cleanPause: firstCleanPause,
+	}
 	m.pool = newPool(m)
 	m.procs = shimproc.NewRegistry(m.registryConfig())
-	m.cleanPause = firstCleanPause
-	m.saves = semaphore.NewWeighted(savesAtOnce)
-	m.ready, m.urgent = make(chan struct{}), make(chan struct{})
 	m.urge = sync.OnceFunc(func() { close(m.urgent) })
+	return m, nil
 }
 
 // registryConfig is what shim processes need of the manager.

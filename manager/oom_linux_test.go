@@ -10,16 +10,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/containerd/containerd/v2/core/runtime"
 	"github.com/stretchr/testify/require"
 
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
-
-// deaf is a shim whose events are lost, as when the daemon is away for longer than it tries.
-func deaf() shimtest.Scenario {
-	return shimtest.Scenario{Events: []shimtest.EventRule{{Topic: runtime.TaskExitEventTopic, Drop: true}}}
-}
 
 // inCgroup lets a task have a memory cgroup in which so many processes were killed, before it began and by now.
 func (y *yard) inCgroup(id string, before, now int) {
@@ -35,19 +29,6 @@ func (y *yard) inCgroup(id string, before, now int) {
 	i.ledger.save()
 }
 
-// topicsOf are the exits and what precedes them, of a container.
-func (y *yard) topicsOf(id string) []string {
-	y.Helper()
-	y.events.settle()
-	var topics []string
-	for _, e := range y.events.of(id, oom, exited, deleted) {
-		topics = append(topics, e.Topic)
-	}
-	return topics
-}
-
-const oom, exited, deleted = runtime.TaskOOMEventTopic, runtime.TaskExitEventTopic, runtime.TaskDeleteEventTopic
-
 // TestOOMBeforeAReplayedExit is told if the cgroup knows that init was ended for it.
 func TestOOMBeforeAReplayedExit(t *testing.T) {
 	for _, c := range []struct {
@@ -56,10 +37,10 @@ func TestOOMBeforeAReplayedExit(t *testing.T) {
 		before, now int
 		want        []string
 	}{
-		{"killed for lack of memory", []string{"die", "KILL"}, 0, 1, []string{oom, exited}},
-		{"killed by somebody", []string{"die", "KILL"}, 0, 0, []string{exited}},
-		{"another was killed before it began", []string{"die", "KILL"}, 2, 2, []string{exited}},
-		{"ended by itself", []string{"exit", "1"}, 0, 1, []string{exited}},
+		{"killed for lack of memory", []string{"die", "KILL"}, 0, 1, []string{oomTopic, exitTopic}},
+		{"killed by somebody", []string{"die", "KILL"}, 0, 0, []string{exitTopic}},
+		{"another was killed before it began", []string{"die", "KILL"}, 2, 2, []string{exitTopic}},
+		{"ended by itself", []string{"exit", "1"}, 0, 1, []string{exitTopic}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			y := newYard(t, deaf())
@@ -95,7 +76,7 @@ func TestOOMBeforeARepeatedExit(t *testing.T) {
 	i.ledger.rec.Task.Exit.Spoken = time.Now().Add(-time.Hour)
 	i.mu.Unlock()
 	i.repeatNow()
-	require.Equal(t, []string{exited, oom, exited}, y.topicsOf("c1"))
+	require.Equal(t, []string{exitTopic, oomTopic, exitTopic}, y.topicsOf("c1"))
 	y.remove("c1")
 	y.empty()
 }
@@ -115,8 +96,8 @@ func TestOOMOfATaskThatIsDeletedAtOnce(t *testing.T) {
 	require.EqualValues(t, exitKilled, exit.Status)
 	y.empty()
 	topics := y.topicsOf("c1")
-	require.Equal(t, oom, topics[0], "%v", topics)
-	require.NotContains(t, topics[1:], oom)
+	require.Equal(t, oomTopic, topics[0], "%v", topics)
+	require.NotContains(t, topics[1:], oomTopic)
 }
 
 // TestOOMOfATaskWhoseShimIsDead is told before its exit if init had ended before anybody ended it.
@@ -131,11 +112,11 @@ func TestOOMOfATaskWhoseShimIsDead(t *testing.T) {
 				y.kill(task)
 			}
 			require.NoError(t, y.shim.Daemon("c1").Kill())
-			y.events.await("c1", deleted, 1)
+			y.events.await("c1", deleteTopic, 1)
 			y.empty()
-			want := []string{exited, deleted}
+			want := []string{exitTopic, deleteTopic}
 			if before {
-				want = []string{oom, exited, deleted}
+				want = []string{oomTopic, exitTopic, deleteTopic}
 			}
 			require.Equal(t, want, y.topicsOf("c1"))
 		})

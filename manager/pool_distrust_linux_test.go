@@ -6,7 +6,7 @@ package manager
 import (
 	"context"
 	"os"
-	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -19,11 +19,6 @@ import (
 	"github.com/shimyard/shimyard/shimclient"
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
-
-func setUmask(t *testing.T, mask int) {
-	before := unix.Umask(mask)
-	t.Cleanup(func() { unix.Umask(before) })
-}
 
 // TestDistrust: a shim that once did not do as it should serves what it has to the end, and then ends.
 func TestDistrust(t *testing.T) {
@@ -50,7 +45,7 @@ func TestDistrust(t *testing.T) {
 			y.until("that was noticed", func() bool { return y.retired(w) })
 		}},
 		{name: "a call was not answered", spoil: func(y *yard, w *warmShim) {
-			cont := y.silence2(w)
+			cont := y.silenceWarm(w)
 			require.True(y, y.retired(w))
 			cont()
 			y.until("it answers again", func() bool { return processStateOf(w.p) == shimproc.Connected })
@@ -76,12 +71,8 @@ func TestDistrust(t *testing.T) {
 	}
 }
 
-func (y *yard) retired(w *warmShim) bool {
-	return slices.Contains([]warm.State{warm.Retired, warm.Ending}, y.m.pool.account.StateOf(w.entry))
-}
-
-// silence2 lets a warm shim fall silent and waits until that is known.
-func (y *yard) silence2(w *warmShim) (cont func()) {
+// silenceWarm lets a warm shim fall silent and waits until that is known.
+func (y *yard) silenceWarm(w *warmShim) (cont func()) {
 	y.Helper()
 	cont = y.stop(w.dir.ID)
 	_, err := mustGet(y, "c1").Pids(y.ctx)
@@ -230,7 +221,7 @@ func TestWarmDirectoryCannotBeMade(t *testing.T) {
 	t.Cleanup(func() { _ = unix.Unmount(y.path("state"), unix.MNT_DETACH) })
 	y.boot()
 	inodes := func(n int) {
-		require.NoError(t, unix.Mount("tmpfs", y.path("state"), "tmpfs", unix.MS_REMOUNT, "size=1m,nr_inodes="+itoa(n)))
+		require.NoError(t, unix.Mount("tmpfs", y.path("state"), "tmpfs", unix.MS_REMOUNT, "size=1m,nr_inodes="+strconv.Itoa(n)))
 	}
 	failed, alone := 0, 0
 	for n := 2; ; n++ {
@@ -261,13 +252,6 @@ func TestWarmDirectoryCannotBeMade(t *testing.T) {
 	y.noPool()
 	y.empty()
 	y.halt()
-}
-
-// endIdle ends all idle shims.
-func (y *yard) endIdle() {
-	for _, w := range y.takeAll() {
-		y.m.pool.account.GiveUp(w.entry)
-	}
 }
 
 // TestSharedShimThatIsLeftInDisorder: one task is about to leave it in good order when it is distrusted, another leaves

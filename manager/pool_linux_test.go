@@ -5,9 +5,7 @@ package manager
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
-	"strings"
+	"strconv"
 	"testing"
 	"time"
 
@@ -46,31 +44,6 @@ func TestWarmShimServesAgain(t *testing.T) {
 	}
 }
 
-// lentTo requires what a bundle and a socket directory say of a task that a warm shim serves.
-func (y *yard) lentTo(id string, w *warmShim) {
-	y.Helper()
-	r := y.record(id)
-	require.Equal(y, w.dir.ID, r.Warm)
-	require.True(y, r.Joined)
-	require.True(y, r.Launched)
-	require.Nil(y, r.Launch)
-	require.NotNil(y, r.Shim)
-	require.Equal(y, w.p.Verified().Pid, r.Shim.Pid)
-	boot, err := y.instance(id).bootstrap()
-	require.NoError(y, err)
-	require.Equal(y, w.reply.Address, boot.Address)
-	require.Equal(y, filepath.Join(y.bundle(id), "log"), w.dir.LogPath(), "the log is drained by whoever takes the bundle over")
-	require.NoDirExists(y, w.dir.Path)
-	cwd, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", w.p.Verified().Pid))
-	require.NoError(y, err)
-	require.Equal(y, y.bundle(id), cwd, "the shim works in the bundle")
-	_, err = os.Stat(filepath.Join(y.bundle(id), "log"))
-	require.NoError(y, err)
-	to, err := filepath.EvalSymlinks(y.link(id))
-	require.NoError(y, err)
-	require.Equal(y, strings.TrimPrefix(w.reply.Address, "unix://"), to)
-}
-
 // TestSteadyStateOfThePool leaves descriptors and goroutines as they were, and starts nothing.
 func TestSteadyStateOfThePool(t *testing.T) {
 	y := poolYard(t, shimtest.Scenario{}, PoolConfig{Warm: 1, Reuse: 1000})
@@ -106,27 +79,6 @@ func TestSparesFollowDemand(t *testing.T) {
 	}
 }
 
-// takeAll takes all idle shims from the shelves, as creates would.
-func (y *yard) takeAll() (held []*warmShim) {
-	for {
-		waiting := y.m.pool.account.Waiting()
-		if len(waiting) == 0 {
-			return held
-		}
-		if e, _ := y.m.pool.account.Take(waiting[0].spec.key); e != nil {
-			held = append(held, e.Shim)
-		}
-	}
-}
-
-func (y *yard) giveAllUp(held []*warmShim) {
-	y.Helper()
-	for _, w := range held {
-		y.m.pool.account.GiveUp(w.entry)
-		y.gone(w.dir.ID)
-	}
-}
-
 // TestPoolCeiling: of all keys together there are never more idle shims than config allows.
 func TestPoolCeiling(t *testing.T) {
 	y := coldPoolYard(t, shimtest.Scenario{}, PoolConfig{Warm: 4, Reuse: 100})
@@ -135,7 +87,7 @@ func TestPoolCeiling(t *testing.T) {
 	var ids []string
 	for n := range 4 {
 		ids = append(ids, fmt.Sprintf("c%d", n))
-		y.pooled(ids[n], func(o *runtime.CreateOpts) { o.RuntimeOptions = anyOf(y, args(itoa(n%2))) })
+		y.pooled(ids[n], func(o *runtime.CreateOpts) { o.RuntimeOptions = anyOf(y, args(strconv.Itoa(n%2))) })
 	}
 	y.until("no spare is being started", func() bool { return !y.filling() })
 	require.LessOrEqual(t, len(y.idle()), 2)
@@ -179,7 +131,7 @@ func TestIdleShimsEnd(t *testing.T) {
 // TestReuseLimit: so many tasks after the first, then the process ends with its task.
 func TestReuseLimit(t *testing.T) {
 	for _, reuse := range []int{0, 2} {
-		t.Run(itoa(reuse), func(t *testing.T) {
+		t.Run(strconv.Itoa(reuse), func(t *testing.T) {
 			y := poolYard(t, shimtest.Scenario{}, PoolConfig{Warm: 1, Reuse: reuse})
 			y.pooled("c0")
 			w := y.warm("c0")

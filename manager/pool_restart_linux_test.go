@@ -196,7 +196,7 @@ func TestCrashAndThenNoPool(t *testing.T) {
 			y.crash(func() { c.meanwhile(y, y.warmIDs()) })
 			y.until("the others are ended", func() bool { return len(y.warmDirs()) == c.left && len(y.daemons()) == c.left })
 			y.until("those that are left can be used", func() bool { return len(y.idle()) == c.left })
-			y.empty2()
+			y.onlyIdle()
 		})
 	}
 }
@@ -224,8 +224,8 @@ func (y *yard) warmRecord(id string, change func(*bundle.WarmRecord)) {
 	}
 }
 
-// empty2 is empty for a yard with idle shims.
-func (y *yard) empty2() {
+// onlyIdle is empty for a yard with idle shims.
+func (y *yard) onlyIdle() {
 	y.Helper()
 	y.m.mu.Lock()
 	defer y.m.mu.Unlock()

@@ -11,18 +11,6 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// answeredTask is a task with an exec whose shim answers Waits with exit 3 and tells nothing.
-func answeredTask(t *testing.T, m *ShimManager) *Instance {
-	t.Helper()
-	s := newMemShim(t)
-	i, p := memTask(t, m, "c1", 77)
-	require.NoError(t, p.OnConnected(s.connect()))
-	i.ledger.execAdded("e1")
-	i.ledger.execStarted("e1", 78)
-	s.exitWith(3, time.Now())
-	return i
-}
-
 // TestExitThatTheShimDoesNotTell but has answered with is told once, when the shim has given up on that. Those of execs are, too.
 func TestExitThatTheShimDoesNotTell(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

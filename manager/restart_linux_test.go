@@ -17,18 +17,6 @@ import (
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
-// rpcs counts the calls of a method for a task's init from a point of the trace on.
-func (y *yard) rpcs(from int, method, id string) int {
-	y.Helper()
-	n := 0
-	for _, e := range y.shim.Trace()[from:] {
-		if e.Kind == shimtest.KindRPC && e.Action == method && e.ID == id && e.ExecID == "" {
-			n++
-		}
-	}
-	return n
-}
-
 // TestRestart: all tasks are there at once and are taken over with one State each.
 func TestRestart(t *testing.T) {
 	for name, s := range map[string]shimtest.Scenario{
@@ -166,20 +154,6 @@ func TestRestartOfALaunchWithoutBootstrap(t *testing.T) {
 func (y *yard) launchOnly(id string) {
 	y.Helper()
 	require.NoError(y, y.launchOf(id, y.opts("sleep")))
-}
-
-// launchOf is a create up to the launch.
-func (y *yard) launchOf(id string, opts runtime.CreateOpts) error {
-	y.Helper()
-	i := newInstance(y.m, y.tasks.layout, KindTask, testNamespace, id, launching)
-	require.NoError(y, y.m.reserve(y.ctx, i))
-	facts, err := readSpec(opts.Spec)
-	require.NoError(y, err)
-	b, err := y.m.resolver.Resolve(opts.Runtime)
-	require.NoError(y, err)
-	i.describe(facts, b)
-	_, err = y.m.shimFor(y.ctx, i, facts, opts)
-	return err
 }
 
 // TestRestartOfWhatTheStoreKnows: a sandbox's shim may serve no task under the sandbox's id.

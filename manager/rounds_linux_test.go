@@ -7,41 +7,13 @@ import (
 	"fmt"
 	"net"
 	"os"
-	goruntime "runtime"
 	"testing"
 	"time"
 
-	"github.com/containerd/containerd/v2/core/runtime"
 	"github.com/stretchr/testify/require"
 
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
-
-// steady requires that rounds leave the daemon with the descriptors and goroutines that it had.
-func (y *yard) steady(rounds int, round func(n int)) {
-	y.Helper()
-	for n := range 3 { // what is made once and stays
-		round(n)
-	}
-	fds, routines := openFiles(y.T), goruntime.NumGoroutine()
-	for n := range rounds {
-		round(n)
-	}
-	y.until("the descriptors are as they were", func() bool { return openFiles(y.T) <= fds })
-	y.until("the goroutines are as they were", func() bool { return goruntime.NumGoroutine() <= routines })
-}
-
-func (y *yard) round(id string, o runtime.CreateOpts) {
-	y.Helper()
-	task, err := y.tasks.Create(y.ctx, id, o)
-	require.NoError(y, err)
-	require.NoError(y, task.Start(y.ctx))
-	require.NoError(y, task.Kill(y.ctx, 9, true))
-	_, err = task.Wait(y.ctx)
-	require.NoError(y, err)
-	_, err = y.tasks.Delete(y.ctx, id)
-	require.NoError(y, err)
-}
 
 func openFiles(t *testing.T) int {
 	fds, err := os.ReadDir("/proc/self/fd")

@@ -20,41 +20,6 @@ import (
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
-func sandboxOf(y *yard, id string) sandbox.Sandbox {
-	return sandbox.Sandbox{ID: id, Runtime: sandbox.RuntimeOpts{Name: y.shim.Path}, Spec: anyOf(y, args("sleep"))}
-}
-
-// box creates and starts a sandbox that is in the store.
-func (y *yard) box(id string) sandbox.ControllerInstance {
-	y.Helper()
-	y.sandboxes.add(id)
-	require.NoError(y, y.boxes.Create(y.ctx, sandboxOf(y, id), sandbox.WithNetNSPath("/proc/1/ns/net"), sandbox.WithAnnotations(map[string]string{"a": "b"})))
-	i, err := y.boxes.Start(y.ctx, id)
-	require.NoError(y, err)
-	return i
-}
-
-// unknownBox requires what containerd's clients are used to be answered for a sandbox that nobody knows.
-func (y *yard) unknownBox(id string) {
-	y.Helper()
-	before := time.Now()
-	s, err := y.boxes.Status(y.ctx, id, true)
-	require.NoError(y, err)
-	require.Equal(y, id, s.SandboxID)
-	require.False(y, s.ExitedAt.Before(before), "it has exited just now")
-	require.NoError(y, y.boxes.Stop(y.ctx, id))
-	_, err = y.boxes.Wait(y.ctx, id)
-	require.True(y, errdefs.IsNotFound(err), "Wait: %v", err)
-	require.True(y, errdefs.IsNotFound(y.boxes.Shutdown(y.ctx, id)), "Shutdown")
-	_, err = y.boxes.Start(y.ctx, id)
-	require.True(y, errdefs.IsNotFound(err), "Start: %v", err)
-	_, err = y.boxes.Platform(y.ctx, id)
-	require.True(y, errdefs.IsNotFound(err), "Platform: %v", err)
-	_, err = y.boxes.Metrics(y.ctx, id)
-	require.True(y, errdefs.IsNotFound(err), "Metrics: %v", err)
-	require.True(y, errdefs.IsNotFound(y.boxes.Update(y.ctx, id, sandbox.Sandbox{ID: id})), "Update")
-}
-
 func TestSandbox(t *testing.T) {
 	for _, transport := range []string{"ttrpc", "grpc"} {
 		t.Run(transport, func(t *testing.T) {

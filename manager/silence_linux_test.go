@@ -12,7 +12,6 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
 
-	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
@@ -38,15 +37,6 @@ func (y *yard) unlisten(id string) {
 	y.shim.Update(func(s *shimtest.Scenario) { s.Rules = []shimtest.Rule{{Method: "Stats", Unlisten: true, Drop: true}} })
 	_, err := mustGet(y, id).Stats(y.ctx)
 	require.True(y, errdefs.IsUnavailable(err), "%v", err)
-}
-
-// awaitSilence waits until a task's shim is known to be silent.
-func (y *yard) awaitSilence(id string) {
-	y.Helper()
-	y.until("the breaker is open", func() bool {
-		p := y.instance(id).process() // nil until its record is read
-		return p != nil && processStateOf(p) == shimproc.Unresponsive
-	})
 }
 
 // TestWaysOutOfASilenceWithoutAConnection: Kill(9) of a proven init and then Delete, whichever of the timeouts is the

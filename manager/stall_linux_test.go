@@ -5,12 +5,8 @@ package manager
 
 import (
 	"context"
-	"fmt"
 	"os"
-	"path/filepath"
-	"slices"
 	"strconv"
-	"strings"
 	"testing"
 	"time"
 
@@ -21,56 +17,6 @@ import (
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
-
-// hurry goes on with a daemon that has little patience with the shims of some tasks. What needs time on a busy machine, as the first
-// Connect, was done by the one before.
-func (y *yard) hurry(ids ...string) {
-	y.Helper()
-	y.config.Deadlines = deadlines(150 * time.Millisecond)
-	y.restart()
-	for _, id := range ids {
-		y.inState(id, running)
-	}
-}
-
-// stop freezes the shim that was started under an id and lets it go on at the end.
-func (y *yard) stop(id string) (cont func()) {
-	y.Helper()
-	p := y.shim.Daemon(id)
-	require.NoError(y, p.Stop())
-	y.until("all its threads have stopped", func() bool {
-		threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.Pid))
-		return !slices.ContainsFunc(threads, func(path string) bool {
-			data, err := os.ReadFile(path)
-			return err == nil && !strings.Contains(string(data), ") T ")
-		})
-	})
-	cont = func() { _ = p.Cont() }
-	y.Cleanup(cont)
-	return cont
-}
-
-// oneConnection waits until a task's shim has one connection: it learns late of the end of an earlier one.
-func (y *yard) oneConnection(id string) {
-	y.Helper()
-	y.until("there is one connection", func() bool { return y.connections(id) == 1 })
-}
-
-// connections counts those to the socket of a task's shim.
-func (y *yard) connections(id string) int {
-	y.Helper()
-	path := strings.TrimPrefix(y.instance(id).process().Endpoint.Address, "unix://")
-	data, err := os.ReadFile("/proc/net/unix")
-	require.NoError(y, err)
-	n := 0
-	for line := range strings.Lines(string(data)) {
-		// Num RefCount Protocol Flags Type St Inode Path; the accepted ones bear the listener's path.
-		if f := strings.Fields(line); len(f) == 8 && f[7] == path && f[5] == "03" {
-			n++
-		}
-	}
-	return n
-}
 
 // TestStall: a shim that does not answer costs nobody a container.
 func TestStall(t *testing.T) {
@@ -151,13 +97,6 @@ func TestListWithAStall(t *testing.T) {
 	y.empty()
 }
 
-func mustGet(y *yard, id string) runtime.Task {
-	y.Helper()
-	task, err := y.tasks.Get(y.ctx, id)
-	require.NoError(y, err)
-	return task
-}
-
 // TestLostConnection: a lost connection alone is not death.
 func TestLostConnection(t *testing.T) {
 	for _, transport := range []string{"ttrpc", "grpc"} {
@@ -221,16 +160,6 @@ func TestPidThatIsNotOurs(t *testing.T) {
 	require.Zero(t, y.instance("c1").process().Verified())
 	y.killShim("c1")
 	require.Equal(t, []string{"c1", ""}, idsOf(y.exitsOf("c1")))
-}
-
-// silence lets a shim fall silent and waits until that is known.
-func (y *yard) silence(id string) (cont func()) {
-	y.Helper()
-	cont = y.stop(id)
-	_, err := mustGet(y, id).Pids(y.ctx)
-	require.Error(y, err)
-	y.until("the breaker is open", func() bool { return processStateOf(y.instance(id).process()) == shimproc.Unresponsive })
-	return cont
 }
 
 // TestDeleteOfASilentShim whose container is gone: the shim has nothing to lose, and is ended so that the delete comes to an end.

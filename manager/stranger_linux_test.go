@@ -45,13 +45,6 @@ func (y *yard) strangerAt(path string) (end func()) {
 	}
 }
 
-func (y *yard) socketOf(id string) string {
-	y.Helper()
-	r, err := y.instance(id).bootstrap()
-	require.NoError(y, err)
-	return r.Address[len("unix://"):]
-}
-
 // TestDeathBehindAStranger: another process accepts at the address of a shim that has died. That does not bring the
 // shim back.
 func TestDeathBehindAStranger(t *testing.T) {

@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -19,14 +18,6 @@ func init() {
 	misstep = func(_ context.Context, from, to state) {
 		panic(fmt.Sprintf("an instance that is %s must not become %s", from, to))
 	}
-}
-
-// putInto puts an instance into a state past all events, for tests of what follows in that state.
-func putInto(i *Instance, st state) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	i.state, i.since = st, time.Now()
-	i.announceLocked()
 }
 
 // TestTransitions tries every change of the state against the table, and holds DESIGN.md to the table. What it prints

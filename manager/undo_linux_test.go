@@ -7,20 +7,11 @@ import (
 	"context"
 	"testing"
 
-	"github.com/containerd/containerd/v2/core/runtime"
 	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
 
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
-
-// inBox are the options of a create that joins a sandbox.
-func (y *yard) inBox(box string) runtime.CreateOpts {
-	y.Helper()
-	o := withMount(y.opts("sleep"))
-	o.SandboxID = box
-	return o
-}
 
 // giveUpOnCreate creates a task in a sandbox and gives up as soon as the container exists in its shim, which does not
 // say so.

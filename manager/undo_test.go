@@ -18,15 +18,6 @@ import (
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
 )
 
-// joining is an instance that is being created in a shim that serves others.
-func joining(t testing.TB, m *ShimManager, p *shimproc.Process, id string) *Instance {
-	i := memInstance(m, id, launching)
-	i.ledger.rec.Joined = true
-	m.instances[i.key()] = i
-	require.NoError(t, p.Join(behind{i}, shimproc.Origin{Launched: true}))
-	return i
-}
-
 // giveUp sends a Create whose caller gives up after 10 ms, as CRI's do, and undoes it as a create does.
 func giveUp(t testing.TB, i *Instance) error {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
@@ -37,11 +28,6 @@ func giveUp(t testing.TB, i *Instance) error {
 	})
 	i.m.abandon(ctx, i)
 	return err
-}
-
-func stateOf(i *Instance) state {
-	st, _ := i.watch()
-	return st
 }
 
 // TestGivenUpCreateInAPod: the caller is answered at once, the undo goes on behind it with the id reserved, and the

@@ -9,52 +9,12 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/containerd/containerd/v2/core/runtime"
 	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc/codes"
 
-	"github.com/shimyard/shimyard/bundle"
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
-
-func exitOf(pid, status uint32) bundle.Exit {
-	return bundle.Exit{Pid: pid, Status: status, At: time.Now().UTC()}
-}
-
-type waited struct {
-	exit *runtime.Exit
-	err  error
-}
-
-// startWait waits in the background for init ("") or an exec.
-func startWait(ctx context.Context, i *Instance, execID string) <-chan waited {
-	ch := make(chan waited, 1)
-	go func() {
-		exit, err := i.wait(ctx, execID)
-		ch <- waited{exit, err}
-	}()
-	return ch
-}
-
-// pending requires that a Wait has not ended however long it takes.
-func pending(t *testing.T, ch <-chan waited) {
-	t.Helper()
-	time.Sleep(10 * time.Minute)
-	synctest.Wait()
-	select {
-	case w := <-ch:
-		require.FailNow(t, "the Wait has ended", "%+v", w)
-	default:
-	}
-}
-
-func ends(t *testing.T, ch <-chan waited, status uint32) {
-	t.Helper()
-	w := <-ch
-	require.NoError(t, w.err)
-	require.Equal(t, status, w.exit.Status)
-}
 
 // TestWaitOutlasts: nothing that happens to a connection, a shim's answers or the daemon ends a Wait.
 func TestWaitOutlasts(t *testing.T) {

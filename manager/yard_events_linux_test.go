@@ -17,6 +17,7 @@ import (
 	apievents "github.com/containerd/containerd/api/events"
 	eventsapi "github.com/containerd/containerd/api/services/ttrpc/events/v1"
 	"github.com/containerd/containerd/v2/core/events"
+	"github.com/containerd/containerd/v2/core/runtime"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/ttrpc"
 	"github.com/containerd/typeurl/v2"
@@ -25,7 +26,12 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 )
 
-const syncTopic = "/test/sync"
+const (
+	oomTopic    = runtime.TaskOOMEventTopic
+	exitTopic   = runtime.TaskExitEventTopic
+	deleteTopic = runtime.TaskDeleteEventTopic
+	syncTopic   = "/test/sync"
+)
 
 // told is an event as a client of the daemon sees it.
 type told struct {

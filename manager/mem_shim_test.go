@@ -11,7 +11,6 @@ import (
 	"time"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
-	"github.com/containerd/containerd/v2/core/events/exchange"
 	"github.com/containerd/ttrpc"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc/codes"
@@ -20,74 +19,8 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
-	"github.com/shimyard/shimyard/bundle"
-	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
 )
-
-// testEndpoint is where nobody dials: connections of in-memory shims are made by hand.
-var testEndpoint = shimclient.Endpoint{Protocol: "ttrpc", Address: "unix:///nowhere.sock", Version: 3}
-
-var noLayout bundle.Layout
-
-// testExchange serves all tests: an exchange has a goroutine that nothing ends.
-var testExchange = exchange.NewExchange()
-
-// memManager is a manager without disk, processes and subscriptions, for tests in a synctest bubble. Its shim processes do not connect by
-// themselves, unless change says so.
-func memManager(t testing.TB, change ...func(*shimproc.Config)) *ShimManager {
-	ctx, cancel := context.WithCancel(context.Background())
-	m := &ShimManager{
-		config:    Config{Events: testExchange, Deadlines: shimclient.DefaultDeadlines(), Sandboxes: &sandboxStore{}},
-		resolver:  shimclient.NewResolver(nil),
-		launcher:  shimclient.NewLauncher(shimclient.LauncherConfig{}),
-		ctx:       ctx,
-		cancel:    cancel,
-		started:   time.Now().Add(-time.Hour),
-		instances: make(map[key]*Instance),
-		leaving:   make(map[key][]*Instance),
-	}
-	m.init()
-	c := m.registryConfig()
-	c.Begin = func(func()) {}
-	for _, f := range change {
-		f(&c)
-	}
-	m.procs = shimproc.NewRegistry(c)
-	m.begin()
-	t.Cleanup(func() { require.NoError(t, m.Close()) })
-	return m
-}
-
-func memInstance(m *ShimManager, id string, st state) *Instance {
-	return newInstance(m, noLayout, KindTask, testNamespace, id, st)
-}
-
-// startOf is the start time of a process; 0 when there is none.
-func startOf(t testing.TB, pid uint32) uint64 {
-	t.Helper()
-	id, err := shimclient.LookupProcess(int(pid))
-	if err != nil {
-		return 0
-	}
-	return id.StartTime
-}
-
-// memTask is a created instance with a pid, behind a process that is not yet connected.
-func memTask(t testing.TB, m *ShimManager, id string, pid uint32) (*Instance, *shimproc.Process) {
-	return memTaskFrom(t, m, id, pid, shimproc.Origin{Launched: true})
-}
-
-func memTaskFrom(t testing.TB, m *ShimManager, id string, pid uint32, from shimproc.Origin) (*Instance, *shimproc.Process) {
-	i := memInstance(m, id, running)
-	i.ledger.rec = bundle.Record{Created: true, Task: &bundle.TaskState{Status: "RUNNING", Pid: pid, PidStart: startOf(t, pid)}}
-	ep := shimclient.Endpoint{Protocol: "ttrpc", Address: "unix:///nowhere-of-" + id + ".sock", Version: 3}
-	p, _, err := m.procs.Attach(behind{i}, ep, from)
-	require.NoError(t, err)
-	m.instances[i.key()] = i
-	t.Cleanup(p.End)
-	return i, p
-}
 
 // memShim is a Task service in this process.
 type memShim struct {

@@ -6,14 +6,19 @@ package manager
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/runtime"
 	"github.com/stretchr/testify/require"
 
+	"github.com/shimyard/shimyard/manager/internal/warm"
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
@@ -60,7 +65,7 @@ func (y *yard) idle() (ids []string) {
 // spares waits until so many shims are idle and none is being started.
 func (y *yard) spares(n int) {
 	y.Helper()
-	y.until("there are "+itoa(n)+" idle shims", func() bool { return !y.filling() && len(y.idle()) == n })
+	y.until("there are "+strconv.Itoa(n)+" idle shims", func() bool { return !y.filling() && len(y.idle()) == n })
 }
 
 func (y *yard) filling() bool { return y.m.pool.account.Totals().Filling > 0 }
@@ -74,14 +79,6 @@ func (y *yard) warm(id string) *warmShim {
 	w := warmth(y.instance(id).process())
 	require.NotNil(y, w, "%s is served by a shim of its own", id)
 	return w
-}
-
-// crash ends the daemon without a chance to end its idle shims.
-func (y *yard) crash(meanwhile ...func()) {
-	y.Helper()
-	y.until("no spare is being started", func() bool { return !y.filling() })
-	y.takeAll() // a clean stop ends those that are idle
-	y.restart(meanwhile...)
 }
 
 // link is the name by which clients dial the shim of an id.
@@ -132,4 +129,61 @@ func (y *yard) noPool() {
 	y.until("no warm shim is left", func() bool { return len(y.warmDirs()) == 0 && len(y.daemons()) == 0 })
 	y.until("no socket of one is left", func() bool { return len(y.shim.Sockets()) == 0 })
 	y.until("no process is known", func() bool { return len(y.m.procs.All()) == 0 })
+}
+
+// takeAll takes all idle shims from the shelves, as creates would.
+func (y *yard) takeAll() (held []*warmShim) {
+	for {
+		waiting := y.m.pool.account.Waiting()
+		if len(waiting) == 0 {
+			return held
+		}
+		if e, _ := y.m.pool.account.Take(waiting[0].spec.key); e != nil {
+			held = append(held, e.Shim)
+		}
+	}
+}
+
+func (y *yard) giveAllUp(held []*warmShim) {
+	y.Helper()
+	for _, w := range held {
+		y.m.pool.account.GiveUp(w.entry)
+		y.gone(w.dir.ID)
+	}
+}
+
+// lentTo requires what a bundle and a socket directory say of a task that a warm shim serves.
+func (y *yard) lentTo(id string, w *warmShim) {
+	y.Helper()
+	r := y.record(id)
+	require.Equal(y, w.dir.ID, r.Warm)
+	require.True(y, r.Joined)
+	require.True(y, r.Launched)
+	require.Nil(y, r.Launch)
+	require.NotNil(y, r.Shim)
+	require.Equal(y, w.p.Verified().Pid, r.Shim.Pid)
+	boot, err := y.instance(id).bootstrap()
+	require.NoError(y, err)
+	require.Equal(y, w.reply.Address, boot.Address)
+	require.Equal(y, filepath.Join(y.bundle(id), "log"), w.dir.LogPath(), "the log is drained by whoever takes the bundle over")
+	require.NoDirExists(y, w.dir.Path)
+	cwd, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", w.p.Verified().Pid))
+	require.NoError(y, err)
+	require.Equal(y, y.bundle(id), cwd, "the shim works in the bundle")
+	_, err = os.Stat(filepath.Join(y.bundle(id), "log"))
+	require.NoError(y, err)
+	to, err := filepath.EvalSymlinks(y.link(id))
+	require.NoError(y, err)
+	require.Equal(y, strings.TrimPrefix(w.reply.Address, "unix://"), to)
+}
+
+func (y *yard) retired(w *warmShim) bool {
+	return slices.Contains([]warm.State{warm.Retired, warm.Ending}, y.m.pool.account.StateOf(w.entry))
+}
+
+// endIdle ends all idle shims.
+func (y *yard) endIdle() {
+	for _, w := range y.takeAll() {
+		y.m.pool.account.GiveUp(w.entry)
+	}
 }
