@@ -209,6 +209,8 @@ func TestOOMToldToAYoungDaemon(t *testing.T) {
 			i.onOOMEvent(time.Now())
 			require.Zero(t, due(i))
 			time.Sleep(time.Hour)
+			i.mu.Lock()
+			defer i.mu.Unlock()
 			require.False(t, i.ledger.telling.repeating)
 		})
 	})
@@ -236,8 +238,9 @@ func TestOOMToldToAYoungDaemon(t *testing.T) {
 
 // TestOOMThatTheShimTold reaches who subscribes later, before the exit, also where the cgroup is gone with init.
 func TestOOMThatTheShimTold(t *testing.T) {
-	y := newYard(t, shimtest.Scenario{})
-	y.m.started = time.Now()
+	y := coldYard(t, shimtest.Scenario{})
+	y.young = true
+	y.boot()
 	task := y.create("c1", "die", "KILL")
 	i := y.instance("c1")
 	require.NoError(t, y.m.config.Events.Publish(y.ctx, oomTopic, &apievents.TaskOOM{ContainerID: "c1"}))
@@ -255,7 +258,7 @@ func TestOOMThatTheShimTold(t *testing.T) {
 	i.mu.Lock()
 	i.ledger.rec.Task.Exit.Spoken = time.Now().Add(-time.Hour)
 	i.mu.Unlock()
-	y.m.started = time.Now().Add(-time.Hour)
+	y.grow()
 	i.repeatNow()
 	require.Equal(t, []string{oomTopic, exitTopic}, y.topicsOf("c1")[len(before):])
 	y.remove("c1")
