@@ -3,10 +3,12 @@
 
 # V=1 prints every test by name. POOL is the mode of the pool of warm shims that daemons are tested in. FUZZTIME is how long each fuzz
 # target runs. PKG narrows unit, race and fuzz to some packages of the root module, RUN narrows unit, race and integration to some tests.
+# ATONCE is how many integration tests run at a time: more than there are processors, since most of them wait for deadlines of a daemon.
 V        ?=
 FUZZTIME ?= 60s
 PKG      ?= ./...
 RUN      ?=
+ATONCE   ?= 4
 CHAOS_TIME ?= 3m
 CHAOS_SEED ?=
 SIDE     ?=
@@ -36,6 +38,7 @@ help: ## show this list
 	@echo "  V=1            print every test by name"
 	@echo "  RUN=TestName   only the tests whose names match (unit, race, integration, conformance-SUITE)"
 	@echo "  SIDE=ours      conformance-SUITE against ours, or stock, alone"
+	@echo "  ATONCE=4       how many integration tests run at a time"
 	@echo "  PKG=./bundle   only these packages (unit, race, fuzz)"
 	@echo "  CHAOS_TIME=3m  how long chaos runs; CHAOS_SEED=1 makes it plan what it planned with that seed"
 	@echo "  POOL=off       integration, chaos, scale and soak without warm shims; POOL=share8: with up to 8 tasks in one shim"
@@ -74,7 +77,7 @@ fuzz: ## run each fuzz target for FUZZTIME
 	@bash hack/fuzz.sh $(FUZZTIME) $(PKG)
 
 integration: ## tests against real shims, runc and stock containerd, as root (needs a C compiler for runc)
-	go -C integration test -count=1 -p 1 -timeout 40m -v $(if $(RUN),-run '$(RUN)') ./...
+	go -C integration test -count=1 -p 1 -parallel $(ATONCE) -timeout 40m -v $(if $(RUN),-run '$(RUN)') ./...
 
 # One suite: conformance-client, conformance-cri, …
 conformance-%:

@@ -139,6 +139,7 @@ func TestBrokenShims(t *testing.T) {
 // Whenever a caller goes away, the create is either undone or a task that can
 // be deleted.
 func TestCreateCancelled(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	const rounds, workers = 200, 4
 	// The span that the points are drawn from follows what creates take under
