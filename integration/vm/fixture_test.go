@@ -9,8 +9,8 @@
 // and mmdebstrap, and are skipped without SHIMYARD_VM; "short" there leaves the longer steps out.
 //
 // SHIMYARD_VM_PAYLOAD names the payload of an earlier run (bin/vm/payload), so that work on the checks alone need not
-// build it again. SHIMYARD_VM_CPUS is the number of a machine's CPUs, 2 if it is not set: on a host that is busy with
-// other work one is faster. SHIMYARD_VM_CUTS and SHIMYARD_VM_SEED are for TestPowerCuts.
+// build it again. SHIMYARD_VM_CPUS is the number of a machine's CPUs: 2 with KVM, else 1. SHIMYARD_VM_CUTS and
+// SHIMYARD_VM_SEED are for TestPowerCuts. How many machines run at a time is -parallel's business.
 package vm
 
 import (
@@ -97,6 +97,28 @@ type shared struct {
 	payload       string
 }
 
+// running is the machine of the image ready, booted and with all that node_ready sees to, to go on from: most checks need no boot of their own.
+var running = sync.OnceValues(func() (*machine.Image, error) {
+	b, err := built()
+	if err != nil {
+		return nil, err
+	}
+	m, err := machine.New(b.ready, filepath.Join(b.dirs.run, "first"), b.payload)
+	if err != nil {
+		return nil, err
+	}
+	defer m.Cut()
+	m.Library = payload.Library
+	if err := m.Start(); err != nil {
+		return nil, err
+	}
+	output, exit, err := m.Script("node_ready", limit)
+	if err != nil || exit != 0 {
+		return nil, errors.Errorf("the first machine does not become ready: exit %d, %v: %s", exit, err, output)
+	}
+	return m.Snapshot(filepath.Join(b.dirs.run, "running"))
+})
+
 // short tells that a part of the checks is enough (make vm-short).
 func short() bool { return os.Getenv("SHIMYARD_VM") == "short" }
 
@@ -106,17 +128,28 @@ type node struct {
 	b *shared
 }
 
-// newNode is a machine that is off, with containerd of the pinned release and our package on it.
+// newNode is a machine that is on, with containerd of the pinned release and our package on it, whose daemon runs and has the image.
 func newNode(t *testing.T, name string) *node {
-	return nodeOf(t, name, func(b *shared) *machine.Image { return b.ready })
+	n := nodeOf(t, name, func(*shared) (*machine.Image, error) { return running() })
+	n.boot(t)
+	return n
+}
+
+// newBootedNode is the same with so many MiB of memory, booted for itself.
+func newBootedNode(t *testing.T, name string, memory int) *node {
+	n := nodeOf(t, name, func(b *shared) (*machine.Image, error) { return b.ready, nil })
+	n.Memory = memory
+	n.boot(t)
+	n.sh(t, "node_ready")
+	return n
 }
 
 // newDebianNode is a machine that is off, with Debian's containerd on it and nothing of ours.
 func newDebianNode(t *testing.T, name string) *node {
-	return nodeOf(t, name, func(b *shared) *machine.Image { return b.debian })
+	return nodeOf(t, name, func(b *shared) (*machine.Image, error) { return b.debian, nil })
 }
 
-func nodeOf(t *testing.T, name string, image func(*shared) *machine.Image) *node {
+func nodeOf(t *testing.T, name string, image func(*shared) (*machine.Image, error)) *node {
 	if os.Getenv("SHIMYARD_VM") == "" {
 		t.Skip("boots virtual machines for minutes: make vm, or make vm-short for a part of it")
 	}
@@ -124,7 +157,9 @@ func nodeOf(t *testing.T, name string, image func(*shared) *machine.Image) *node
 	require.NoError(t, machine.Missing())
 	b, err := built()
 	require.NoError(t, err)
-	m, err := machine.New(image(b), filepath.Join(b.dirs.run, name), b.payload)
+	img, err := image(b)
+	require.NoError(t, err)
+	m, err := machine.New(img, filepath.Join(b.dirs.run, name), b.payload)
 	require.NoError(t, err)
 	m.Library = payload.Library
 	t.Cleanup(func() {
@@ -139,9 +174,10 @@ func (n *node) boot(t *testing.T) {
 	if n.On() {
 		return
 	}
-	start := time.Now()
+	start, used := time.Now(), n.UsedCPU()
 	require.NoError(t, n.Start())
-	n.record(t, fmt.Sprintf("# booted in %.1f s, %s\n", time.Since(start).Seconds(), n.Boot))
+	n.record(t, fmt.Sprintf("# on after %.1f s, %.1f s of CPU: boot %s\n", time.Since(start).Seconds(),
+		(n.UsedCPU()-used).Seconds(), n.Boot))
 }
 
 // sh runs a script that must succeed, and returns what it said.
@@ -158,9 +194,10 @@ const limit = 8 * time.Minute
 // try runs a script that may fail.
 func (n *node) try(t *testing.T, script string) (string, int) {
 	t.Helper()
-	start := time.Now()
+	start, used := time.Now(), n.UsedCPU()
 	output, exit, err := n.Script(script, limit)
-	n.record(t, fmt.Sprintf("$ %s\n%s# exit %d after %.1f s\n", strings.TrimSpace(script), output, exit, time.Since(start).Seconds()))
+	n.record(t, fmt.Sprintf("$ %s\n%s# exit %d after %.1f s, %.1f s of CPU\n", strings.TrimSpace(script), output, exit,
+		time.Since(start).Seconds(), (n.UsedCPU()-used).Seconds()))
 	if err != nil {
 		state, _, _ := n.Script("systemctl status containerd --no-pager -n 50; ps axf", time.Minute) // best effort, for the person who reads it
 		n.record(t, state)
@@ -177,10 +214,4 @@ func (n *node) record(t *testing.T, text string) {
 	_, err = f.WriteString(text)
 	require.NoError(t, err)
 	require.NoError(t, f.Close())
-}
-
-// ready has the machine on, our daemon running, and the image there.
-func (n *node) ready(t *testing.T) {
-	n.boot(t)
-	n.sh(t, "node_ready")
 }

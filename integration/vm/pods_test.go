@@ -13,8 +13,8 @@ import (
 // Pods through CRI, as a kubelet has them: systemd's cgroups, a network of CNI's own plugins, resources, namespaces, exec, stats, a restart
 // of the daemon. Stock containerd goes first, ours after it; what each of them has to tell must be the same.
 func TestPods(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, "pods")
-	n.ready(t)
 	readme := readChapter(t)
 	n.sh(t, criSetUp)
 	var told [2]string

@@ -10,11 +10,9 @@ import (
 // A node with 512 MiB: warm shims do not make it worse. Nothing is killed for want of memory under a load of eight containers at once, the
 // shims that wait never hold more than an eighth of the memory, and all of them are gone once nothing is created any more.
 func TestSmallNode(t *testing.T) {
-	n := newNode(t, "small")
-	n.Memory = 512
-	n.ready(t)
+	t.Parallel()
+	n := newBootedNode(t, "small", 512)
 	n.sh(t, `
-waiting() { pgrep -f 'containerd-shim.* -id _' || true; }
 # The share of the memory that idle shims hold, in per cent, by PSS: what they share with others counts once.
 held() {
   local pid kb=0

@@ -86,7 +86,7 @@ func open() error {
 	if err := install(m); err != nil {
 		return err
 	}
-	cmd := exec.Command("qemu-system-x86_64", append(m.Args(), "-serial", "mon:stdio", "-serial", "null")...)
+	cmd := exec.Command("qemu-system-x86_64", m.Console()...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	return errors.Wrap(cmd.Run(), "qemu")
 }

@@ -22,7 +22,8 @@ type Image struct {
 	// Kernel, Initrd and Disk are paths; the disk is a sparse raw ext4 file system without a partition table.
 	Kernel, Initrd, Disk string
 
-	root string // the directory that the disk was made from
+	root  string // the directory that the disk was made from
+	saved *saved // nil unless it is of a machine that runs
 }
 
 const (
@@ -36,22 +37,47 @@ var packages = []string{
 	"libseccomp2", "linux-image-cloud-amd64", "procps", "systemd-sysv", "udev", "busybox-static",
 }
 
-// masked units cost time at each boot and no check looks at them.
+// masked units cost time at each boot and no check looks at them. Without udev there is no unit for a device: the console does not wait
+// for its own.
 var masked = []string{
-	"apt-daily-upgrade.timer", "apt-daily.timer", "dev-hugepages.mount", "dpkg-db-backup.timer", "e2scrub_all.timer",
-	"e2scrub_reap.service", "fstrim.timer", "getty@tty1.service", "modprobe@configfs.service", "modprobe@dm_mod.service",
-	"modprobe@fuse.service", "modprobe@loop.service", "sys-kernel-debug.mount", "sys-kernel-tracing.mount",
-	"systemd-logind.service", "systemd-pstore.service", "systemd-random-seed.service", "systemd-timesyncd.service",
-	"systemd-udev-trigger.service", "systemd-update-utmp.service",
+	"apparmor.service", "apt-daily-upgrade.timer", "apt-daily.timer", "cryptsetup.target", "dev-hugepages.mount",
+	"dev-mqueue.mount", "dpkg-db-backup.timer", "e2scrub_all.timer", "e2scrub_reap.service", "fstrim.timer", "getty.target",
+	"integritysetup.target", "kmod-static-nodes.service", "proc-sys-fs-binfmt_misc.automount", "remote-fs.target", "swap.target",
+	"sys-fs-fuse-connections.mount", "sys-kernel-config.mount", "sys-kernel-debug.mount", "sys-kernel-tracing.mount",
+	"systemd-ask-password-console.path", "systemd-ask-password-wall.path", "systemd-binfmt.service",
+	"systemd-firstboot.service", "systemd-fsck-root.service", "systemd-fsckd.socket", "systemd-initctl.socket",
+	"systemd-journal-flush.service", "systemd-journald-audit.socket", "systemd-logind.service",
+	"systemd-machine-id-commit.service", "systemd-modules-load.service", "systemd-pcrphase-sysinit.service",
+	"systemd-pcrphase.service", "systemd-pstore.service", "systemd-random-seed.service", "systemd-remount-fs.service",
+	"systemd-repart.service", "systemd-sysctl.service", "systemd-sysusers.service", "systemd-timesyncd.service",
+	"systemd-tmpfiles-clean.timer", "systemd-tmpfiles-setup-dev.service", "systemd-tmpfiles-setup.service",
+	"systemd-udev-trigger.service", "systemd-udevd-control.socket", "systemd-udevd-kernel.socket", "systemd-udevd.service",
+	"systemd-update-utmp.service", "systemd-user-sessions.service", "veritysetup.target",
 }
+
+// generators would be run at each boot, and make units of a file that is not there, of a kernel argument, of System V's scripts.
+const generators = "lib/systemd/system-generators"
 
 // files are put into the image as they are.
 var files = map[string]string{
-	"etc/fstab":    "/dev/vda / ext4 defaults 0 1\n",
 	"etc/hostname": "node\n",
-	// The console logs in by itself, for people; the agent has the second port.
-	"etc/systemd/system/serial-getty@ttyS0.service.d/login.conf": "[Service]\nExecStart=\n" +
-		"ExecStart=-/sbin/agetty --autologin root --keep-baud 115200 ttyS0 vt220\n",
+	// With an id of its own the machine does not take its first boot for one, on which every unit is looked at for its presets.
+	"etc/machine-id":                      "a4f1c0de5e5c4b7fb2ad3c0ffee15e1f\n",
+	"etc/systemd/journald.conf.d/vm.conf": "[Journal]\nStorage=volatile\n",
+	// The console logs in by itself, for people, who say so to the kernel; the agent has the second port.
+	"etc/systemd/system/vm-console.service": `[Unit]
+Description=A shell on the console
+ConditionKernelCommandLine=` + consoleArg + `
+After=vm-agent.service
+[Service]
+ExecStart=-/sbin/agetty --autologin root --keep-baud 115200 ttyS0 vt220
+Type=idle
+Restart=always
+UtmpIdentifier=ttyS0
+TTYPath=/dev/ttyS0
+[Install]
+WantedBy=multi-user.target
+`,
 	"etc/systemd/system/vm-agent.service": `[Unit]
 Description=Runs what the host asks for
 After=basic.target
@@ -65,6 +91,9 @@ KillMode=process
 WantedBy=multi-user.target
 `,
 }
+
+// consoleArg is the kernel's argument with which the console has a shell.
+const consoleArg = "vm.console"
 
 // initScript mounts the disk and hands over. Debian's own initrd would do it, too, and take many times as long to unpack and look around
 // where there is no KVM.
@@ -85,7 +114,7 @@ var modules = []string{"virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio
 // directory, remove that to have a new one.
 func key() string {
 	h := sha256.New()
-	fmt.Fprintln(h, suite, diskSize, packages, masked, initScript, modules)
+	fmt.Fprintln(h, suite, diskSize, packages, masked, generators, initScript, modules)
 	names := make([]string, 0, len(files))
 	for name := range files {
 		names = append(names, name)
@@ -193,15 +222,37 @@ func settle(root string) error {
 		}
 	}
 	for _, unit := range masked {
-		path := filepath.Join(root, "etc/systemd/system", unit)
-		if err := os.Symlink("/dev/null", path); err != nil {
-			return errors.Wrapf(err, "cannot mask %s", unit)
+		if err := mask(filepath.Join(root, "etc/systemd/system", unit)); err != nil {
+			return err
 		}
 	}
-	if err := run("chroot", root, "systemctl", "enable", "vm-agent.service"); err != nil {
-		return err
+	entries, err := os.ReadDir(filepath.Join(root, generators))
+	if err != nil {
+		return errors.Wrap(err, "cannot list the image's generators")
 	}
-	return run("chroot", root, "passwd", "-d", "root")
+	for _, entry := range entries {
+		if err := mask(filepath.Join(root, "etc/systemd/system-generators", entry.Name())); err != nil {
+			return err
+		}
+	}
+	for _, args := range [][]string{
+		{"systemctl", "enable", "vm-agent.service", "vm-console.service"},
+		{"systemctl", "set-default", "multi-user.target"},
+		{"passwd", "-d", "root"},
+	} {
+		if err := run("chroot", append([]string{root}, args...)...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// mask has systemd take what is of that name for empty.
+func mask(path string) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return errors.Wrap(err, "cannot make a directory in the image")
+	}
+	return errors.Wrap(os.Symlink("/dev/null", path), "cannot mask a part of the image")
 }
 
 func write(path, text string) error {

@@ -6,7 +6,7 @@
 
 # The commands of the README are run as they stand: nobody is there to say yes.
 export DEBIAN_FRONTEND=noninteractive
-echo 'APT::Get::Assume-Yes "true";' >/etc/apt/apt.conf.d/90assume-yes
+[ -e /etc/apt/apt.conf.d/90assume-yes ] || echo 'APT::Get::Assume-Yes "true";' >/etc/apt/apt.conf.d/90assume-yes
 
 export CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS=1 CONTAINERD_NAMESPACE=vm
 image=localhost/busybox:latest
@@ -50,9 +50,24 @@ start_box() {
     /bin/sh -c 'n=0; while [ ! -e /tmp/done ]; do n=$((n+1)); echo "$n"; sleep 0.2; done; exit 7'
   eventually 30 test -s "/var/log/box-$id.log"
 }
-pid_of() { ctr task ls | awk -v id="$1" '$1 == id {print $2}'; }
-status_of() { ctr task ls | awk -v id="$1" '$1 == id {print $3}'; }
-began() { sed 's/^.*) //' "/proc/$1/stat" | cut -d ' ' -f 20; } # in ticks since the boot: no clock changes it
+# task_of ID: reads the pid and the status that the daemon lists. No process beyond ctr's: each is dear where there is no KVM.
+task_of() {
+  local list id
+  pid='' status='' list=$(ctr task ls)
+  while read -r id pid status; do
+    if [ "$id" = "$1" ]; then return; fi
+  done <<<"$list"
+  pid='' status=''
+}
+pid_of() { local pid status; task_of "$1"; echo "$pid"; }
+status_of() { local pid status; task_of "$1"; echo "$status"; }
+# began PID: in ticks since the boot, which no clock changes.
+began() {
+  local stat
+  stat=$(<"/proc/$1/stat")
+  read -ra stat <<<"${stat##*) }"
+  echo "${stat[19]}"
+}
 count_of() { tail -n 1 "/var/log/box-$1.log"; }
 
 # stats_of ID: into /tmp/metrics. A busy machine may take longer than the daemon lets a shim have, so that it has to be asked again.
@@ -79,9 +94,10 @@ unnoticed() {
   done
 }
 running() {
-  local line
-  line=$(ctr task ls | awk -v id="$1" '$1 == id')
-  read -r _ listed_pid listed_status <<<"$line" && [ "$listed_status" = RUNNING ]
+  local pid status
+  task_of "$1"
+  listed_pid=$pid
+  [ "$status" = RUNNING ]
 }
 stopped() { [ "$(status_of "$1")" = STOPPED ]; }
 counted_on() { [ "$(count_of "$1")" -gt "$2" ]; }
@@ -113,18 +129,12 @@ kill_box() {
 }
 
 # leftovers: whatever of a container or shim is on the node.
-leftovers() {
-  find "$state" "$root" -mindepth 2 2>/dev/null | sed 's/^/bundle or work dir: /' || true
-  find "$state" -mindepth 1 -maxdepth 1 -name '._*' 2>/dev/null | sed 's/^/directory of a warm shim: /' || true
-  find /run/containerd/s -mindepth 1 2>/dev/null | sed 's/^/socket: /' || true
-  find /run/containerd/fifo -mindepth 1 2>/dev/null | sed 's/^/fifo: /' || true
-  find /run/containerd/runc -mindepth 2 2>/dev/null | sed "s/^/runc's state: /" || true
-  grep -E ' /run/containerd/| /var/lib/containerd/' /proc/mounts | sed 's/^/mount: /' || true
-  find /sys/fs/cgroup -mindepth 2 -type d -path '*/vm/*' | sed 's/^/cgroup: /' || true
-  find /sys/fs/cgroup -type d -name 'vm-*.scope' | sed 's/^/cgroup: /' || true
-  pgrep -a -f 'containerd-shim' | sed 's/^/process: /' || true
-}
+leftovers() { /payload/guest leftovers "$CONTAINERD_NAMESPACE"; }
 nothing_left() { [ -z "$(leftovers)" ]; }
+# The shims that run, by the name that the kernel keeps 15 bytes of (a pattern for the whole line would find the script that holds it); of
+# them those that wait for a container.
+shims() { pgrep -a -x containerd-shim || true; }
+waiting() { shims | awk '/ -id _/ {print $1}'; }
 # no_leftovers: once the daemon was stopped cleanly, and with it the shims that wait, there is nothing. It is started again.
 no_leftovers() {
   systemctl stop containerd
