@@ -41,7 +41,7 @@ for driver in cgroupfs systemd; do
   ctr task pause cg
   [ "$(status_of cg)" = PAUSED ] || fail "$driver: not paused"
   grep -qx 'frozen 1' $dir/cgroup.events || fail "$driver: not frozen"
-  before=$(count_of cg); sleep 1
+  before=$(count_of cg); sleep 3
   [ "$(count_of cg)" = "$before" ] || fail "$driver: it counts on while it is frozen"
   ctr task resume cg
   eventually 30 counted_on cg "$before"

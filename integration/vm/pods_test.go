@@ -60,7 +60,7 @@ done
 sed -i 's/"pid": 1/"pid": 0/' /run/pods/two.json # a pid namespace that the pod's containers share
 cat >/run/pods/box.json <<'EOF'
 {"metadata": {"name": "box"}, "image": {"image": "localhost/busybox:latest"}, "log_path": "box.log",
- "command": ["/bin/sh", "-c", "trap 'exit 3' TERM; while :; do sleep 0.2; done"],
+ "command": ["/bin/sh", "-c", "trap 'exit 3' TERM; while :; do sleep 1; done"],
  "linux": {"resources": {"memory_limit_in_bytes": 67108864, "cpu_quota": 50000, "cpu_period": 100000}}}
 EOF
 systemctl restart containerd

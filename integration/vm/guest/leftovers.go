@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/pkg/errors"
@@ -27,10 +28,11 @@ func leftovers(args []string) error {
 	if err != nil {
 		return err
 	}
-	return look(os.Stdout, namespace)
+	return look(os.Stdout, "/", namespace)
 }
 
-func look(w io.Writer, namespace string) error {
+// look is leftovers below a directory that stands for the root of all.
+func look(w io.Writer, top, namespace string) error {
 	for _, dir := range []struct {
 		path, what string
 		depth      int // from which on what is there is a leftover
@@ -41,21 +43,25 @@ func look(w io.Writer, namespace string) error {
 		{filepath.Join(stateDir, "fifo"), "fifo", 1},
 		{filepath.Join(stateDir, "runc"), "state of runc", 2},
 	} {
-		if err := below(w, dir.path, dir.what, dir.depth); err != nil {
+		if err := below(w, filepath.Join(top, dir.path), dir.what, dir.depth); err != nil {
 			return err
 		}
 	}
-	warm, _ := filepath.Glob(filepath.Join(stateDir, tasksDir, "._*"))
+	warm, _ := filepath.Glob(filepath.Join(top, stateDir, tasksDir, "._*"))
 	for _, path := range warm {
 		fmt.Fprintf(w, "directory of a warm shim: %s\n", path)
 	}
-	if err := mounts(w); err != nil {
+	if err := mounts(w, top); err != nil {
 		return err
 	}
-	if err := cgroups(w, namespace); err != nil {
+	if err := cgroups(w, filepath.Join(top, "sys/fs/cgroup"), namespace); err != nil {
 		return err
 	}
-	return shims(w)
+	all, err := shims(top)
+	for _, s := range all {
+		fmt.Fprintf(w, "process: %d %s\n", s.pid, s.cmdline)
+	}
+	return err
 }
 
 func below(w io.Writer, dir, what string, depth int) error {
@@ -66,8 +72,7 @@ func below(w io.Writer, dir, what string, depth int) error {
 	})
 }
 
-func cgroups(w io.Writer, namespace string) error {
-	const top = "/sys/fs/cgroup"
+func cgroups(w io.Writer, top, namespace string) error {
 	return walk(top, func(path string) {
 		dir, name := filepath.Split(path)
 		own := dir == filepath.Join(top, namespace)+"/" || strings.HasPrefix(name, namespace+"-") && strings.HasSuffix(name, ".scope")
@@ -93,8 +98,8 @@ func walk(dir string, each func(path string)) error {
 	})
 }
 
-func mounts(w io.Writer) error {
-	data, err := os.ReadFile("/proc/mounts")
+func mounts(w io.Writer, top string) error {
+	data, err := os.ReadFile(filepath.Join(top, "proc/mounts"))
 	if err != nil {
 		return errors.Wrap(err, "cannot read the mounts")
 	}
@@ -106,18 +111,30 @@ func mounts(w io.Writer) error {
 	return nil
 }
 
-func shims(w io.Writer) error {
-	names, err := filepath.Glob("/proc/[0-9]*/comm")
+// shim is a process of a shim.
+type shim struct {
+	pid     int
+	cmdline string // with spaces between the arguments
+}
+
+func shims(top string) ([]shim, error) {
+	names, err := filepath.Glob(filepath.Join(top, "proc/[0-9]*/comm"))
 	if err != nil {
-		return errors.Wrap(err, "cannot list the processes")
+		return nil, errors.Wrap(err, "cannot list the processes")
 	}
+	var found []shim
 	for _, path := range names {
 		comm, err := os.ReadFile(path)
 		if err != nil || strings.TrimSpace(string(comm)) != "containerd-shim" { // the kernel keeps 15 bytes of a name
 			continue // it has ended meanwhile, or is another program's
 		}
-		cmdline, _ := os.ReadFile(filepath.Join(filepath.Dir(path), "cmdline")) // empty once it has ended
-		fmt.Fprintf(w, "process: %s %s\n", filepath.Base(filepath.Dir(path)), strings.ReplaceAll(string(cmdline), "\x00", " "))
+		dir := filepath.Dir(path)
+		cmdline, _ := os.ReadFile(filepath.Join(dir, "cmdline")) // empty once it has ended
+		pid, err := strconv.Atoi(filepath.Base(dir))
+		if err != nil {
+			return nil, errors.Wrap(err, "cannot read a pid")
+		}
+		found = append(found, shim{pid, strings.ReplaceAll(string(cmdline), "\x00", " ")})
 	}
-	return nil
+	return found, nil
 }

@@ -2,7 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command guest is what runs inside the virtual machine on the host's behalf: the agent that runs the checks' scripts,
-// the load that a power cut hits, a registry to pull from, and the look for what is left of containers.
+// the load that a power cut hits, a registry to pull from, and the looks at what is left of containers and at
+// the shims that wait for one.
 package main
 
 import (
@@ -13,9 +14,12 @@ import (
 )
 
 func main() {
-	commands := map[string]func([]string) error{"agent": agent, "leftovers": leftovers, "load": load, "registry": registry}
+	commands := map[string]func([]string) error{
+		"agent": agent, "leftovers": leftovers, "load": load, "registry": registry,
+		"warm": warm,
+	}
 	if len(os.Args) < 2 || commands[os.Args[1]] == nil {
-		fmt.Fprintln(os.Stderr, "usage: guest agent DEVICE | leftovers NAMESPACE | load NAMESPACE WORKERS ROUNDS | registry IMAGE.tar")
+		fmt.Fprintln(os.Stderr, "usage: guest agent DEVICE | leftovers NAMESPACE | load NAMESPACE WORKERS ROUNDS | registry IMAGE.tar | warm PID")
 		os.Exit(2)
 	}
 	if err := commands[os.Args[1]](os.Args[2:]); err != nil {

@@ -164,14 +164,22 @@ func (m *Machine) connect(socket string) error {
 	}
 	m.replies = bufio.NewReader(m.line)
 	if m.resume {
+		if err := m.resumed(); err != nil {
+			return errors.Wrapf(err, "the machine did not go on, see %s/qemu.log", m.dir)
+		}
 		m.Boot = m.img.saved.boot
-		return errors.Wrapf(m.resumed(), "the machine did not go on, see %s/qemu.log", m.dir)
+	} else {
+		reply, err := m.receive(0, deadline)
+		if err != nil {
+			return errors.Wrapf(err, "the machine did not come up, see %s", m.ConsolePath())
+		}
+		m.Boot = reply.Boot
 	}
-	reply, err := m.receive(0, deadline)
-	if err != nil {
-		return errors.Wrapf(err, "the machine did not come up, see %s", m.ConsolePath())
-	}
-	m.Boot = reply.Boot
+	return m.handOver()
+}
+
+// handOver has the library ready for the scripts.
+func (m *Machine) handOver() error {
 	script := fmt.Sprintf("mkdir -p %s\ncat >%s <<'LIBRARY'\n%s\nLIBRARY\n", filepath.Dir(wire.Library), wire.Library, m.Library)
 	output, exit, err := m.Script(script, time.Minute)
 	if err == nil && exit != 0 {

@@ -24,7 +24,7 @@ eventually() {
   shift
   until "$@" >/dev/null 2>&1; do
     [ "$SECONDS" -lt "$end" ] || fail "not within $seconds s: $*"
-    sleep 0.2
+    sleep 0.5
   done
 }
 
@@ -42,12 +42,13 @@ stock=/usr/bin/containerd
 
 import_image() { ctr image ls -q | grep -qx "$image" || ctr image import /payload/image.tar; }
 
-# start_box ID [FLAGS...]: a container that counts into a log until /tmp/done is there, and then exits with 7.
+# start_box ID [FLAGS...]: a container that counts into a log until /tmp/done is there, and then exits with 7. Once a second: without KVM
+# each sleep is a tenth of a second's work.
 start_box() {
   local id=$1
   shift
   ctr run --detach --log-uri "file:///var/log/box-$id.log" "$@" "$image" "$id" \
-    /bin/sh -c 'n=0; while [ ! -e /tmp/done ]; do n=$((n+1)); echo "$n"; sleep 0.2; done; exit 7'
+    /bin/sh -c 'n=0; while [ ! -e /tmp/done ]; do n=$((n+1)); echo "$n"; sleep 1; done; exit 7'
   eventually 30 test -s "/var/log/box-$id.log"
 }
 # task_of ID: reads the pid and the status that the daemon lists. No process beyond ctr's: each is dear where there is no KVM.
@@ -144,7 +145,7 @@ no_leftovers() {
       leftovers
       fail "there are leftovers"
     fi
-    sleep 0.2
+    sleep 0.5
   done
   systemctl start containerd
   eventually 60 ctr version
