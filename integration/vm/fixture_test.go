@@ -4,9 +4,9 @@
 // Package vm tries Shimyard on a real node: Debian with systemd and cgroup v2 in a virtual machine, installed from its
 // package.
 //
-// Each check is a test or subtest with a name, and what its scripts said is kept in bin/vm/results under that name. Each
-// makes its node ready itself, so that any of them can be run alone (make vm RUN=TestNode/AppArmor). They need root, qemu
-// and mmdebstrap, and are skipped without SHIMYARD_VM; "short" there leaves the longer steps out.
+// Each check is a test or subtest with a name, and what its scripts said is kept in bin/vm/results under that name.
+// Each makes its node ready itself, so that any of them can be run alone (make vm RUN=TestNode/AppArmor). They need
+// root, qemu and mmdebstrap, and are skipped without SHIMYARD_VM; "short" there leaves the longer steps out.
 //
 // SHIMYARD_VM_PAYLOAD names the payload of an earlier run (bin/vm/payload), so that work on the checks alone need not
 // build it again. SHIMYARD_VM_CPUS is the number of a machine's CPUs: 2 with KVM, else 1. SHIMYARD_VM_CUTS and
@@ -97,7 +97,8 @@ type shared struct {
 	payload       string
 }
 
-// running is the machine of the image ready, booted and with all that node_ready sees to, to go on from: most checks need no boot of their own.
+// running is the machine of the image ready, booted and with all that node_ready sees to, to go on from: most checks
+// need no boot of their own.
 var running = sync.OnceValues(func() (*machine.Image, error) {
 	b, err := built()
 	if err != nil {
@@ -128,7 +129,8 @@ type node struct {
 	b *shared
 }
 
-// newNode is a machine that is on, with containerd of the pinned release and our package on it, whose daemon runs and has the image.
+// newNode is a machine that is on, with containerd of the pinned release and our package on it, whose daemon runs and
+// has the image.
 func newNode(t *testing.T, name string) *node {
 	n := nodeOf(t, name, func(*shared) (*machine.Image, error) { return running() })
 	n.boot(t)

@@ -171,8 +171,8 @@ no_leftovers`},
 	{"the disk of the state is full", fullDisk("/run/fill", "/run")},
 }
 
-// fullDisk fills a file system to the last block. What runs runs on, over a restart of the daemon too; what cannot be created fails and
-// leaves nothing; what ends is told its real exit code and goes.
+// fullDisk fills a file system to the last block. What runs runs on, over a restart of the daemon too; what cannot be
+// created fails and leaves nothing; what ends is told its real exit code and goes.
 func fullDisk(file, mountpoint string) string {
 	return `
 start_box full; mark full

@@ -35,7 +35,8 @@ func readChapter(t *testing.T) chapter {
 	}
 }
 
-// with is the script before which VERSION of our package lies in the working directory; what the commands say is kept for `said`.
+// with is the script before which VERSION of our package lies in the working directory; what the commands say is kept
+// for `said`.
 func with(version, commands string) string {
 	return "cp /payload/shimyard-" + version + ".deb shimyard_" + version + ".deb\n" + kept(commands) + "rm -f shimyard_*.deb\n"
 }
@@ -44,8 +45,9 @@ func kept(commands string) string {
 	return "{\n" + strings.TrimSpace(commands) + "\n} 2>&1 | tee /tmp/dpkg.out\n"
 }
 
-// The package over Debian's own containerd and over that of the pinned release, through all that the README has a package manager do to
-// it, under containers that must not notice: one has a shim of containerd 1.6, one of the current release, one was made by our daemon.
+// The package over Debian's own containerd and over that of the pinned release, through all that the README has a
+// package manager do to it, under containers that must not notice: one has a shim of containerd 1.6, one of the
+// current release, one was made by our daemon.
 func TestPackage(t *testing.T) {
 	t.Parallel()
 	n := newDebianNode(t, "package")

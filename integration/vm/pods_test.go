@@ -10,8 +10,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Pods through CRI, as a kubelet has them: systemd's cgroups, a network of CNI's own plugins, resources, namespaces, exec, stats, a restart
-// of the daemon. Stock containerd goes first, ours after it; what each of them has to tell must be the same.
+// Pods through CRI, as a kubelet has them: systemd's cgroups, a network of CNI's own plugins, resources, namespaces,
+// exec, stats, a restart of the daemon. Stock containerd goes first, ours after it; what each of them has to tell
+// must be the same.
 func TestPods(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, "pods")

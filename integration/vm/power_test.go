@@ -19,9 +19,9 @@ import (
 // workers is how many containers are made at once while the power is cut, all under ids that are used again and again.
 const workers = 4
 
-// The power goes while containers are made and deleted and an image is pulled. After each boot nothing of a task is there, and in the end
-// every id can be used again. How long the daemon took to be ready is told beside an empty node's. SHIMYARD_VM_CUTS is the number of cuts,
-// SHIMYARD_VM_SEED has them fall as they did with that seed.
+// The power goes while containers are made and deleted and an image is pulled. After each boot nothing of a task is
+// there, and in the end every id can be used again. How long the daemon took to be ready is told beside an empty
+// node's. SHIMYARD_VM_CUTS is the number of cuts, SHIMYARD_VM_SEED has them fall as they did with that seed.
 func TestPowerCuts(t *testing.T) {
 	t.Parallel()
 	cuts, seed := 20, uint64(time.Now().UnixNano())

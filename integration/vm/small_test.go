@@ -7,8 +7,9 @@ import (
 	"testing"
 )
 
-// A node with 512 MiB: warm shims do not make it worse. Nothing is killed for want of memory under a load of eight containers at once, the
-// shims that wait never hold more than an eighth of the memory, and all of them are gone once nothing is created any more.
+// A node with 512 MiB: warm shims do not make it worse. Nothing is killed for want of memory under a load of eight
+// containers at once, the shims that wait never hold more than an eighth of the memory, and all of them are gone once
+// nothing is created any more.
 func TestSmallNode(t *testing.T) {
 	t.Parallel()
 	n := newBootedNode(t, "small", 512)

@@ -21,8 +21,9 @@ const (
 	tasksDir = "io.containerd.runtime.v2.task"
 )
 
-// leftovers prints whatever of a container of a namespace, or of a shim, is on the node, a line each. It is a program and not a script
-// because it is run over and over, and each process of a script costs more than all of this where there is no KVM.
+// leftovers prints whatever of a container of a namespace, or of a shim, is on the node, a line each. It is a program
+// and not a script because it is run over and over, and each process of a script costs more than all of this where
+// there is no KVM.
 func leftovers(args []string) error {
 	namespace, err := argument(args, 0)
 	if err != nil {

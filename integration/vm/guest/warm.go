@@ -13,8 +13,9 @@ import (
 	"github.com/pkg/errors"
 )
 
-// warm looks at the shims that wait for a container, once a second for as long as a process lives, and prints how many there were at most,
-// and which share of the machine's memory they held at most, in percent, by PSS: what they share with others counts once.
+// warm looks at the shims that wait for a container, once a second for as long as a process lives, and prints how
+// many there were at most, and which share of the machine's memory they held at most, in percent, by PSS: what they
+// share with others counts once.
 func warm(args []string) error {
 	pid, err := number(args, 0)
 	if err != nil {
@@ -57,7 +58,8 @@ func alive(pid int) bool {
 	return err == nil && !strings.HasPrefix(state, "Z")
 }
 
-// waits tells a shim without a container: it has the id of a warm one, and no child, which one that serves a container has.
+// waits tells a shim without a container: it has the id of a warm one, and no child, which one that serves a
+// container has.
 func (s shim) waits() bool {
 	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", s.pid))
 	return err == nil && strings.Contains(s.cmdline, " -id _") && len(children) == 0

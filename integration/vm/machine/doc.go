@@ -1,11 +1,12 @@
 // Copyright The Shimyard Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package machine builds a Debian node as a disk image and runs it in a virtual machine: systemd, cgroup v2, Debian's kernel and
-// containerd. It knows nothing of Shimyard: what is tested comes on a second disk, the payload.
+// Package machine builds a Debian node as a disk image and runs it in a virtual machine: systemd, cgroup v2, Debian's
+// kernel and containerd. It knows nothing of Shimyard: what is tested comes on a second disk, the payload.
 //
-// Nothing but Debian's packages is needed, and nothing is installed on the host: an image is built from a directory by mke2fs, and cached
-// under the hash of all that it is built from. A Machine owns its disk, its directory and its one qemu process, and no network.
+// Nothing but Debian's packages is needed, and nothing is installed on the host: an image is built from a directory
+// by mke2fs, and cached under the hash of all that it is built from. A Machine owns its disk, its directory and its
+// one qemu process, and no network.
 package machine
 
 import (

@@ -37,8 +37,8 @@ var packages = []string{
 	"libseccomp2", "linux-image-cloud-amd64", "procps", "systemd-sysv", "udev", "busybox-static",
 }
 
-// masked units cost time at each boot and no check looks at them. Without udev there is no unit for a device: the console does not wait
-// for its own.
+// masked units cost time at each boot and no check looks at them. Without udev there is no unit for a device: the
+// console does not wait for its own.
 var masked = []string{
 	"apparmor.service", "apt-daily-upgrade.timer", "apt-daily.timer", "cryptsetup.target", "dev-hugepages.mount",
 	"dev-mqueue.mount", "dpkg-db-backup.timer", "e2scrub_all.timer", "e2scrub_reap.service", "fstrim.timer", "getty.target",
@@ -55,13 +55,15 @@ var masked = []string{
 	"systemd-update-utmp.service", "systemd-user-sessions.service", "veritysetup.target",
 }
 
-// generators would be run at each boot, and make units of a file that is not there, of a kernel argument, of System V's scripts.
+// generators would be run at each boot, and make units of a file that is not there, of a kernel argument, of System
+// V's scripts.
 const generators = "lib/systemd/system-generators"
 
 // files are put into the image as they are.
 var files = map[string]string{
 	"etc/hostname": "node\n",
-	// With an id of its own the machine does not take its first boot for one, on which every unit is looked at for its presets.
+	// With an id of its own the machine does not take its first boot for one, on which every unit is looked at for its
+	// presets.
 	"etc/machine-id":                      "a4f1c0de5e5c4b7fb2ad3c0ffee15e1f\n",
 	"etc/systemd/journald.conf.d/vm.conf": "[Journal]\nStorage=volatile\n",
 	// The console logs in by itself, for people, who say so to the kernel; the agent has the second port.
@@ -95,8 +97,8 @@ WantedBy=multi-user.target
 // consoleArg is the kernel's argument with which the console has a shell.
 const consoleArg = "vm.console"
 
-// initScript mounts the disk and hands over. Debian's own initrd would do it, too, and take many times as long to unpack and look around
-// where there is no KVM.
+// initScript mounts the disk and hands over. Debian's own initrd would do it, too, and take many times as long to
+// unpack and look around where there is no KVM.
 const initScript = `#!/bin/busybox sh
 B=/bin/busybox
 for m in /m/*.ko; do $B insmod $m; done
@@ -110,8 +112,8 @@ exec $B switch_root /root /lib/systemd/systemd
 // modules lead to the disk, in the order in which they are loaded.
 var modules = []string{"virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci", "virtio_blk"}
 
-// key is a hash of all that the image is made from. A security update of Debian does not change it: the image is as old as its
-// directory, remove that to have a new one.
+// key is a hash of all that the image is made from. A security update of Debian does not change it: the image is as
+// old as its directory, remove that to have a new one.
 func key() string {
 	h := sha256.New()
 	fmt.Fprintln(h, suite, diskSize, packages, masked, generators, initScript, modules)
@@ -126,8 +128,8 @@ func key() string {
 	return hex.EncodeToString(h.Sum(nil))[:12]
 }
 
-// Build returns the image out of the directory cache, and builds it first if it is not there. It must be called as root, and by one process
-// at a time for each directory.
+// Build returns the image out of the directory cache, and builds it first if it is not there. It must be called as
+// root, and by one process at a time for each directory.
 func Build(cache string, progress io.Writer) (*Image, error) {
 	dir := filepath.Join(cache, "image-"+key())
 	img := &Image{
@@ -187,8 +189,8 @@ func fill(dir string) error {
 	return Disk(filepath.Join(dir, "disk"), root, diskSize)
 }
 
-// Install makes another image: this one's system with Debian packages installed on top, by dpkg, without the system running. What the
-// image consists of beyond this one is in dir.
+// Install makes another image: this one's system with Debian packages installed on top, by dpkg, without the system
+// running. What the image consists of beyond this one is in dir.
 func (img *Image) Install(dir string, debs ...string) (*Image, error) {
 	root := filepath.Join(dir, "root")
 	if err := os.MkdirAll(dir, 0o755); err != nil {

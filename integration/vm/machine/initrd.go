@@ -12,7 +12,8 @@ import (
 	"github.com/pkg/errors"
 )
 
-// writeInitrd packs busybox, the modules that lead to the disk, and the script into a cpio archive, as the kernel wants it.
+// writeInitrd packs busybox, the modules that lead to the disk, and the script into a cpio archive, as the kernel
+// wants it.
 func writeInitrd(path, root, kernel string) error {
 	a := &cpio{}
 	for _, dir := range []string{"bin", "dev", "m", "root"} {

@@ -65,8 +65,8 @@ func (m *Machine) monitorPath() string { return filepath.Join(m.dir, "monitor.so
 // ConsolePath is the log of the first serial port, from every boot.
 func (m *Machine) ConsolePath() string { return filepath.Join(m.dir, "console.log") }
 
-// Accelerator tells what runs the machine's instructions: "kvm" where it works, else "tcg", which is some ten times slower. A kvm that is
-// there without the CPU's own support (a nested one by software) does not run Debian's kernel.
+// Accelerator tells what runs the machine's instructions: "kvm" where it works, else "tcg", which is some ten times
+// slower. A kvm that is there without the CPU's own support (a nested one by software) does not run Debian's kernel.
 var Accelerator = sync.OnceValue(func() string {
 	cpu, err := os.ReadFile("/proc/cpuinfo")
 	if err != nil || !regexp.MustCompile(`(?m)^flags\s.*\b(vmx|svm)\b`).Match(cpu) {
@@ -90,7 +90,8 @@ func (m *Machine) Console() []string {
 func (m *Machine) args(more string) []string {
 	accel, cpu, cpus := Accelerator(), "host", "2"
 	if accel == "tcg" {
-		// A simple CPU: what a newer one adds is emulated at a loss. And one: two machines side by side get more done than two CPUs of one.
+		// A simple CPU: what a newer one adds is emulated at a loss. And one: two machines side by side get more done than
+		// two CPUs of one.
 		accel, cpu, cpus = "tcg,thread=multi", "qemu64", "1"
 	}
 	return []string{
@@ -99,8 +100,8 @@ func (m *Machine) args(more string) []string {
 		"-kernel", m.img.Kernel, "-initrd", m.img.Initrd,
 		"-append", "root=/dev/vda rw console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable random.trust_cpu=on " +
 			"systemd.show_status=0 no_timer_check systemd.unified_cgroup_hierarchy=1" + more,
-		// What the machine has written is in the host's page cache when qemu is killed: that it need not be on the host's disk by then
-		// takes nothing from a power cut.
+		// What the machine has written is in the host's page cache when qemu is killed: that it need not be on the host's
+		// disk by then takes nothing from a power cut.
 		"-drive", "file=" + m.disk() + ",format=raw,if=virtio,cache=unsafe",
 		"-drive", "file=" + m.payload + ",format=raw,if=virtio,readonly=on",
 	}
@@ -205,7 +206,8 @@ func (m *Machine) receive(id int, deadline time.Time) (*wire.Reply, error) {
 	}
 }
 
-// Script runs a script in the machine with bash. A script that fails is no error; one that could not run, or not to its end, is.
+// Script runs a script in the machine with bash. A script that fails is no error; one that could not run, or not to
+// its end, is.
 func (m *Machine) Script(script string, limit time.Duration) (output string, exit int, err error) {
 	if m.proc == nil {
 		return "", -1, errors.New("the machine is off")
@@ -275,7 +277,8 @@ func (m *Machine) UsedCPU() time.Duration {
 	if err != nil {
 		return m.CPU
 	}
-	// The name, in parentheses, may hold anything; after it comes the state as field 3. utime and stime are 14 and 15, in ticks of 1/100 s.
+	// The name, in parentheses, may hold anything; after it comes the state as field 3. utime and stime are 14 and 15,
+	// in ticks of 1/100 s.
 	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
 	var ticks int
 	for _, field := range fields[11:13] {

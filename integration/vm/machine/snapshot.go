@@ -22,8 +22,8 @@ type saved struct {
 // saveTime is how long the memory may take to its file, or out of it.
 const saveTime = 5 * time.Minute
 
-// Snapshot ends the machine and makes an image of it in dir. The first Start of a machine of this image goes on where this one was, without
-// a boot; it must have the same Memory. Each later Start boots the disk.
+// Snapshot ends the machine and makes an image of it in dir. The first Start of a machine of this image goes on where
+// this one was, without a boot; it must have the same Memory. Each later Start boots the disk.
 func (m *Machine) Snapshot(dir string) (*Image, error) {
 	if m.proc == nil {
 		return nil, errors.New("the machine is off")
@@ -54,7 +54,8 @@ func (m *Machine) save(file string) error {
 	return q.await("query-migrate", "completed")
 }
 
-// resumed returns once the machine goes on: what comes over the serial port before that is overwritten by the port's saved state.
+// resumed returns once the machine goes on: what comes over the serial port before that is overwritten by the port's
+// saved state.
 func (m *Machine) resumed() error {
 	q, err := m.monitor()
 	if err != nil {

@@ -42,8 +42,8 @@ stock=/usr/bin/containerd
 
 import_image() { ctr image ls -q | grep -qx "$image" || ctr image import /payload/image.tar; }
 
-# start_box ID [FLAGS...]: a container that counts into a log until /tmp/done is there, and then exits with 7. Once a second: without KVM
-# each sleep is a tenth of a second's work.
+# start_box ID [FLAGS...]: a container that counts into a log until /tmp/done is there, and then exits with 7. Once a
+# second: without KVM each sleep is a tenth of a second's work.
 start_box() {
   local id=$1
   shift
@@ -51,7 +51,8 @@ start_box() {
     /bin/sh -c 'n=0; while [ ! -e /tmp/done ]; do n=$((n+1)); echo "$n"; sleep 1; done; exit 7'
   eventually 30 test -s "/var/log/box-$id.log"
 }
-# task_of ID: reads the pid and the status that the daemon lists. No process beyond ctr's: each is dear where there is no KVM.
+# task_of ID: reads the pid and the status that the daemon lists. No process beyond ctr's: each is dear where there is
+# no KVM.
 task_of() {
   local list id
   pid='' status='' list=$(ctr task ls)
@@ -71,7 +72,8 @@ began() {
 }
 count_of() { tail -n 1 "/var/log/box-$1.log"; }
 
-# stats_of ID: into /tmp/metrics. A busy machine may take longer than the daemon lets a shim have, so that it has to be asked again.
+# stats_of ID: into /tmp/metrics. A busy machine may take longer than the daemon lets a shim have, so that it has to
+# be asked again.
 stats_of() { ctr task metrics --format json "$1" >/tmp/metrics; }
 
 # mark ID: remembers which process the container is.
@@ -132,11 +134,12 @@ kill_box() {
 # leftovers: whatever of a container or shim is on the node.
 leftovers() { /payload/guest leftovers "$CONTAINERD_NAMESPACE"; }
 nothing_left() { [ -z "$(leftovers)" ]; }
-# The shims that run, by the name that the kernel keeps 15 bytes of (a pattern for the whole line would find the script that holds it); of
-# them those that wait for a container.
+# The shims that run, by the name that the kernel keeps 15 bytes of (a pattern for the whole line would find the
+# script that holds it); of them those that wait for a container.
 shims() { pgrep -a -x containerd-shim || true; }
 waiting() { shims | awk '/ -id _/ {print $1}'; }
-# no_leftovers: once the daemon was stopped cleanly, and with it the shims that wait, there is nothing. It is started again.
+# no_leftovers: once the daemon was stopped cleanly, and with it the shims that wait, there is nothing. It is started
+# again.
 no_leftovers() {
   systemctl stop containerd
   local end=$((SECONDS + 30))

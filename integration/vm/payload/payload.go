@@ -120,8 +120,8 @@ func writeImage(path, name, busybox string) (err error) {
 	return image.Write(f, name, busybox)
 }
 
-// stockConfig describes a package of containerd as its own project builds it, with the unit of its own repository; runc is Debian's, which
-// its own package depends on.
+// stockConfig describes a package of containerd as its own project builds it, with the unit of its own repository;
+// runc is Debian's, which its own package depends on.
 const stockConfig = `name: containerd
 arch: %[1]s
 version: 2.4.2-1

@@ -1,8 +1,9 @@
 // Copyright The Shimyard Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package wire is what the host and the agent in the virtual machine say to each other over its second serial port: one JSON object a
-// line, a request at a time. The first serial port is the console, which getty and the kernel write to.
+// Package wire is what the host and the agent in the virtual machine say to each other over its second serial port:
+// one JSON object a line, a request at a time. The first serial port is the console, which getty and the kernel write
+// to.
 package wire
 
 // Library is the file in the machine that is sourced before each script, where it is there.
