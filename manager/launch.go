@@ -16,7 +16,6 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
-	"github.com/shimyard/shimyard/bundle"
 	"github.com/shimyard/shimyard/manager/internal/failpoint"
 	"github.com/shimyard/shimyard/manager/internal/metrics"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
@@ -43,71 +42,9 @@ func (i *Instance) describe(facts specFacts, b shimclient.Binary) {
 	i.ledger.beginLocked(b.Runtime)
 }
 
-// prepare makes the bundle of a reserved instance whose shim has none for it.
-func (m *ShimManager) prepare(ctx context.Context, i *Instance, facts specFacts) error {
-	return makingBundle(func() error { return m.makeBundle(ctx, i, facts) })
-}
-
-func (m *ShimManager) makeBundle(ctx context.Context, i *Instance, facts specFacts) error {
-	o := bundle.CreateOptions{Spec: facts.raw, GID: facts.gid}
-	d, err := i.layout.Create(i.namespace, i.id, o)
-	if errdefs.IsAlreadyExists(err) {
-		// The id is ours, so nobody is behind this directory: a create or a removal was cut short and could not be undone.
-		if err := m.clearLeftover(ctx, i); err != nil {
-			return err
-		}
-		d, err = i.layout.Create(i.namespace, i.id, o)
-	}
-	if err != nil {
-		return err
-	}
-	i.mu.Lock()
-	i.bundle = d
-	path := i.binary.Path
-	i.mu.Unlock()
-	failpoint.Here("create-bundle")
-	if path == "" {
-		return nil // it joins a shim whose binary is not known, see binaryFor
-	}
-	return d.WriteShimBinary(path)
-}
-
-// clearLeftover removes the bundle of a dead instance that nobody has in hand. One whose shim may live stays, and the id with it; so
-// does a directory that is no bundle, and one that cannot be read: what is in it may be somebody's data. Errors: AlreadyExists.
-func (m *ShimManager) clearLeftover(ctx context.Context, i *Instance) error {
-	old := newInstance(m, i.layout, i.kind, i.namespace, i.id, reaping)
-	d, err := i.layout.Open(i.namespace, i.id)
-	if err != nil {
-		return err
-	}
-	if !d.Recognized() {
-		return errors.Wrapf(errdefs.ErrAlreadyExists, "%s is in the way of %s %s and is no bundle; move it away", d.Path, i.kind, i.id)
-	}
-	old.load(ctx, d)
-	shim := old.ledger.recordedShim()
-	if shim.Alive() || old.hasProcess() || shim == (shimclient.ProcessID{}) && m.serves(ctx, d) {
-		return errors.Wrapf(errdefs.ErrAlreadyExists, "%s %s has a bundle %s whose shim still runs; end that first", i.kind, i.id, d.Path)
-	}
-	log.G(ctx).WithField("path", d.Path).Warn("removing the leftover of an earlier instance")
-	return old.cleanOnce(ctx, &cleaning{shimDelete: true})
-}
-
-// serves tells whether a shim may listen where a bundle says that its own does; true where what it says cannot be used.
-func (m *ShimManager) serves(ctx context.Context, d *bundle.Bundle) bool {
-	r, err := d.ReadBootstrap()
-	if err != nil {
-		return !errdefs.IsNotFound(err)
-	}
-	ep, err := shimclient.EndpointOf(r)
-	if err != nil {
-		return true
-	}
-	return shimproc.Probe(ctx, ep) != shimclient.Refused
-}
-
-// launch starts a shim for the instance, or finds that its `start` has named a process that is known already. Launches into one group
-// go one after the other: `start` names a process that an earlier launch into the group has made, and that one may still fail and end
-// what it made.
+// launch starts a shim for the instance, or finds that its `start` has named a process that is known already. Launches
+// into one group go one after the other: `start` names a process that an earlier launch into the group has made, and
+// that one may still fail and end what it made.
 func (m *ShimManager) launch(ctx context.Context, i *Instance, opts *anypb.Any) (*bootapi.BootstrapResult, error) {
 	if len(i.groups) > 0 {
 		unlock, err := m.starts.lock(ctx, i.namespace+"/"+i.groups[0])
@@ -116,88 +53,157 @@ func (m *ShimManager) launch(ctx context.Context, i *Instance, opts *anypb.Any) 
 		}
 		defer unlock()
 	}
-	r, p, err := m.start(ctx, i, opts)
+	start := func() (*bootapi.BootstrapResult, *shimproc.Process, error) {
+		return m.start(ctx, &taskLaunch{m: m, i: i, opts: opts, from: shimproc.Origin{Launched: true}})
+	}
+	r, p, err := start()
 	if errors.Is(err, shimproc.ErrClosing) || errors.Is(err, shimproc.ErrDead) {
-		// The group's process took its leave between the answer of `start` and now: wait for what becomes of it, then start again.
+		// The group's process took its leave between the answer of `start` and now: wait for what becomes of it, then
+		// start again.
 		if err := p.AwaitClosed(ctx); err != nil {
 			return nil, err
 		}
-		r, _, err = m.start(ctx, i, opts)
+		r, _, err = start()
 	}
 	return r, err
 }
 
-func (m *ShimManager) start(ctx context.Context, i *Instance, opts *anypb.Any) (*bootapi.BootstrapResult, *shimproc.Process, error) {
-	i.mu.Lock()
-	token := i.ledger.launchingLocked(i.binary.Path, i.groups)
-	b, d := i.binary, i.bundle
-	i.mu.Unlock()
+// launchSteps are what differs between a launch for an instance, which has its bundle, and one for a directory that
+// waits for its container. Each step leaves on disk what the next daemon needs should this one die after it.
+type launchSteps interface {
+	// record writes the trace of the launch, by which all that it starts can be found. It returns what `start` is to be
+	// asked, and the log that the shim is to write to.
+	record() (shimclient.StartRequest, string, error)
+	// started: `start` has answered.
+	started(r *bootapi.BootstrapResult)
+	// attach writes how to reach the shim and makes its process known. created: it was not known before. With an error
+	// of the process's, that is returned too.
+	attach(
+		ctx context.Context, ep shimclient.Endpoint, r *bootapi.BootstrapResult,
+	) (p *shimproc.Process, created bool, err error)
+	// dial waits for the connection.
+	dial(ctx context.Context, p *shimproc.Process) (*shimproc.Link, error)
+	// connected verifies the shim's pid, and writes what is known of the shim then.
+	connected(ctx context.Context, p *shimproc.Process, l *shimproc.Link, created bool) error
+}
+
+// start launches a shim and connects to it. What fails half way is for the caller to undo; the process is returned
+// where there is one.
+func (m *ShimManager) start(ctx context.Context, of launchSteps) (*bootapi.BootstrapResult, *shimproc.Process, error) {
 	// The trace of the launch must be on disk before there is anything to find by it.
-	if err := i.ledger.persist(); err != nil {
+	req, path, err := of.record()
+	if err != nil {
 		return nil, nil, err
 	}
-	failpoint.Here("launch-recorded")
-	logs, err := shimclient.OpenLog(d.LogPath(), log.Fields{"id": i.id, "namespace": i.namespace})
+	logs, err := shimclient.OpenLog(path, log.Fields{"id": req.ID, "namespace": req.Namespace})
 	if err != nil {
 		return nil, nil, errors.Wrap(err, "cannot open the shim's log")
 	}
-	r, err := m.launcher.Start(ctx, shimclient.StartRequest{
-		Binary: b, Protocol: m.config.runtime(b).StartProtocol, Namespace: i.namespace, ID: i.id, Bundle: d.Path, Token: token, Options: opts,
-		SocketIDs: i.groups, Addresses: i.addresses,
-	})
+	r, err := m.launcher.Start(ctx, req)
 	if err != nil {
 		_ = logs.Close()
 		return nil, nil, errors.Wrap(err, "cannot start the shim")
 	}
-	failpoint.Here("launch-started")
-	p, created, err := m.adopt(ctx, i, r, shimproc.Origin{Launched: true, Anew: m.answeredAnew(ctx, r)})
-	if !created {
-		_ = logs.Close()
-	} else if p != nil {
-		p.SetLog(logs)
-	}
+	of.started(r)
+	p, err := reach(ctx, r, of, logs)
 	return r, p, err
 }
 
-// answeredAnew is startedAnew for an answer that may be unusable.
-func (m *ShimManager) answeredAnew(ctx context.Context, r *bootapi.BootstrapResult) bool {
+// reach connects to the shim that an answer names, one that was just launched or one to join. logs is drained for as
+// long as the process is known, where that is a new one, and closed otherwise; nil where nothing was launched.
+func reach(
+	ctx context.Context, r *bootapi.BootstrapResult, of launchSteps, logs *shimclient.Log,
+) (*shimproc.Process, error) {
 	ep, err := shimclient.EndpointOf(r)
-	return err == nil && m.procs.StartedAnew(ctx, ep.Followed())
+	var p *shimproc.Process
+	created := false
+	if err != nil {
+		err = errors.Wrap(err, "cannot use the shim's answer")
+	} else {
+		p, created, err = of.attach(ctx, ep, r)
+	}
+	switch {
+	case logs == nil:
+	case err == nil && created:
+		p.SetLog(logs)
+	default:
+		_ = logs.Close()
+	}
+	if err != nil {
+		return p, err
+	}
+	l, err := of.dial(ctx, p)
+	if err != nil {
+		return p, errors.Wrapf(err, "cannot connect to the shim at %s", p.Endpoint)
+	}
+	return p, of.connected(ctx, p, l, created)
 }
 
-// adopt takes a process that answered at an endpoint for the instance's: attaches, connects, verifies its pid, writes the records.
-func (m *ShimManager) adopt(ctx context.Context, i *Instance, r *bootapi.BootstrapResult, from shimproc.Origin) (*shimproc.Process, bool, error) {
-	ep, err := shimclient.EndpointOf(r)
-	if err != nil {
-		return nil, false, errors.Wrap(err, "cannot use the shim's answer")
+// taskLaunch is the launch of an instance, or its joining of a shim that runs.
+type taskLaunch struct {
+	m    *ShimManager
+	i    *Instance
+	opts *anypb.Any
+	from shimproc.Origin
+	ep   shimclient.Endpoint // set by attach
+}
+
+func (t *taskLaunch) record() (shimclient.StartRequest, string, error) {
+	i := t.i
+	i.mu.Lock()
+	token := i.ledger.launchingLocked(i.binary.Path, i.groups)
+	b, d := i.binary, i.bundle
+	i.mu.Unlock()
+	if err := i.ledger.persist(); err != nil {
+		return shimclient.StartRequest{}, "", err
 	}
+	failpoint.Here("launch-recorded")
+	return shimclient.StartRequest{
+		Binary: b, Protocol: t.m.config.runtime(b).StartProtocol, Namespace: i.namespace, ID: i.id, Bundle: d.Path,
+		Token: token, Options: t.opts, SocketIDs: i.groups, Addresses: i.addresses,
+	}, d.LogPath(), nil
+}
+
+func (t *taskLaunch) started(*bootapi.BootstrapResult) { failpoint.Here("launch-started") }
+
+func (t *taskLaunch) attach(
+	ctx context.Context, ep shimclient.Endpoint, r *bootapi.BootstrapResult,
+) (*shimproc.Process, bool, error) {
 	if to := ep.Followed(); to != ep {
 		// The name may go before this instance does.
 		ep, r = to, proto.CloneOf(r)
 		r.Address = to.Address
 	}
-	i.mu.Lock()
-	d := i.bundle
-	i.mu.Unlock()
-	// Others may join the process from the moment that it is attached, and after a crash they must not be alone in knowing of it.
+	t.ep = ep
+	if t.from.Launched {
+		t.from.Anew = t.m.procs.StartedAnew(ctx, ep)
+	}
+	t.i.mu.Lock()
+	d := t.i.bundle
+	t.i.mu.Unlock()
+	// Others may join the process from the moment that it is attached, and after a crash they must not be alone in
+	// knowing of it.
 	if err := d.WriteBootstrap(r); err != nil {
 		return nil, false, err
 	}
 	failpoint.Here("launch-bootstrap")
-	p, created, err := m.procs.Attach(behind{i}, ep, from)
-	if err != nil {
-		return p, created, err
-	}
+	return t.m.procs.Attach(behind{t.i}, ep, t.from)
+}
+
+func (t *taskLaunch) dial(ctx context.Context, p *shimproc.Process) (*shimproc.Link, error) {
 	dialled := time.Now()
 	end := besideStep(ctx, spanCreate+"."+metrics.PhaseDial)
 	l, err := p.Use(ctx, shimproc.Once)
 	end(err)
-	if err != nil {
-		return p, created, errors.Wrapf(err, "cannot connect to the shim at %s", ep)
+	if err == nil {
+		metrics.Phase(metrics.PhaseDial, dialled)
 	}
-	metrics.Phase(metrics.PhaseDial, dialled)
-	launched := p.IsLaunched()
-	i.recordEndpoint(ep)
+	return l, err
+}
+
+func (t *taskLaunch) connected(ctx context.Context, p *shimproc.Process, l *shimproc.Link, created bool) error {
+	i, launched := t.i, p.IsLaunched()
+	i.recordEndpoint(t.ep)
 	i.mu.Lock()
 	i.ledger.attachedLocked(created, launched)
 	b, token := i.binary, i.ledger.passageLocked().token()
@@ -207,11 +213,14 @@ func (m *ShimManager) adopt(ctx context.Context, i *Instance, r *bootapi.Bootstr
 		i.ledger.recordAnswer(p.AnsweredNow())
 	}
 	i.ledger.recordShim(p.Verified())
-	return p, created, i.ledger.persist()
+	return i.ledger.persist()
 }
 
-// shimFor finds or starts the process that is to serve the instance: the sandbox's, one of the pool, or a new one, and makes the bundle.
-func (m *ShimManager) shimFor(ctx context.Context, i *Instance, facts specFacts, opts runtime.CreateOpts) (*bootapi.BootstrapResult, error) {
+// shimFor finds or starts the process that is to serve the instance: the sandbox's, one of the pool, or a new one, and
+// makes the bundle.
+func (m *ShimManager) shimFor(
+	ctx context.Context, i *Instance, facts specFacts, opts runtime.CreateOpts,
+) (*bootapi.BootstrapResult, error) {
 	r, err := m.sandboxShim(ctx, i, opts)
 	if err != nil {
 		return nil, err
@@ -231,7 +240,7 @@ func (m *ShimManager) shimFor(ctx context.Context, i *Instance, facts specFacts,
 	if err := i.recordJoin(opts.SandboxID, r); err != nil {
 		return nil, err
 	}
-	_, _, err = m.adopt(ctx, i, r, shimproc.Origin{Group: opts.SandboxID})
+	_, err = reach(ctx, r, &taskLaunch{m: m, i: i, from: shimproc.Origin{Group: opts.SandboxID}}, nil)
 	return r, errors.Wrapf(err, "cannot join the shim of sandbox %s", opts.SandboxID)
 }
 
@@ -245,7 +254,9 @@ func (m *ShimManager) resolve(ctx context.Context, runtime string) (shimclient.B
 }
 
 // launchAlone makes the bundle and starts a shim in it.
-func (m *ShimManager) launchAlone(ctx context.Context, i *Instance, facts specFacts, opts *anypb.Any) (*bootapi.BootstrapResult, error) {
+func (m *ShimManager) launchAlone(
+	ctx context.Context, i *Instance, facts specFacts, opts *anypb.Any,
+) (*bootapi.BootstrapResult, error) {
 	if err := m.prepare(ctx, i, facts); err != nil {
 		return nil, err
 	}

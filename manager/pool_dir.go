@@ -21,14 +21,6 @@ import (
 // waits in a place of its own when there is none. Of several tasks in one shim only one can have it; the others'
 // bundles are directories of their own, and their OCI runtime works in that of the first.
 
-// clearPlace removes what an earlier instance has left in the place of the bundle, or says why it stays.
-func (m *ShimManager) clearPlace(ctx context.Context, i *Instance) error {
-	if _, err := i.layout.Open(i.namespace, i.id); errdefs.IsNotFound(err) {
-		return nil
-	}
-	return m.clearLeftover(ctx, i)
-}
-
 // moveIn makes the directory of a shim that the instance was given its bundle, or makes one beside it where another
 // task has that.
 func (m *ShimManager) moveIn(ctx context.Context, i *Instance, w *warmShim, facts specFacts) error {

@@ -127,7 +127,8 @@ func procOf(p *bundle.Proc) shimclient.ProcessID {
 // takeOver continues what the last daemon had begun with a warm shim: its log, and if no instance is in it the waiting
 // for a task.
 func (w *warmShim) takeOver(ctx context.Context, m *ShimManager, idle bool) {
-	if logs, err := shimclient.OpenLog(w.dir.LogPath(), log.Fields{"id": w.dir.ID, "namespace": w.spec.namespace}); err != nil {
+	logs, err := shimclient.OpenLog(w.dir.LogPath(), log.Fields{"id": w.dir.ID, "namespace": w.spec.namespace})
+	if err != nil {
 		log.G(ctx).WithError(err).Warn("cannot open the log of a restored shim")
 	} else {
 		w.p.SetLog(logs)
@@ -181,12 +182,15 @@ func (m *ShimManager) sweepWarm(ctx context.Context, dir *bundle.Warm, rec *bund
 	if rec.Launch.Token != "" {
 		ectx, cancel := context.WithTimeout(ctx, endWarmTime)
 		defer cancel()
-		if err := shimclient.EndLaunch(ectx, rec.Launch.Token, sparingAfter(rec.Launch.Answered)); err != nil && !errdefs.IsNotImplemented(err) {
-			log.G(ctx).WithError(err).Warn("cannot end a warm shim whose launch was cut short, leaving it for the next start of the daemon")
+		err := shimclient.EndLaunch(ectx, rec.Launch.Token, sparingAfter(rec.Launch.Answered))
+		if err != nil && !errdefs.IsNotImplemented(err) {
+			log.G(ctx).WithError(err).
+				Warn("cannot end a warm shim whose launch was cut short, leaving it for the next start of the daemon")
 			return
 		}
 	}
-	if works, err := shimproc.Found(ctx, nil, []string{dir.Path}, func(shimclient.ProcessID) bool { return true }); works && !errdefs.IsNotImplemented(err) {
+	any := func(shimclient.ProcessID) bool { return true }
+	if works, err := shimproc.Found(ctx, nil, []string{dir.Path}, any); works && !errdefs.IsNotImplemented(err) {
 		if err == nil {
 			err = errors.New("a process works in it")
 		}

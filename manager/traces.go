@@ -58,13 +58,3 @@ func (i *Instance) hasProcess() bool {
 	}
 	return is
 }
-
-// ended with its launch: all that carries the token of a launch that got no task, and of a warm shim all but what began since it served.
-func (w *warmShim) sparing() func(shimclient.ProcessID) bool {
-	from := w.servedFrom()
-	if from == 0 {
-		return nil
-	}
-	shim := w.p.Verified()
-	return func(id shimclient.ProcessID) bool { return id != shim && id.StartTime >= from }
-}

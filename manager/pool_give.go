@@ -8,11 +8,9 @@ import (
 	"time"
 
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
-	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/pkg/errors"
 
-	"github.com/shimyard/shimyard/bundle"
 	"github.com/shimyard/shimyard/manager/internal/failpoint"
 	"github.com/shimyard/shimyard/manager/internal/metrics"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
@@ -26,12 +24,11 @@ const (
 	askTime = 250 * time.Millisecond
 )
 
-// errNotWarm: the shim is none that can be started for no container in particular.
-var errNotWarm = errors.Wrap(errdefs.ErrNotImplemented, "the shim does not speak version 3 of the Task API")
-
 // launchWarm gives the instance a shim of the pool, or starts one that can be of use to others after it. A binary that
 // does not let itself be started so is launched as any other.
-func (m *ShimManager) launchWarm(ctx context.Context, i *Instance, facts specFacts, spec poolSpec) (*bootapi.BootstrapResult, error) {
+func (m *ShimManager) launchWarm(
+	ctx context.Context, i *Instance, facts specFacts, spec poolSpec,
+) (*bootapi.BootstrapResult, error) {
 	if err := m.clearPlace(ctx, i); err != nil {
 		return nil, err
 	}
@@ -63,7 +60,8 @@ func (m *ShimManager) launchWarm(ctx context.Context, i *Instance, facts specFac
 		if ctx.Err() != nil || m.ctx.Err() != nil {
 			return nil, err
 		}
-		log.G(ctx).WithError(err).Info("cannot start the shim as one that can serve again, starting it for this container alone")
+		log.G(ctx).WithError(err).
+			Info("cannot start the shim as one that can serve again, starting it for this container alone")
 		m.pool.refused.Add(spec.binary.File)
 		return m.launchAlone(ctx, i, facts, spec.options)
 	}
@@ -78,8 +76,9 @@ func (m *ShimManager) launchWarm(ctx context.Context, i *Instance, facts specFac
 	return w.reply, nil
 }
 
-// usable tells whether a shim can be given away: it is connected and, where that is asked, it answers and its socket, which tmp cleaners remove, is there for the next daemon. That is awaited without the caller's cancellation,
-// which says nothing of the shim.
+// usable tells whether a shim can be given away: it is connected and, where that is asked, it answers and its socket,
+// which tmp cleaners remove, is there for the next daemon. That is awaited without the caller's cancellation, which
+// says nothing of the shim.
 func (w *warmShim) usable(ctx context.Context, ask bool) bool {
 	l, st, _ := w.p.Watch()
 	if pid := w.p.Verified(); st != shimproc.Connected || pid != (shimclient.ProcessID{}) && !pid.Alive() {
@@ -131,7 +130,7 @@ func (w *warmShim) logAs(id string) {
 }
 
 // recycle lets the process go on without the instance, whose task it has deleted in good order. False when it is not to
-// go on: the caller sends it away if nobody is left in it.
+// go on: the caller shuts it down if no instance is left in it.
 func (i *Instance) recycle(p *shimproc.Process, orderly bool) bool {
 	w := warmth(p)
 	if w == nil || !i.takenWarm() {
@@ -145,7 +144,7 @@ func (i *Instance) recycle(p *shimproc.Process, orderly bool) bool {
 	if !i.m.pool.account.Keep(w.entry) {
 		return false
 	}
-	// Before another task may have it: whoever dials this name means the instance.
+	// Before another task may have it: who dials this name means the instance.
 	i.m.launcher.UnlinkSocket(i.namespace, i.id, w.reply.Address)
 	w.logAs(w.dir.ID)
 	i.mu.Lock()
@@ -174,113 +173,4 @@ func (i *Instance) backToPool(clean bool) {
 		i.m.pool.finish(w)
 	}
 	failpoint.Here("warm-recycled")
-}
-
-// spare is start, for the account.
-func (o *pool) spare(ctx context.Context, spec poolSpec) (*warm.Entry[*warmShim], error) {
-	w, err := o.start(ctx, spec)
-	if err != nil {
-		return nil, err
-	}
-	return w.entry, nil
-}
-
-// start launches a shim for no container in particular and connects to it. When it fails nothing of it is left, or the
-// next start of the daemon finds it by its directory.
-func (o *pool) start(ctx context.Context, spec poolSpec) (*warmShim, error) {
-	m := o.m
-	dir, err := m.config.Tasks.layout().CreateWarm()
-	if err != nil {
-		return nil, err
-	}
-	w := o.newWarm(dir, shimclient.NewToken(), spec)
-	if err := w.launch(ctx, m); err != nil {
-		w.undo(ctx, m)
-		return nil, err
-	}
-	return w, nil
-}
-
-func (w *warmShim) launch(ctx context.Context, m *ShimManager) error {
-	rec := bundle.WarmRecord{
-		Namespace: w.spec.namespace, Runtime: w.spec.binary.Runtime, Key: w.spec.key, BootID: shimclient.BootID(),
-		Launch: bundle.Launch{Token: w.token, Binary: w.spec.binary.Path, At: time.Now().UTC()},
-	}
-	// The trace of the launch must be on disk before there is anything to find by it.
-	if err := w.dir.WriteRecord(&rec); err != nil {
-		return err
-	}
-	failpoint.Here("warm-recorded")
-	logs, err := shimclient.OpenLog(w.dir.LogPath(), log.Fields{"id": w.dir.ID, "namespace": w.spec.namespace})
-	if err != nil {
-		return errors.Wrap(err, "cannot open the shim's log")
-	}
-	w.reply, err = m.launcher.Start(ctx, shimclient.StartRequest{
-		Binary: w.spec.binary, Protocol: m.config.runtime(w.spec.binary).StartProtocol, Namespace: w.spec.namespace, ID: w.dir.ID,
-		Bundle: w.dir.Path, Token: w.token, Options: w.spec.options,
-	})
-	if err != nil {
-		_ = logs.Close()
-		return errors.Wrap(err, "cannot start the shim")
-	}
-	failpoint.Here("warm-started")
-	if err := w.register(ctx, m); err != nil {
-		_ = logs.Close()
-		return err
-	}
-	w.p.SetLog(logs)
-	l, err := w.p.Use(ctx, shimproc.Once)
-	if err != nil {
-		return errors.Wrapf(err, "cannot connect to the shim at %s", w.p.Endpoint)
-	}
-	w.p.Verify(ctx, l, w.spec.binary, w.token)
-	w.answered = w.p.AnsweredNow()
-	rec.Launch.Answered = w.answered
-	if pid := w.p.Verified(); pid != (shimclient.ProcessID{}) {
-		rec.Shim = &bundle.Proc{Pid: pid.Pid, StartTime: pid.StartTime}
-	}
-	if rec.Files, err = w.dir.Names(); err != nil {
-		return err
-	}
-	w.home.Store(true) // no task has it yet
-	return w.dir.WriteRecord(&rec)
-}
-
-// register makes the process known by its address.
-func (w *warmShim) register(ctx context.Context, m *ShimManager) error {
-	ep, err := shimclient.EndpointOf(w.reply)
-	if err != nil {
-		return errors.Wrap(err, "cannot use the shim's answer")
-	}
-	if ep.Version < sandboxVersion || !ep.Local() {
-		return errNotWarm
-	}
-	if err := w.dir.WriteBootstrap(w.reply); err != nil {
-		return err
-	}
-	_, err = m.procs.AttachKept(w, ep, w.facts(shimclient.ProcessID{}), true)
-	return err
-}
-
-// facts are what is known of the shim's process. pid is its verified pid; zero where that is not known.
-func (w *warmShim) facts(pid shimclient.ProcessID) shimproc.KeptFacts {
-	return shimproc.KeptFacts{Pid: pid, Answered: w.answered, Token: w.token, Dir: w.dir.Path, Binary: w.spec.binary}
-}
-
-// undo removes what a failed launch has made.
-func (w *warmShim) undo(ctx context.Context, m *ShimManager) {
-	ctx = context.WithoutCancel(ctx)
-	if w.p != nil {
-		m.pool.account.Ending(w.entry)
-		w.p.End()
-		m.pool.clear(w)
-		return
-	}
-	ectx, cancel := context.WithTimeout(ctx, endWarmTime)
-	defer cancel()
-	if err := shimclient.EndLaunch(ectx, w.token, nil); err != nil && !errdefs.IsNotImplemented(err) {
-		log.G(ctx).WithError(err).WithField("id", w.dir.ID).Warn("cannot end a warm shim, leaving it for the next start of the daemon")
-		return
-	}
-	m.removeWarm(ctx, w.dir, w.spec.namespace, w.reply.GetAddress())
 }
