@@ -31,7 +31,7 @@ var (
 // benchEnv includes TestBench, which takes minutes and gigabytes.
 const benchEnv = "SHIMYARD_BENCH"
 
-var benchSections = []string{"latency", "throughput", "exec", "execs", "list", "memory", "restart", "stalled"}
+var benchSections = []string{"latency", "throughput", "storm", "get", "cpu", "exec", "execs", "list", "memory", "restart", "stalled"}
 
 // plan says how much of each thing a benchmark does.
 type plan struct {
@@ -177,7 +177,7 @@ func (b *bench) run() {
 	for _, s := range []struct {
 		name string
 		do   func()
-	}{{"latency", b.latency}, {"throughput", b.throughput}, {"exec", b.exec}, {"execs", b.execs}} {
+	}{{"latency", b.latency}, {"throughput", b.throughput}, {"storm", b.storm}, {"get", b.get}, {"cpu", b.cpu}, {"exec", b.exec}, {"execs", b.execs}} {
 		if b.wants(s.name) {
 			b.refresh()
 			from := time.Now()
