@@ -31,6 +31,7 @@ func (b *bench) daemons(round int) []*benchNode {
 
 // cpu measures what the daemons themselves take of the processors for a container, beside shim and runc.
 func (b *bench) cpu() {
+	defer b.profile()()
 	const section = "CPU time of the daemon, for each container"
 	for _, kind := range []struct {
 		name    string

@@ -25,7 +25,7 @@ var (
 	benchOnly    = flag.String("bench.only", "", "sections of TestBench, separated by commas, of "+strings.Join(benchSections, ",")+"; empty: all")
 	benchOut     = flag.String("bench.out", "", "the directory of TestBench's report; empty: bench/ for a run of all sections, none for others")
 	benchReadme  = flag.String("bench.readme", "", "a file that TestBench puts its short table into, between the marks of the benchmark")
-	benchProfile = flag.String("bench.profile", "", "a directory for CPU profiles of the custom daemon during TestBench's latency section")
+	benchProfile = flag.String("bench.profile", "", "a directory for CPU profiles of the custom daemon during TestBench's latency and cpu sections")
 )
 
 // benchEnv includes TestBench, which takes minutes and gigabytes.
