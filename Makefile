@@ -28,7 +28,7 @@ export GOFLAGS += -buildvcs=false
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help build test check unit race lint vuln monitoring cross fuzz integration conformance conformance-cri conformance-quick scale chaos soak pools nightly bench microbench tools demo clean
+.PHONY: help build test check unit race lint vuln reference monitoring cross fuzz integration conformance conformance-cri conformance-quick scale chaos soak pools nightly bench microbench tools demo clean
 
 help: ## show this list
 	@echo "Shimyard: a containerd whose task runtime is ours."
@@ -66,6 +66,9 @@ lint: ## gofmt, licence headers, go vet, staticcheck
 
 vuln: ## known vulnerabilities in what is linked into the daemon (some minutes)
 	@bash hack/vuln.sh
+
+reference: ## write .github/docs/config.md from the config structs and their comments
+	go test -count=1 ./plugin -run '^TestConfigReference$$' -write
 
 monitoring: ## the alerts and the dashboard, held to Prometheus's parsers and to the metrics of the code
 	go -C hack/monitoring test ./...

@@ -291,6 +291,22 @@ func TestNotOfThePool(t *testing.T) {
 	two.finish()
 }
 
+// The config's cgroup is that of all shims of a family whose clients name none.
+func TestShimCgroupOfConfig(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	path := filepath.Join(n.Cgroup(), "shims")
+	makeCgroup(t, path)
+	n.Stop()
+	n.Reconfigure(withShimConfig("\n[plugins.'io.containerd.shim.v1.manager'.runtimes.'io.containerd.runc.*']\nshim_cgroup = '" + path + "'\n"))
+	n.Run()
+	j := n.run("placed", forever())
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", n.shimPid(testNS, "placed")))
+	require.NoError(t, err)
+	require.Contains(t, string(data), ":"+path+"\n")
+	j.finish()
+}
+
 // withShare makes so many containers share a shim.
 func withShare(count int) change {
 	return withShimConfig(fmt.Sprintf("\n[plugins.'io.containerd.shim.v1.manager'.runtimes.'io.containerd.runc.v2']\nshare = %d\n", count))

@@ -10,7 +10,6 @@ import (
 	"github.com/containerd/containerd/v2/core/events/exchange"
 	"github.com/containerd/containerd/v2/core/sandbox"
 	"github.com/containerd/containerd/v2/plugins"
-	"github.com/containerd/errdefs"
 	"github.com/pkg/errors"
 
 	"github.com/shimyard/shimyard/bundle"
@@ -32,65 +31,6 @@ const (
 
 // RuncV2 is the runtime whose shims are vouched for: they clean up by themselves when their Delete succeeds.
 const RuncV2 = plugins.RuntimeRuncV2
-
-// CleanupPolicy says when the shim's binary is run once more, with `delete`, after a task was deleted.
-type CleanupPolicy string
-
-const (
-	// CleanupAuto is on-failure for io.containerd.runc.v2 shims that answered with version 3, always for all others.
-	CleanupAuto CleanupPolicy = "auto"
-	// CleanupAlways runs `delete` after every Delete, as stock containerd does.
-	CleanupAlways CleanupPolicy = "always"
-	// CleanupOnFailure runs `delete` only when the orderly way failed.
-	CleanupOnFailure CleanupPolicy = "on-failure"
-)
-
-// ParseCleanupPolicy reads a policy from config; "" is auto. An unknown one is an InvalidArgument error.
-func ParseCleanupPolicy(s string) (CleanupPolicy, error) {
-	switch p := CleanupPolicy(s); p {
-	case "":
-		return CleanupAuto, nil
-	case CleanupAuto, CleanupAlways, CleanupOnFailure:
-		return p, nil
-	}
-	return "", errors.Wrapf(errdefs.ErrInvalidArgument, "cleanup policy %q: use %q, %q or %q", s, CleanupAuto, CleanupAlways, CleanupOnFailure)
-}
-
-// RuntimeConfig is what config says about one runtime.
-type RuntimeConfig struct {
-	// Path of the shim's binary; "" searches for it.
-	Path string
-	// StartProtocol is how `start` is spoken to; "" is auto.
-	StartProtocol shimclient.StartProtocol
-	// Cleanup is when `delete` runs; "" is auto.
-	Cleanup CleanupPolicy
-	// Env is added to the environment of its shims, after the one for all.
-	Env []string
-	// Pool is how its shims are kept warm; nil is DefaultPool of the runtime.
-	Pool *PoolConfig
-	// Deadlines of calls to its shims, laid over those of the Config.
-	Deadlines shimclient.Deadlines
-}
-
-// PoolConfig says how the shims of one runtime are kept warm. The zero value is: not at all.
-type PoolConfig struct {
-	// Warm is how many idle shims are started ahead, at most, for containers that differ in nothing a shim gets at its start. 0: each
-	// container's shim is started for it and ends with it.
-	Warm int
-	// Reuse is how often a shim may take another task after one was deleted in good order.
-	Reuse int
-	// Share is how many tasks may be in one shim process at a time; 1 or less: one.
-	Share int
-}
-
-// DefaultPool is how the shims of a runtime are kept where config says nothing: those of io.containerd.runc.v2 are kept warm.
-func DefaultPool(runtime string) PoolConfig {
-	p := PoolConfig{Reuse: 100, Share: 1}
-	if runtime == RuncV2 {
-		p.Warm = 4
-	}
-	return p
-}
 
 // MemoryRule says what idle shims may take of the machine's memory, each in percent; 0: that condition is not looked at.
 type MemoryRule struct {
@@ -145,26 +85,8 @@ type Config struct {
 	// BinaryCheck is what is done about a shim binary that others could replace; "" is to warn. See shimclient.Policy.
 	AllowedRuntimes []string
 	BinaryCheck     shimclient.BinaryCheck
-	// Runtimes by name or by absolute path of the binary.
+	// Runtimes by name, by absolute path of the binary, or by a pattern for either (IsFamily).
 	Runtimes map[string]RuntimeConfig
-}
-
-// runtime finds the section for a binary: by the name that Create saw, which is a path where CRI's runtime_path is set, else by the
-// binary's path.
-func (c *Config) runtime(b shimclient.Binary) RuntimeConfig {
-	if r, ok := c.Runtimes[b.Runtime]; ok {
-		return r
-	}
-	return c.Runtimes[b.Path]
-}
-
-// deadlines of calls to shims of a binary.
-func (c *Config) deadlines(b shimclient.Binary) shimclient.Deadlines {
-	own := c.runtime(b).Deadlines
-	if len(own) == 0 {
-		return c.Deadlines
-	}
-	return c.Deadlines.With(own)
 }
 
 // checkDeadlines returns an InvalidArgument error for calls that nothing would bound.
@@ -180,44 +102,10 @@ func (c *Config) checkDeadlines() error {
 	return nil
 }
 
-// pool is how shims of a binary are kept warm.
-func (c *Config) pool(b shimclient.Binary) PoolConfig {
-	if c.WarmLimit <= 0 {
-		return PoolConfig{}
-	}
-	if p := c.runtime(b).Pool; p != nil {
-		return *p
-	}
-	return DefaultPool(b.Runtime)
-}
-
 func newPolicy(c *Config) (*shimclient.Policy, error) {
-	check, err := shimclient.ParseBinaryCheck(string(c.BinaryCheck))
+	check, err := shimclient.Choice("binary check", string(c.BinaryCheck), shimclient.BinaryChecks...)
 	if err != nil {
 		return nil, err
 	}
 	return shimclient.NewPolicy(c.AllowedRuntimes, check)
-}
-
-// paths are the configured binaries by runtime name.
-func (c *Config) paths() map[string]string {
-	paths := make(map[string]string)
-	for name, r := range c.Runtimes {
-		if r.Path != "" {
-			paths[name] = r.Path
-		}
-	}
-	return paths
-}
-
-// deletesAlways tells whether `shim delete` runs even after an orderly delete.
-func (c *Config) deletesAlways(b shimclient.Binary, version int) bool {
-	switch c.runtime(b).Cleanup {
-	case CleanupAlways:
-		return true
-	case CleanupOnFailure:
-		return false
-	default:
-		return b.Runtime != RuncV2 || version < 3
-	}
 }

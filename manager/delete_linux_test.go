@@ -56,17 +56,6 @@ func TestCleanupPolicy(t *testing.T) {
 	}
 }
 
-func TestParseCleanupPolicy(t *testing.T) {
-	for s, want := range map[string]CleanupPolicy{"": CleanupAuto, "auto": CleanupAuto, "always": CleanupAlways, "on-failure": CleanupOnFailure} {
-		p, err := ParseCleanupPolicy(s)
-		require.NoError(t, err)
-		require.Equal(t, want, p)
-	}
-	_, err := ParseCleanupPolicy("sometimes")
-	require.True(t, errdefs.IsInvalidArgument(err), "%v", err)
-	require.ErrorContains(t, err, "on-failure")
-}
-
 // TestDeleteExec: the contract of `shim delete`: arguments, directory, environment.
 func TestDeleteExec(t *testing.T) {
 	y := newYard(t, shimtest.Scenario{TraceEnv: []string{"YARD"}})

@@ -226,13 +226,7 @@ func (m *ShimManager) shimFor(
 		return nil, err
 	}
 	if r == nil || r.Version < sandboxVersion {
-		if spec, ok := m.pool.specFor(i, facts, i.binary, options(opts)); ok {
-			return m.launchWarm(ctx, i, facts, spec)
-		}
-		if m.config.pool(i.binary).Warm > 0 {
-			metrics.WarmRequest(i.binary.Runtime, "ineligible")
-		}
-		return m.launchAlone(ctx, i, facts, options(opts))
+		return m.ownShim(ctx, i, facts, options(opts))
 	}
 	if err := m.prepare(ctx, i, facts); err != nil {
 		return nil, err
@@ -242,6 +236,21 @@ func (m *ShimManager) shimFor(
 	}
 	_, err = reach(ctx, r, &taskLaunch{m: m, i: i, from: shimproc.Origin{Group: opts.SandboxID}}, nil)
 	return r, errors.Wrapf(err, "cannot join the shim of sandbox %s", opts.SandboxID)
+}
+
+// ownShim gives the instance a shim of the pool, or a new one.
+func (m *ShimManager) ownShim(ctx context.Context, i *Instance, facts specFacts, given *anypb.Any) (*bootapi.BootstrapResult, error) {
+	opts, err := m.config.startOptions(i.binary, given)
+	if err != nil {
+		return nil, err
+	}
+	if spec, ok := m.pool.specFor(i, facts, i.binary, opts); ok {
+		return m.launchWarm(ctx, i, facts, spec)
+	}
+	if m.config.pool(i.binary).Warm > 0 {
+		metrics.WarmRequest(i.binary.Runtime, "ineligible")
+	}
+	return m.launchAlone(ctx, i, facts, opts)
 }
 
 // resolve finds the binary of a runtime that is to be started or asked for a client, if it may be.

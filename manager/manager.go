@@ -112,6 +112,9 @@ func newManager(ctx context.Context, config Config) (*ShimManager, error) {
 	if err := config.checkDeadlines(); err != nil {
 		return nil, errors.Wrap(err, "cannot make a shim manager")
 	}
+	if err := config.checkRuntimes(); err != nil {
+		return nil, errors.Wrap(err, "cannot make a shim manager")
+	}
 	config.Env = slices.Clone(config.Env)
 	policy, err := newPolicy(&config)
 	if err != nil {

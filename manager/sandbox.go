@@ -80,7 +80,11 @@ func (c *SandboxController) build(ctx context.Context, i *Instance, info sandbox
 		return err
 	}
 	i.describe(facts, b)
-	if _, err := c.shims.launchAlone(ctx, i, facts, options(runtime.CreateOpts{RuntimeOptions: info.Runtime.Options})); err != nil {
+	opts, err := c.shims.config.startOptions(b, options(runtime.CreateOpts{RuntimeOptions: info.Runtime.Options}))
+	if err != nil {
+		return err
+	}
+	if _, err := c.shims.launchAlone(ctx, i, facts, opts); err != nil {
 		return err
 	}
 	req := &sandboxapi.CreateSandboxRequest{

@@ -4,12 +4,8 @@
 package plugin
 
 import (
-	"maps"
-	"os"
 	"path/filepath"
 	"reflect"
-	"regexp"
-	"slices"
 	"strings"
 	"time"
 
@@ -41,43 +37,24 @@ type ShimConfig struct {
 	WarmLimit int `toml:"warm_limit"`
 	// WarmIdle is for how long one waits that nobody wants, as a duration string.
 	WarmIdle string `toml:"warm_idle"`
-	// WarmMemoryPercent is how much of the machine's memory waiting shims may hold. None is kept while less than WarmAvailablePercent of it is
-	// available, or while processes wait for memory for WarmPressurePercent of the time or more. 0 each: that is not looked at.
-	WarmMemoryPercent    int `toml:"warm_memory_percent"`
+	// WarmMemoryPercent is how much of the machine's memory waiting shims may hold together. 0: that is not looked at.
+	WarmMemoryPercent int `toml:"warm_memory_percent"`
+	// WarmAvailablePercent is how much of the machine's memory must be available for any to be kept. 0: that is not looked at.
 	WarmAvailablePercent int `toml:"warm_available_percent"`
-	WarmPressurePercent  int `toml:"warm_pressure_percent"`
+	// WarmPressurePercent is from which share of the last ten seconds on, in which processes waited for memory (PSI), none is
+	// kept. 0: that is not looked at.
+	WarmPressurePercent int `toml:"warm_pressure_percent"`
 	// AllowedRuntimes are patterns as in shells, of which one must match the name of a runtime, or the path of its shim binary, for a client to
 	// have it started or asked for its info. A star stands for no slash. The default, none, allows all.
 	AllowedRuntimes []string `toml:"allowed_runtimes"`
 	// BinaryCheck is what is done about a shim binary that others than root and the daemon's user could replace, since they may write to it or to
 	// a directory on the way to it: "off", "warn", the default, or "refuse".
 	BinaryCheck string `toml:"binary_check"`
-	// Runtimes by name ("io.containerd.runc.v2") or, where clients name a binary instead (CRI's runtime_path), by its absolute path.
+	// Runtimes has a section for each runtime, or family of them, that is to be treated otherwise. A section is named by the
+	// runtime's name ("io.containerd.runc.v2"), or by the absolute path of its binary, where clients name that instead (CRI's
+	// runtime_path), or by a pattern as in shells for either ("io.containerd.kata.*"), in which a star stands for no slash. One
+	// section counts: that of the exact name, else of the exact path, else of the longest pattern.
 	Runtimes map[string]RuntimeConfig `toml:"runtimes"`
-}
-
-// RuntimeConfig is the section of one runtime.
-type RuntimeConfig struct {
-	// Path of the shim's binary, absolute. The default is to look for containerd-shim-NAME-VERSION.
-	Path string `toml:"path"`
-	// StartProtocol is how the shim is told its start parameters: "bootstrap" as containerd 2.4 does it, "legacy" as earlier ones did, or
-	// "auto", the default, which looks into the binary.
-	StartProtocol string `toml:"start_protocol"`
-	// Cleanup is when the shim's binary is run once more after a task was deleted: "always", "on-failure", or "auto", the default,
-	// which is "on-failure" for the runc shims that are known to clean up by themselves and "always" for all others.
-	Cleanup string `toml:"cleanup"`
-	// Env is added to the environment of this runtime's shims, after the one for all, each entry as NAME=value.
-	Env []string `toml:"env"`
-	// Deadlines of the calls to its shims, laid over those of all.
-	Deadlines map[string]string `toml:"deadlines"`
-	// Warm is how many shims are started ahead of the containers they are for, at most. The default is 4 for io.containerd.runc.v2 and 0,
-	// none, for others.
-	Warm *int `toml:"warm"`
-	// Reuse is how often a shim may take another task after one was deleted without an error. The default is 100.
-	Reuse *int `toml:"reuse"`
-	// Share is how many tasks may be in one shim process at a time, which needs Warm. The default is 1. More take less memory, and end
-	// together if the process does.
-	Share *int `toml:"share"`
 }
 
 // TaskConfig is the section [plugins.'io.containerd.runtime.v2.task'].
@@ -92,7 +69,8 @@ func defaultShimConfig() ShimConfig {
 		deadlines[method] = d.String()
 	}
 	return ShimConfig{Env: []string{}, Deadlines: deadlines, EscalateAfter: "0s", WarmLimit: 32, WarmIdle: "1m",
-		WarmMemoryPercent: 1, WarmAvailablePercent: 10, WarmPressurePercent: 10, AllowedRuntimes: []string{}, BinaryCheck: string(shimclient.CheckWarn), Runtimes: map[string]RuntimeConfig{}}
+		WarmMemoryPercent: 1, WarmAvailablePercent: 10, WarmPressurePercent: 10,
+		AllowedRuntimes: []string{}, BinaryCheck: string(shimclient.CheckWarn), Runtimes: map[string]RuntimeConfig{}}
 }
 
 func defaultTaskConfig() TaskConfig {
@@ -121,7 +99,7 @@ func (c *ShimConfig) apply(to *manager.Config) (err error) {
 	if to.WarmMemory, err = c.warmMemory(); err != nil {
 		return err
 	}
-	if to.BinaryCheck, err = shimclient.ParseBinaryCheck(c.BinaryCheck); err != nil {
+	if to.BinaryCheck, err = shimclient.Choice("binary check", c.BinaryCheck, shimclient.BinaryChecks...); err != nil {
 		return errors.Wrap(err, "key binary_check")
 	}
 	if to.AllowedRuntimes, err = c.allowedRuntimes(); err != nil {
@@ -168,21 +146,6 @@ func (c *ShimConfig) warmMemory() (rule manager.MemoryRule, err error) {
 		*k.to = k.from
 	}
 	return rule, nil
-}
-
-// checkSharing refuses tasks in one process where core scheduling is to keep them apart: the process hands its core on to them.
-func checkSharing(c *manager.Config) error {
-	for _, name := range slices.Sorted(maps.Keys(c.Runtimes)) {
-		p := c.Runtimes[name].Pool
-		switch {
-		case p == nil || p.Share <= 1:
-		case p.Warm <= 0:
-			return errors.Errorf("key runtimes.%q: share %d needs warm shims, set warm to 1 or more", name, p.Share)
-		case schedulesCores(slices.Concat(os.Environ(), c.Env, c.Runtimes[name].Env)):
-			return errors.Errorf("key runtimes.%q: share %d would let containers share a core that SCHED_CORE is to keep apart, set share to 1", name, p.Share)
-		}
-	}
-	return nil
 }
 
 // schedulesCores tells whether shims with this environment, of which the last entry of a name counts, make core scheduling groups: runc's do for
@@ -239,78 +202,6 @@ func (c *ShimConfig) escalateAfter() (time.Duration, error) {
 		return 0, errors.Errorf("key escalate_after: %q is not a duration such as \"10m\"; \"0s\" is for ever", c.EscalateAfter)
 	}
 	return d, nil
-}
-
-// runtimeName is the form in which clients name a runtime: at least two parts, the last two of which are the shim's name and version.
-var runtimeName = regexp.MustCompile(`^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+$`)
-
-func (c *ShimConfig) runtimes() (map[string]manager.RuntimeConfig, error) {
-	out := make(map[string]manager.RuntimeConfig)
-	for _, key := range slices.Sorted(maps.Keys(c.Runtimes)) {
-		name := key
-		if filepath.IsAbs(key) {
-			name = filepath.Clean(key)
-		} else if !runtimeName.MatchString(key) {
-			return nil, errors.Errorf("key runtimes.%q: neither the name of a runtime, such as io.containerd.runc.v2, nor an absolute path", key)
-		}
-		if _, twice := out[name]; twice {
-			return nil, errors.Errorf("key runtimes.%q: %s has a section already", key, name)
-		}
-		r, err := c.Runtimes[key].parse(name)
-		if err != nil {
-			return nil, errors.Wrapf(err, "key runtimes.%q", key)
-		}
-		out[name] = r
-	}
-	return out, nil
-}
-
-// parse checks one runtime's section; named by path it has no path of its own.
-func (r RuntimeConfig) parse(name string) (out manager.RuntimeConfig, err error) {
-	switch {
-	case r.Path == "":
-	case filepath.IsAbs(name):
-		return out, errors.Errorf("path %q: the section is for one binary already, remove the key", r.Path)
-	case !filepath.IsAbs(r.Path) || strings.ContainsRune(r.Path, 0):
-		return out, errors.Errorf("path %q: not an absolute path", r.Path)
-	default:
-		out.Path = filepath.Clean(r.Path)
-	}
-	if out.StartProtocol, err = shimclient.ParseStartProtocol(r.StartProtocol); err != nil {
-		return out, err
-	}
-	if out.Cleanup, err = manager.ParseCleanupPolicy(r.Cleanup); err != nil {
-		return out, err
-	}
-	if err := checkEnv(r.Env); err != nil {
-		return out, err
-	}
-	out.Env = r.Env
-	if out.Deadlines, err = parseDeadlines(r.Deadlines); err != nil {
-		return out, err
-	}
-	out.Pool, err = r.pool(name)
-	return out, err
-}
-
-// pool is the runtime's default with what the section says laid over it.
-func (r RuntimeConfig) pool(name string) (*manager.PoolConfig, error) {
-	p := manager.DefaultPool(name)
-	for _, k := range []struct {
-		key  string
-		from *int
-		to   *int
-		min  int
-	}{{"warm", r.Warm, &p.Warm, 0}, {"reuse", r.Reuse, &p.Reuse, 0}, {"share", r.Share, &p.Share, 1}} {
-		if k.from == nil {
-			continue
-		}
-		if *k.from < k.min {
-			return nil, errors.Errorf("%s %d: want %d or more", k.key, *k.from, k.min)
-		}
-		*k.to = *k.from
-	}
-	return &p, nil
 }
 
 func (c *TaskConfig) platforms() ([]v1.Platform, error) {

@@ -107,6 +107,7 @@ warm_memory_percent = 2
 warm_available_percent = 20
 warm_pressure_percent = 30
   warm_idle = '90s'
+  escalate_after = '10m'
   allowed_runtimes = ['io.containerd.*', '/opt/*/shim']
   binary_check = 'refuse'
   [plugins.'io.containerd.shim.v1.manager'.deadlines]
@@ -126,6 +127,10 @@ warm_pressure_percent = 30
     cleanup = 'on-failure'
     deadlines = {State = '10s', Pids = '0s', ShutdownSandbox = '5m'}
   [plugins.'io.containerd.shim.v1.manager'.runtimes.'io.containerd.wasmtime.v1']
+  [plugins.'io.containerd.shim.v1.manager'.runtimes.'io.containerd.kata.*']
+    env = ['K=1']
+    reuse = 3
+    shim_cgroup = '/kata/shims'
 `
 	deadlines := shimclient.DefaultDeadlines()
 	deadlines["State"] = 500 * time.Millisecond
@@ -143,7 +148,7 @@ warm_pressure_percent = 30
 				SocketDir: "/tmp/sockets",
 				Deadlines: deadlines,
 				WarmLimit: 7, WarmMemory: manager.MemoryRule{Share: 2, Available: 20, Pressure: 30},
-				WarmIdle: 90 * time.Second,
+				WarmIdle: 90 * time.Second, EscalateAfter: 10 * time.Minute,
 
 				AllowedRuntimes: []string{"io.containerd.*", "/opt/*/shim"},
 				BinaryCheck:     shimclient.CheckRefuse,
@@ -158,6 +163,10 @@ warm_pressure_percent = 30
 					},
 					"io.containerd.wasmtime.v1": {
 						StartProtocol: shimclient.ProtocolAuto, Cleanup: manager.CleanupAuto, Pool: &manager.PoolConfig{Reuse: 100, Share: 1},
+					},
+					"io.containerd.kata.*": {
+						StartProtocol: shimclient.ProtocolAuto, Cleanup: manager.CleanupAuto, Env: []string{"K=1"}, ShimCgroup: "/kata/shims",
+						Pool: &manager.PoolConfig{Warm: -1, Reuse: 3, Share: -1},
 					},
 				},
 			}, got)
@@ -245,8 +254,8 @@ func TestBadValues(t *testing.T) {
 		"negative deadline":       {`deadlines = {State = '-2s'}`, `key deadlines.State: "-2s" is negative`},
 		"deadline without unit":   {`deadlines = {State = '2'}`, `key deadlines.State: "2" is not a duration`},
 		"deadline a number":       {`deadlines = {State = 2}`, `key deadlines.State: `},
-		"start protocol":          {`runtimes = {'io.containerd.runc.v2' = {start_protocol = 'ttrpc'}}`, `key runtimes."io.containerd.runc.v2": `},
-		"cleanup policy":          {`runtimes = {'io.containerd.runc.v2' = {cleanup = 'never'}}`, `key runtimes."io.containerd.runc.v2": `},
+		"start protocol":          {`runtimes = {'io.containerd.runc.v2' = {start_protocol = 'ttrpc'}}`, `key runtimes."io.containerd.runc.v2": start_protocol "ttrpc": use "auto", "bootstrap" or "legacy"`},
+		"cleanup policy":          {`runtimes = {'io.containerd.runc.v2' = {cleanup = 'never'}}`, `key runtimes."io.containerd.runc.v2": cleanup "never": use "auto", "always" or "on-failure"`},
 		"runtime without dots":    {`runtimes = {runc = {}}`, `key runtimes."runc": neither the name of a runtime`},
 		"runtime relative path":   {`runtimes = {'bin/io.containerd.runc.v2' = {}}`, `nor an absolute path`},
 		"runtime empty part":      {`runtimes = {'io..v2' = {}}`, `neither the name of a runtime`},
@@ -255,9 +264,17 @@ func TestBadValues(t *testing.T) {
 		"path of a path":          {`runtimes = {'/bin/shim' = {path = '/bin/other'}}`, `the section is for one binary already`},
 		"runtimes not a table":    {`runtimes = 1`, `key runtimes: `},
 		"a runtime not a table":   {`runtimes = {'io.containerd.runc.v2' = true}`, `key runtimes.io.containerd.runc.v2: `},
+		"escalation":              {`escalate_after = '10'`, `key escalate_after: "10" is not a duration`},
+		"negative escalation":     {`escalate_after = '-1s'`, `key escalate_after: "-1s" is not a duration`},
+		"a family's pattern":      {`runtimes = {'io.containerd.kata.[' = {}}`, `key runtimes."io.containerd.kata.[": not a pattern: syntax error`},
+		"path of a family":        {`runtimes = {'io.containerd.kata.*' = {path = '/bin/shim'}}`, `path "/bin/shim": the section is for many runtimes`},
+		"family that shares":      {`runtimes = {'io.containerd.*' = {share = 2}}`, `key runtimes."io.containerd.*": share 2 needs warm shims`},
+		"cgroup relative":         {`runtimes = {'io.containerd.runc.v2' = {shim_cgroup = 'shims'}}`, `shim_cgroup "shims": not a path below the root`},
+		"cgroup upwards":          {`runtimes = {'io.containerd.runc.v2' = {shim_cgroup = '/a/../b'}}`, `shim_cgroup "/a/../b": not a path below`},
+		"root cgroup":             {`runtimes = {'io.containerd.runc.v2' = {shim_cgroup = '/'}}`, `shim_cgroup "/": not a path below`},
 		"env of a runtime":        {`runtimes = {'io.containerd.runc.v2' = {env = ['B']}}`, `key runtimes."io.containerd.runc.v2": key env: entry 0, "B", is not of the form NAME=value`},
 		"a pattern":               {`allowed_runtimes = ['io.[containerd']`, `key allowed_runtimes: pattern "io.[containerd": syntax error in pattern`},
-		"binary check":            {`binary_check = 'maybe'`, `key binary_check: binary check "maybe": use "off", "warn" or "refuse"`},
+		"binary check":            {`binary_check = 'maybe'`, `key binary_check: binary check "maybe": use "warn", "off" or "refuse"`},
 		"cleanup of wrong type":   {`runtimes = {'io.containerd.runc.v2' = {cleanup = true}}`, `key runtimes.io.containerd.runc.v2.cleanup: `},
 		"socket_dir not a string": {`socket_dir = 1`, `key socket_dir: `},
 	} {

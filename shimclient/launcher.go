@@ -136,7 +136,7 @@ func (r *StartRequest) validate() error {
 	if err := checkTarget("start", r.Binary, r.Namespace, r.ID, r.Bundle); err != nil {
 		return err
 	}
-	if _, err := ParseStartProtocol(string(r.Protocol)); err != nil {
+	if _, err := Choice("start protocol", string(r.Protocol), StartProtocols...); err != nil {
 		return err
 	}
 	return checkToken(r.Token)

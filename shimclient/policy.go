@@ -26,16 +26,8 @@ const (
 	CheckRefuse BinaryCheck = "refuse"
 )
 
-// ParseBinaryCheck reads a check from config; "" is CheckWarn. An unknown one is an InvalidArgument error.
-func ParseBinaryCheck(s string) (BinaryCheck, error) {
-	switch c := BinaryCheck(s); c {
-	case "":
-		return CheckWarn, nil
-	case CheckOff, CheckWarn, CheckRefuse:
-		return c, nil
-	}
-	return "", errors.Wrapf(errdefs.ErrInvalidArgument, "binary check %q: use %q, %q or %q", s, CheckOff, CheckWarn, CheckRefuse)
-}
+// BinaryChecks are all, the default first.
+var BinaryChecks = []BinaryCheck{CheckWarn, CheckOff, CheckRefuse}
 
 // Policy says which shim binaries may be started for a client. It is not asked for the `delete` of a shim that runs already: what was created
 // under an earlier policy is cleaned up. Safe for concurrent use.

@@ -117,13 +117,3 @@ func firstOf(errs ...error) error {
 	}
 	return nil
 }
-
-func TestParseBinaryCheck(t *testing.T) {
-	for in, want := range map[string]BinaryCheck{"": CheckWarn, "off": CheckOff, "warn": CheckWarn, "refuse": CheckRefuse} {
-		got, err := ParseBinaryCheck(in)
-		require.NoError(t, err)
-		require.Equal(t, want, got)
-	}
-	_, err := ParseBinaryCheck("maybe")
-	require.True(t, errdefs.IsInvalidArgument(err), "%v", err)
-}

@@ -11,8 +11,6 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/containerd/errdefs"
-	"github.com/pkg/errors"
 )
 
 // StartProtocol says what a shim is given on the stdin of `start`.
@@ -27,17 +25,8 @@ const (
 	ProtocolLegacy StartProtocol = "legacy"
 )
 
-// ParseStartProtocol reads a config value; "" is auto. Error: InvalidArgument.
-func ParseStartProtocol(s string) (StartProtocol, error) {
-	switch p := StartProtocol(s); p {
-	case "":
-		return ProtocolAuto, nil
-	case ProtocolAuto, ProtocolBootstrap, ProtocolLegacy:
-		return p, nil
-	}
-	return "", errors.Wrapf(errdefs.ErrInvalidArgument,
-		"unknown start protocol %q: use %q, %q or %q", s, ProtocolAuto, ProtocolBootstrap, ProtocolLegacy)
-}
+// StartProtocols are all, the default first.
+var StartProtocols = []StartProtocol{ProtocolAuto, ProtocolBootstrap, ProtocolLegacy}
 
 func (p StartProtocol) other() StartProtocol {
 	if p == ProtocolBootstrap {

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
 )
 
@@ -19,18 +18,6 @@ func writeBinary(t *testing.T, name, content string) string {
 	path := filepath.Join(t.TempDir(), name)
 	require.NoError(t, os.WriteFile(path, []byte(content), 0o755))
 	return path
-}
-
-func TestParseStartProtocol(t *testing.T) {
-	for in, want := range map[string]StartProtocol{
-		"": ProtocolAuto, "auto": ProtocolAuto, "bootstrap": ProtocolBootstrap, "legacy": ProtocolLegacy,
-	} {
-		got, err := ParseStartProtocol(in)
-		require.NoError(t, err)
-		require.Equal(t, want, got)
-	}
-	_, err := ParseStartProtocol("Bootstrap")
-	require.True(t, errdefs.IsInvalidArgument(err), "%v", err)
 }
 
 func TestProtocolByContent(t *testing.T) {

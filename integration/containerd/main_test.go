@@ -163,6 +163,40 @@ func TestConfigMigrateAndDump(t *testing.T) {
 	require.Equal(t, "/run/somewhere", c.Plugins[shimURI]["socket_dir"])
 }
 
+// What the daemon makes of a file is what `config dump` shows: each key with the user's value, or else the default.
+func TestConfigDump(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "config.toml")
+	require.NoError(t, os.WriteFile(path, []byte(`version = 4
+[plugins.'io.containerd.shim.v1.manager']
+binary_check = 'refuse'
+deadlines = {State = '5s'}
+[plugins.'io.containerd.shim.v1.manager'.runtimes.'io.containerd.kata.*']
+env = ['A=1']
+shim_cgroup = '/shims'
+warm = 0
+deadlines = {Pids = '9s'}
+`), 0o600))
+	dumped := config(t, "ours", "--config", path, "config", "dump").Plugins[shimURI]
+	byDefault := config(t, "ours", "config", "default").Plugins[shimURI]
+	for f := range reflect.TypeFor[plugin.ShimConfig]().Fields() {
+		key := f.Tag.Get("toml")
+		require.Contains(t, byDefault, key)
+		switch key {
+		case "binary_check":
+			require.Equal(t, "refuse", dumped[key])
+		case "deadlines":
+			require.Equal(t, "5s", dumped[key].(map[string]any)["State"])
+			require.Equal(t, "30s", dumped[key].(map[string]any)["Kill"])
+		case "runtimes":
+			require.Equal(t, map[string]any{"io.containerd.kata.*": map[string]any{
+				"env": []any{"A=1"}, "shim_cgroup": "/shims", "warm": int64(0), "deadlines": map[string]any{"Pids": "9s"},
+			}}, dumped[key])
+		default:
+			require.Equal(t, byDefault[key], dumped[key], key)
+		}
+	}
+}
+
 // A daemon with a bad value must not come up without a runtime. It stops before it has touched any socket.
 func TestBadConfigStopsTheDaemon(t *testing.T) {
 	if os.Geteuid() != 0 {
