@@ -40,7 +40,7 @@ func (p *Process) Call(ctx context.Context, mode Mode, f func(context.Context, *
 		case errdefs.IsNotImplemented(err) && l.Task.Version() > 2 && p.downgradeFor(ctx, l):
 			continue
 		case errors.Is(err, shimclient.ErrConnectionLost):
-			verdict := p.afterLoss(ctx, mode, err)
+			verdict := p.afterLoss(ctx, l, mode, err)
 			if verdict != nil {
 				return verdict
 			}
@@ -54,20 +54,23 @@ func (p *Process) Call(ctx context.Context, mode Mode, f func(context.Context, *
 	}
 }
 
-// afterLoss waits for what becomes of the process after its connection was lost during a call: NotFound when it is dead, nil when
-// it is connected again and the call may be repeated.
-func (p *Process) afterLoss(ctx context.Context, mode Mode, lost error) error {
+// afterLoss waits for what becomes of the process after its connection was lost during a call on used: ErrDead when it is dead, nil when it
+// is connected again and the call may be repeated. The call may have seen the loss before the connection is given up, see
+// shimclient.Conn.Done.
+func (p *Process) afterLoss(ctx context.Context, used *Link, mode Mode, lost error) error {
 	l, _, changed := p.Watch()
-	if l != nil && !isDone(l.Conn.Done()) {
-		return nil
-	}
-	if l != nil {
-		// The watcher has not seen it yet.
+	for l != nil && l.Conn == used.Conn {
 		select {
 		case <-changed:
 		case <-ctx.Done():
 			return lost
+		case <-p.reg.ctx.Done():
+			return lost // nobody connects again
 		}
+		l, _, changed = p.Watch()
+	}
+	if l != nil && !isDone(l.Conn.Done()) {
+		return nil
 	}
 	if mode != Repeatable {
 		mode = Forced // it is not sent again, so that only the verdict is awaited

@@ -23,6 +23,11 @@ var nowhere = shimclient.Endpoint{Protocol: "ttrpc", Address: "unix:///nowhere.s
 // idle makes a registry whose processes do not connect by themselves. stop is what the end of the daemon does.
 func idle(t testing.TB) (r *Registry, stop context.CancelFunc) {
 	shimtest.CheckLeaks(t)
+	return idleIn(t)
+}
+
+// idleIn is idle for a synctest bubble, which sees by itself to what goes on in it.
+func idleIn(t testing.TB) (r *Registry, stop context.CancelFunc) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	t.Cleanup(func() {
