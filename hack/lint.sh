@@ -2,7 +2,8 @@
 # Copyright The Shimyard Authors.
 # SPDX-License-Identifier: Apache-2.0
 
-# gofmt, licence headers, go vet and staticcheck over all modules. staticcheck's version is that of hack/lint/go.mod.
+# gofmt, licence headers, go vet and staticcheck over all modules, and checklocks over what has annotations for it. Their versions are those
+# of hack/lint/go.mod.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -30,3 +31,9 @@ for module in . integration integration/conformance hack/monitoring hack/package
   echo "go vet and staticcheck in $module"
   (cd "$module" && go vet ./... && "$OLDPWD/bin/tools/staticcheck" ./...)
 done
+
+# The rooms in which each field that a lock guards says so, by +checklocks.
+rooms=(./manager/internal/shimproc)
+go -C hack/lint build -o "$PWD/bin/tools/checklocks" gvisor.dev/gvisor/tools/checklocks/cmd/checklocks
+echo "checklocks in ${rooms[*]}"
+go vet -vettool="$PWD/bin/tools/checklocks" "${rooms[@]}"

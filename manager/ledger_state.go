@@ -37,13 +37,26 @@ func (l *ledger) changing(to tasktypes.Status, call func() error) error {
 	return err
 }
 
+// task is a copy of what is on record of the init process.
+func (l *ledger) task() (t bundle.TaskState, known bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.rec.Task == nil {
+		return bundle.TaskState{}, false
+	}
+	t = *l.rec.Task
+	if t.Exit != nil {
+		exit := *t.Exit
+		t.Exit = &exit
+	}
+	return t, true
+}
+
 // lastKnown is the state as last known, while that can be stood for: with an exit on record, or with a pid that still
 // is the process it was.
 func (l *ledger) lastKnown() (runtime.State, bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	t := l.rec.Task
-	if t == nil {
+	t, known := l.task()
+	if !known {
 		return runtime.State{}, false
 	}
 	s := runtime.State{
@@ -119,10 +132,8 @@ func (l *ledger) initProcess() shimclient.ProcessID {
 
 // initMayLive tells whether the process that is known as the container's init runs, ours to signal or not.
 func (l *ledger) initMayLive() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	t := l.rec.Task
-	if t == nil || t.Exit != nil || t.PidStart == 0 {
+	t, known := l.task()
+	if !known || t.Exit != nil || t.PidStart == 0 {
 		return false
 	}
 	return shimclient.ProcessID{Pid: int(t.Pid), StartTime: t.PidStart}.Alive()

@@ -122,20 +122,20 @@ func (p *Process) answersAnew() bool {
 
 // OnSilent: a Connect on l was not answered.
 func (p *Process) OnSilent(l *Link) {
-	p.fallSilent("does not answer", func() bool { return p.link == l && p.state == Connected })
+	p.fallSilent("does not answer", Connected, l)
 }
 
 // OnUnreachable: there has been no connection for as long as a Connect may take. To callers that is the same as one that is not answered.
 func (p *Process) OnUnreachable() {
-	p.fallSilent("cannot be reached", func() bool { return p.state == Connecting })
+	p.fallSilent("cannot be reached", Connecting, nil)
 }
 
-// fallSilent opens the breaker if the process is in the state for it, which is asked with the lock held. From here on the process counts
-// as silent until it has answered, whatever becomes of its connection.
-func (p *Process) fallSilent(what string, due func() bool) {
+// fallSilent opens the breaker if the process is still in a state, with a link. From here on the process counts as silent until it has
+// answered, whatever becomes of its connection.
+func (p *Process) fallSilent(what string, from State, on *Link) {
 	p.reg.config.OnDistrust(p)
 	p.mu.Lock()
-	if !due() {
+	if p.state != from || p.link != on {
 		p.mu.Unlock()
 		return
 	}

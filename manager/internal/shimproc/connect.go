@@ -204,13 +204,8 @@ func (p *Process) contest() {
 
 // IsGone tells whether the process, by its verified pid, has ended, whatever listens at its address by now.
 func (p *Process) IsGone() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.isGoneLocked()
-}
-
-func (p *Process) isGoneLocked() bool {
-	return p.pid != (shimclient.ProcessID{}) && !p.pid.Alive()
+	pid := p.Verified()
+	return pid != (shimclient.ProcessID{}) && !pid.Alive()
 }
 
 // OnConnected: there is a connection. The kernel accepts it for a stopped process too, and one that was silent has to answer first.
@@ -224,6 +219,9 @@ func (p *Process) OnConnected(conn *shimclient.Conn) error {
 
 // setLink makes calls go out on a new connection. probes tells the caller to ask whether they are answered.
 func (p *Process) setLink(conn *shimclient.Conn) (probes bool, err error) {
+	if p.IsGone() {
+		return false, ErrDead // what accepts here now is another process
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.state == Ended {
@@ -232,9 +230,6 @@ func (p *Process) setLink(conn *shimclient.Conn) (probes bool, err error) {
 	task, err := conn.Task(p.version)
 	if err != nil {
 		return false, err
-	}
-	if p.isGoneLocked() {
-		return false, ErrDead // what accepts here now is another process
 	}
 	p.link = &Link{Conn: conn, Task: task}
 	p.listener = conn.Listener()

@@ -95,3 +95,29 @@ func mute(t testing.TB) *Link {
 	require.NoError(t, err)
 	return &Link{Conn: conn, Task: task}
 }
+
+// What follows puts a process into a state by force.
+
+func (p *Process) put(st State, since time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.state, p.since = st, since
+}
+
+func (p *Process) linkTo(l *Link) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.link = l
+}
+
+func (p *Process) unverify() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.pid = shimclient.ProcessID{}
+}
+
+func (p *Process) speak(version int, probing bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.version, p.probing = version, probing
+}

@@ -37,7 +37,8 @@ func TestLicences(t *testing.T) {
 		said      way = func(p *Process, _ *guest) (Licence, bool) { return p.SaidYes(nil).licence() }
 	)
 	silentForLong := func(p *Process, _ *guest) {
-		p.state, p.since, p.reg.config.EscalateAfter = Unresponsive, time.Now().Add(-time.Hour), time.Minute
+		p.reg.config.EscalateAfter = time.Minute
+		p.put(Unresponsive, time.Now().Add(-time.Hour))
 	}
 	all := func(ps ...func(*Process, *guest)) func(*Process, *guest) {
 		return func(p *Process, g *guest) {
@@ -58,10 +59,10 @@ func TestLicences(t *testing.T) {
 	}{
 		{"silent and its container gone", unneeded, gone, provenDead},
 		{"silent and its container not gone", unneeded, nil, ""},
-		{"its container gone, and it answers", unneeded, all(gone, func(p *Process, _ *guest) { p.state = Connected }), ""},
+		{"its container gone, and it answers", unneeded, all(gone, func(p *Process, _ *guest) { p.put(Connected, time.Now()) }), ""},
 		{"silent, its container gone, and another behind it", unneeded, all(gone, joinedBy), ""},
 		{"silent, its container gone, and its pid not verified", unneeded,
-			all(gone, func(p *Process, _ *guest) { p.pid = shimclient.ProcessID{} }), ""},
+			all(gone, func(p *Process, _ *guest) { p.unverify() }), ""},
 		{"of one that is not behind it", unneeded, all(gone, left, joinedBy), ""},
 
 		{"a create that is undone", abandoned, undone, neverCreated},
@@ -71,8 +72,8 @@ func TestLicences(t *testing.T) {
 		{"silent for long", overdue, silentForLong, configured},
 		{"silent for long, and nothing is configured", overdue,
 			all(silentForLong, func(p *Process, _ *guest) { p.reg.config.EscalateAfter = 0 }), ""},
-		{"silent, and not for long", overdue, all(silentForLong, func(p *Process, _ *guest) { p.since = time.Now() }), ""},
-		{"connecting for long", overdue, all(silentForLong, func(p *Process, _ *guest) { p.state = Connecting }), ""},
+		{"silent, and not for long", overdue, all(silentForLong, func(p *Process, _ *guest) { p.put(Unresponsive, time.Now()) }), ""},
+		{"connecting for long", overdue, all(silentForLong, func(p *Process, _ *guest) { p.put(Connecting, time.Now().Add(-time.Hour)) }), ""},
 
 		{"said yes, and nobody is behind it", said, left, saidYes},
 		{"said yes, and somebody is behind it", said, nil, ""},

@@ -90,6 +90,8 @@ func (p *Process) Join(m Member, from Origin) error {
 }
 
 // enterLocked puts a member behind the process.
+//
+// +checklocks:p.mu
 func (p *Process) enterLocked(m Member) {
 	p.behind[m] = struct{}{}
 	f := m.Enter(p)
@@ -106,6 +108,8 @@ func (p *Process) enterLocked(m Member) {
 
 // removeLocked takes a member out, and its traces with it if another one has started the process: that serves one container after the
 // other for as long as its pod, or a warm shim, lives.
+//
+// +checklocks:p.mu
 func (p *Process) removeLocked(m Member) {
 	delete(p.behind, m)
 	f := m.Facts()
@@ -118,6 +122,8 @@ func (p *Process) removeLocked(m Member) {
 
 // servesGroupLocked tells whether the process serves a member that f wants to be served with. A kept process may be another's by the
 // time that somebody comes with its address.
+//
+// +checklocks:p.mu
 func (p *Process) servesGroupLocked(f Facts, group string) bool {
 	for m := range p.behind {
 		o := m.Facts()
@@ -171,6 +177,7 @@ func (p *Process) CloseIfEmpty() bool {
 	return p.closeIfEmptyLocked()
 }
 
+// +checklocks:p.mu
 func (p *Process) closeIfEmptyLocked() bool {
 	if len(p.behind) > 0 {
 		return false

@@ -60,30 +60,53 @@ type Process struct {
 	mu sync.Mutex
 	// launched tells that this machine's daemon, this one or an earlier one, started it: only then does a refused connect mean
 	// anything. False for the address that a sandboxer behind a proxy plugin hands over.
-	launched  bool
-	state     State
-	since     time.Time
-	changed   chan struct{} // closed and replaced at every transition
-	closing   bool          // the last member is leaving: nobody may join
-	version   int           // of the Task API in use
-	listener  int           // who made the socket listen that it was reached by; 0 when that is not known
-	contested bool          // another process has, or had, its address
-	link      *Link
-	pid       shimclient.ProcessID // verified; zero when there is none
-	upAt      uint64               // when it ran and had no task yet, in clock ticks since boot; 0 when that is not known
-	died      bool
-	failure   error // of the last connect, while there is no connection
-	failedAt  time.Time
-	traced    bool // its launch is on record, so that no process of that means that it has ended; only for one without an address
-	probing   bool
+	// +checklocks:mu
+	launched bool
+	// +checklocks:mu
+	state State
+	// +checklocks:mu
+	since time.Time
+	// +checklocks:mu
+	changed chan struct{} // closed and replaced at every transition
+	// +checklocks:mu
+	closing bool // the last member is leaving: nobody may join
+	// +checklocks:mu
+	version int // of the Task API in use
+	// +checklocks:mu
+	listener int // who made the socket listen that it was reached by; 0 when that is not known
+	// +checklocks:mu
+	contested bool // another process has, or had, its address
+	// +checklocks:mu
+	link *Link
+	// +checklocks:mu
+	pid shimclient.ProcessID // verified; zero when there is none
+	// +checklocks:mu
+	upAt uint64 // when it ran and had no task yet, in clock ticks since boot; 0 when that is not known
+	// +checklocks:mu
+	died bool
+	// +checklocks:mu
+	failure error // of the last connect, while there is no connection
+	// +checklocks:mu
+	failedAt time.Time
+	// +checklocks:mu
+	traced bool // its launch is on record, so that no process of that means that it has ended; only for one without an address
+	// +checklocks:mu
+	probing bool
+	// +checklocks:mu
 	escalates bool // a goroutine waits for the time to end it
-	behind    map[Member]struct{}
+	// +checklocks:mu
+	behind map[Member]struct{}
+	// +checklocks:mu
 	deadlines shimclient.Deadlines // of its runtime; nil before anything is behind it
 	// tokens and dirs are the launches and bundles by which the process is found: of those who may have started it, for good, and of
 	// those who joined it, for as long as they are behind it.
+	// +checklocks:mu
 	tokens map[string]struct{}
-	dirs   map[string]struct{}
-	log    *shimclient.Log
+	// +checklocks:mu
+	dirs map[string]struct{}
+	// +checklocks:mu
+	log *shimclient.Log
+	// +checklocks:mu
 	keeper Keeper // nil for one that was started for one instance
 }
 
@@ -154,6 +177,7 @@ func (p *Process) LogAs(namespace, id string) {
 	}
 }
 
+// +checklocks:p.mu
 func (p *Process) toLocked(st State) {
 	if p.state == st || p.state == Ended {
 		return
@@ -162,6 +186,7 @@ func (p *Process) toLocked(st State) {
 	p.wakeLocked()
 }
 
+// +checklocks:p.mu
 func (p *Process) wakeLocked() {
 	close(p.changed)
 	p.changed = make(chan struct{})

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -21,7 +22,7 @@ func TestProcessEvents(t *testing.T) {
 		wakes []State // those who watch it, without another state
 	}{
 		{"connected", func(t *testing.T, p *Process, l *Link) {
-			before := p.state
+			_, before, _ := p.Watch()
 			err := p.OnConnected(l.Conn)
 			require.Equal(t, before == Ended, err != nil, "%v", err)
 			// A silent shim is silent until it has answered, whatever becomes of its connection.
@@ -46,9 +47,9 @@ func TestProcessEvents(t *testing.T) {
 				p, _, err := r.Attach(g, nowhere, Origin{Launched: true})
 				require.NoError(t, err)
 				l := mute(t)
-				p.state = st
+				p.put(st, time.Now())
 				if st == Connected || st == Unresponsive {
-					p.link = l
+					p.linkTo(l)
 				}
 				want, ok := c.leads[st]
 				if !ok {
@@ -171,7 +172,8 @@ func TestIsCurrent(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			r, _ := idle(t)
 			p := newProcess(r, nowhere)
-			p.version, p.state, p.probing = c.version, c.st, c.probing
+			p.put(c.st, time.Now())
+			p.speak(c.version, c.probing)
 			require.Equal(t, c.want, p.IsCurrent())
 		})
 	}

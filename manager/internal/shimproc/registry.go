@@ -51,7 +51,8 @@ type Registry struct {
 	dials  *semaphore.Weighted
 
 	// mu guards processes. A process's lock may be taken under it.
-	mu        sync.Mutex
+	mu sync.Mutex
+	// +checklocks:mu
 	processes map[string]*Process
 }
 
@@ -85,9 +86,10 @@ func (r *Registry) sleep(d time.Duration) bool {
 // members with different shims on record are behind different processes.
 func (r *Registry) Attach(m Member, ep shimclient.Endpoint, from Origin) (p *Process, created bool, err error) {
 	gone := from.Pid != (shimclient.ProcessID{}) && !from.Pid.Alive()
+	past := r.past(ep, from)
 	r.mu.Lock()
 	if !gone {
-		p = r.processForLocked(ep, from)
+		p = r.processForLocked(ep, from, past)
 	}
 	if created = p == nil; created {
 		p = newProcess(r, ep)
@@ -105,11 +107,21 @@ func (r *Registry) Attach(m Member, ep shimclient.Endpoint, from Origin) (p *Pro
 	return p, created, nil
 }
 
-// processForLocked is the known process at an endpoint that a member comes to; nil when it is another than those.
-func (r *Registry) processForLocked(ep shimclient.Endpoint, from Origin) *Process {
+// past is the process of before at the address of one that has just been launched; nil for none.
+func (r *Registry) past(ep shimclient.Endpoint, from Origin) *Process {
+	if p := r.At(ep); p != nil && from.Launched && p.IsGone() {
+		return p
+	}
+	return nil
+}
+
+// processForLocked is the known process at an endpoint that a member comes to; nil when it is another than those. past is none of them.
+//
+// +checklocks:r.mu
+func (r *Registry) processForLocked(ep shimclient.Endpoint, from Origin, past *Process) *Process {
 	p := r.processes[ep.String()]
 	switch {
-	case p == nil, from.Anew, from.Launched && p.IsGone():
+	case p == nil, from.Anew, p == past:
 		return nil
 	case p.isOther(from.Pid):
 		return r.processes[sideName(ep, from.Pid)]
@@ -119,6 +131,8 @@ func (r *Registry) processForLocked(ep shimclient.Endpoint, from Origin) *Proces
 
 // enterLocked puts a process into the map. One that had its address goes aside: neither is taken for what listens there
 // before it has said so.
+//
+// +checklocks:r.mu
 func (r *Registry) enterLocked(p *Process) {
 	if old := r.processes[p.name]; old != nil {
 		old.name = sideName(old.Endpoint, old.Verified())
@@ -158,10 +172,13 @@ func (r *Registry) AttachLost(m Member, name string, why error, traced bool, fro
 	created := p == nil
 	if created {
 		p = newProcess(r, ep)
-		p.noAddress, p.pid = why, from.Pid
+		p.noAddress = why
 		r.processes[p.name] = p
 	}
 	p.mu.Lock()
+	if created {
+		p.pid = from.Pid
+	}
 	p.launched, p.traced = p.launched || from.Launched, p.traced || traced
 	p.enterLocked(m)
 	p.mu.Unlock()
