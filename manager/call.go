@@ -28,29 +28,41 @@ func (i *Instance) callLink(ctx context.Context, mode shimproc.Mode, f func(cont
 	return p.Call(ctx, mode, f)
 }
 
-// detach runs f without the caller's cancellation and returns when it does or the caller leaves.
-func detach[T any](ctx context.Context, m *ShimManager, f func(context.Context) (T, error)) (T, error) {
-	type result struct {
-		value T
-		err   error
-	}
-	done := make(chan result, 1)
-	m.spawn(func() {
-		v, err := f(context.WithoutCancel(ctx))
-		done <- result{v, err}
+// outlasting is a call that goes on when its caller leaves.
+type outlasting[T any] struct {
+	done  chan struct{} // closed when it has ended; value and err are set then
+	value T
+	err   error
+}
+
+// outlast has run do f without the caller's cancellation, and returns when that has ended or the caller leaves.
+func outlast[T any](ctx context.Context, run func(func()), f func(context.Context) (T, error)) (c *outlasting[T], left bool) {
+	c = &outlasting[T]{done: make(chan struct{})}
+	run(func() {
+		defer close(c.done)
+		c.value, c.err = f(context.WithoutCancel(ctx))
 	})
 	select {
-	case r := <-done:
-		return r.value, r.err
+	case <-c.done:
+		return c, false
 	case <-ctx.Done():
 	}
 	select {
-	case r := <-done: // both at once: what was done counts
-		return r.value, r.err
+	case <-c.done: // both at once: what was done counts
+		return c, false
 	default:
+		return c, true
+	}
+}
+
+// detach runs f, which the manager's Close waits for, without the caller's cancellation and returns when it does or the caller leaves.
+func detach[T any](ctx context.Context, m *ShimManager, f func(context.Context) (T, error)) (T, error) {
+	c, left := outlast(ctx, func(f func()) { m.spawn(f) }, f)
+	if left {
 		var none T
 		return none, ctx.Err()
 	}
+	return c.value, c.err
 }
 
 // settled waits until a restored instance's shim has answered, up to the load timeout. Every other listed state needs no waiting, and

@@ -32,6 +32,11 @@ type cleaning struct {
 	orderly bool
 }
 
+// cleaningAfter is what is left to clean after a delete. orderly: its exit is known from the shim.
+func (i *Instance) cleaningAfter(orderly bool) cleaning {
+	return cleaning{shimDelete: !orderly || i.deletesAlways(), orderly: orderly}
+}
+
 // clean removes what is left of the instance and then the instance, trying with growing pauses until it succeeds or the manager is
 // closed. Until then the id stays reserved; after a close the next start goes on.
 func (i *Instance) clean(c cleaning) {

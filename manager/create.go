@@ -60,15 +60,12 @@ func (i *Instance) detached(ctx context.Context, call func(context.Context) erro
 		return errors.Wrapf(errdefs.ErrUnavailable, "shim at %s has left %d creates unanswered whose callers have given up; "+
 			"it gets no further one before it answers", p.Endpoint, strandedLimit)
 	}
-	done := make(chan error, 1)
-	go func() { done <- call(context.WithoutCancel(ctx)) }()
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done():
-		i.creation.onCallerLeft(done)
+	c, left := outlast(ctx, func(f func()) { go f() }, func(ctx context.Context) (struct{}, error) { return struct{}{}, call(ctx) })
+	if left {
+		i.creation.onCallerLeft(c.done)
 		return errors.Wrapf(ctx.Err(), "creating %s %s", i.kind, i.id)
 	}
+	return c.err
 }
 
 // stranded counts the Creates that have not been answered since their callers left.

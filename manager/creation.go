@@ -10,12 +10,12 @@ import "sync"
 // says what a shim may still be doing, which no state decides and no decision about a state needs.
 type creation struct {
 	mu     sync.Mutex
-	answer <-chan error // of a Create whose caller has left; nil when there is none
-	cut    bool         // a Create may still be under way in what the shim has run for it
+	answer <-chan struct{} // closed at that of a Create whose caller has left; nil when there is none
+	cut    bool            // a Create may still be under way in what the shim has run for it
 }
 
-// onCallerLeft notes where the answer comes to a Create that nobody waits for any more.
-func (c *creation) onCallerLeft(answer <-chan error) {
+// onCallerLeft notes what is closed when the answer comes to a Create that nobody waits for any more.
+func (c *creation) onCallerLeft(answer <-chan struct{}) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.answer = answer
@@ -28,8 +28,8 @@ func (c *creation) settle() {
 	c.answer = nil
 }
 
-// owed is where the answer comes that the shim owes to a caller who has left; nil when it owes none.
-func (c *creation) owed() <-chan error {
+// owed is closed when the answer comes that the shim owes to a caller who has left; nil when it owes none.
+func (c *creation) owed() <-chan struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.answer

@@ -89,8 +89,7 @@ func (i *Instance) runDelete(ctx, caller context.Context) (*runtime.Exit, error)
 	}
 	if caller.Err() != nil && exit != nil {
 		// Nobody is there to be given the exit: it stays, recorded, for the retry.
-		i.onDeleteFailed()
-		i.cleanUpIfDead()
+		i.takeDeleteBack()
 		return nil, caller.Err()
 	}
 	p := i.process()
@@ -107,12 +106,7 @@ func (i *Instance) runDelete(ctx, caller context.Context) (*runtime.Exit, error)
 	}
 	failpoint.Here("delete-released")
 	i.activated()
-	c := cleaning{shimDelete: exit == nil || i.deletesAlways(), orderly: exit != nil}
-	if lingering == nil {
-		i.finishDelete(ctx, c)
-	} else {
-		i.cleanUpOnceGone(lingering, c)
-	}
+	i.finishReleased(ctx, lingering, i.cleaningAfter(exit != nil))
 	if exit == nil {
 		return nil, derr
 	}
@@ -199,8 +193,7 @@ func (i *Instance) endSilentShim(ctx context.Context) bool {
 // found then is the answer.
 func (i *Instance) deleteFailed(ctx context.Context, err error) (*runtime.Exit, error) {
 	i.m.pool.distrust(i.process())
-	i.onDeleteFailed()
-	if !i.cleanUpIfDead() {
+	if !i.takeDeleteBack() {
 		return nil, err
 	}
 	wait, cancel := context.WithTimeout(ctx, inFlight+timeout.Get(TimeoutCleanup))
@@ -243,7 +236,7 @@ func (i *Instance) releaseProcess(ctx context.Context, p *shimproc.Process, orde
 func (i *Instance) cleanUpDeleted() {
 	ctx := i.context()
 	i.activated()
-	c := cleaning{shimDelete: i.ledger.exit("") == nil || i.deletesAlways(), orderly: i.ledger.exit("") != nil}
+	c := i.cleaningAfter(i.ledger.exit("") != nil)
 	for pause := i.m.cleanPause; ; pause = min(2*pause, lastCleanPause) {
 		p := i.process()
 		lingering, err := i.releaseProcess(ctx, p, false)
@@ -262,6 +255,21 @@ func (i *Instance) cleanUpDeleted() {
 			return
 		}
 	}
+}
+
+// takeDeleteBack lets the delete be tried again. True when the shim has died meanwhile: it is cleaned up instead.
+func (i *Instance) takeDeleteBack() (dead bool) {
+	i.onDeleteFailed()
+	return i.cleanUpIfDead()
+}
+
+// finishReleased cleans up after a delete whose process is released, if that lingers once it is gone.
+func (i *Instance) finishReleased(ctx context.Context, lingering *shimproc.Leaving, c cleaning) {
+	if lingering != nil {
+		i.cleanUpOnceGone(lingering, c)
+		return
+	}
+	i.finishDelete(ctx, c)
 }
 
 // finishDelete cleans up. The task is deleted whatever comes of it: what cannot be removed now is tried again in the background,

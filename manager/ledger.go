@@ -235,17 +235,33 @@ func (l *ledger) recordShim(pid shimclient.ProcessID) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.rec.Shim = &bundle.Proc{Pid: pid.Pid, StartTime: pid.StartTime}
+	l.rec.Shim = recordOf(pid)
 }
 
 // recordedShim is the verified pid from the record; zero when there is none, or when it is from before a reboot.
 func (l *ledger) recordedShim() shimclient.ProcessID {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.rec.Shim == nil || l.rec.BootID != shimclient.BootID() {
+	if l.rec.BootID != shimclient.BootID() {
 		return shimclient.ProcessID{}
 	}
-	return shimclient.ProcessID{Pid: l.rec.Shim.Pid, StartTime: l.rec.Shim.StartTime}
+	return procOf(l.rec.Shim)
+}
+
+// recordOf is a process as a record names it; nil for none.
+func recordOf(id shimclient.ProcessID) *bundle.Proc {
+	if (id == shimclient.ProcessID{}) {
+		return nil
+	}
+	return &bundle.Proc{Pid: id.Pid, StartTime: id.StartTime}
+}
+
+// procOf is recordOf the other way round.
+func procOf(rec *bundle.Proc) shimclient.ProcessID {
+	if rec == nil {
+		return shimclient.ProcessID{}
+	}
+	return shimclient.ProcessID{Pid: rec.Pid, StartTime: rec.StartTime}
 }
 
 // fromAnotherBoot tells whether the record is from before the machine's last start: no process of then is one of now.

@@ -82,7 +82,7 @@ func (i *Instance) cleanUpAfter(p *shimproc.Leaving, c cleaning, patience time.D
 // that daemon died before they were told that it is closing; then it is theirs.
 func (i *Instance) restoreLingering(p *shimproc.Process) {
 	i.activated()
-	c := cleaning{shimDelete: i.ledger.exit("") == nil || i.deletesAlways(), orderly: i.ledger.exit("") != nil}
+	c := i.cleaningAfter(i.ledger.exit("") != nil)
 	if !p.Leave(behind{i}) {
 		i.clean(c)
 		return

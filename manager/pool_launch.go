@@ -97,9 +97,7 @@ func (t *warmLaunch) connected(ctx context.Context, p *shimproc.Process, l *shim
 	p.Verify(ctx, l, w.spec.binary, w.token)
 	w.answered = p.AnsweredNow()
 	t.rec.Launch.Answered = w.answered
-	if pid := p.Verified(); pid != (shimclient.ProcessID{}) {
-		t.rec.Shim = &bundle.Proc{Pid: pid.Pid, StartTime: pid.StartTime}
-	}
+	t.rec.Shim = recordOf(p.Verified())
 	if t.rec.Files, err = w.dir.Names(); err != nil {
 		return err
 	}

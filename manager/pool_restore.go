@@ -117,13 +117,6 @@ func (m *ShimManager) lent(id string) bool {
 	})
 }
 
-func procOf(p *bundle.Proc) shimclient.ProcessID {
-	if p == nil {
-		return shimclient.ProcessID{}
-	}
-	return shimclient.ProcessID{Pid: p.Pid, StartTime: p.StartTime}
-}
-
 // takeOver continues what the last daemon had begun with a warm shim: its log, and if no instance is in it the waiting
 // for a task.
 func (w *warmShim) takeOver(ctx context.Context, m *ShimManager, idle bool) {

@@ -257,22 +257,15 @@ func (i *Instance) shutdownBox(ctx context.Context) error {
 	case errdefs.IsNotFound(err):
 		var rerr error
 		if lingering, rerr = i.releaseProcess(ctx, p, false); rerr != nil {
-			i.onDeleteFailed()
-			i.cleanUpIfDead()
+			i.takeDeleteBack()
 			return rerr
 		}
 	default:
-		i.onDeleteFailed()
-		i.cleanUpIfDead()
+		i.takeDeleteBack()
 		return err
 	}
 	i.ledger.learnExit(bundle.Exit{At: time.Now().UTC()})
-	c := cleaning{shimDelete: err != nil || i.deletesAlways(), orderly: err == nil}
-	if lingering == nil {
-		i.finishDelete(ctx, c)
-	} else {
-		i.cleanUpOnceGone(lingering, c)
-	}
+	i.finishReleased(ctx, lingering, i.cleaningAfter(err == nil))
 	return nil
 }
 
