@@ -9,6 +9,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/timeout"
 	"github.com/pkg/errors"
 
+	"github.com/shimyard/shimyard/manager/internal/await"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
 )
@@ -68,32 +69,33 @@ func detach[T any](ctx context.Context, m *ShimManager, f func(context.Context) 
 // settled waits until a restored instance's shim has answered, up to the load timeout. Every other listed state needs no waiting, and
 // a forced call waits no longer than until there is somebody to send it to.
 func (i *Instance) settled(ctx context.Context, mode shimproc.Mode) error {
-	st, changed := i.watch()
-	if st != restoring {
+	if st, _ := i.watch(); st != restoring {
 		return i.usable(st)
 	}
 	i.m.urge()
 	wctx, cancel := timeout.WithContext(ctx, TimeoutLoad)
 	defer cancel()
-	for st == restoring {
-		if i.isUnresponsive() {
-			if mode == shimproc.Forced {
-				return nil
-			}
-			return i.unavailable()
+	var verdict error
+	err := await.Until(wctx, func() (await.Wake, bool) {
+		moved := i.moved()
+		st, changed := i.watch()
+		switch {
+		case st != restoring:
+			verdict = i.usable(st)
+		case !i.isUnresponsive():
+			return await.Wake{changed, moved}, false
+		case mode != shimproc.Forced:
+			verdict = i.unavailable()
 		}
-		select {
-		case <-changed:
-		case <-i.moved():
-		case <-wctx.Done():
-			if err := ctx.Err(); err != nil {
-				return errors.Wrapf(err, "waiting for %s %s to be restored", i.kind, i.id)
-			}
-			return i.unavailable()
-		}
-		st, changed = i.watch()
+		return await.Wake{}, true
+	})
+	switch {
+	case err == nil:
+		return verdict
+	case ctx.Err() != nil:
+		return errors.Wrapf(ctx.Err(), "waiting for %s %s to be restored", i.kind, i.id)
 	}
-	return i.usable(st)
+	return i.unavailable()
 }
 
 // isUnresponsive tells whether the process is known to leave calls unanswered.

@@ -15,6 +15,7 @@ import (
 	"github.com/pkg/errors"
 
 	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/manager/internal/await"
 	"github.com/shimyard/shimyard/manager/internal/failpoint"
 	"github.com/shimyard/shimyard/manager/internal/metrics"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
@@ -49,33 +50,33 @@ func (i *Instance) delete(ctx context.Context) (*runtime.Exit, error) {
 func (i *Instance) claimDelete(ctx context.Context) (mine bool, err error) {
 	wctx, cancel := timeout.WithContext(ctx, TimeoutLoad)
 	defer cancel()
-	for waited := false; ; {
-		force := i.isUnresponsive()
+	var verdict error
+	waited := false
+	err = await.Until(ctx, func() (await.Wake, bool) {
+		moved, force := i.moved(), i.isUnresponsive()
 		before, changed := i.onDelete(force)
-		wait := wctx.Done()
 		switch {
 		case before == running, before == restoring && force:
-			return true, nil
+			mine = true
 		case before == deleting:
-			waited, wait = true, ctx.Done() // the other one has deadlines of its own
-		case before == restoring:
+			waited = true // the other one has deadlines of its own
+			return await.Wake{changed, moved}, false
+		case before == restoring && wctx.Err() == nil:
 			i.m.urge()
-		default:
-			if waited {
-				return false, nil
-			}
-			return false, errNoInstance(i.kind, i.id)
+			return await.Wake{changed, moved, wctx.Done()}, false
+		case before == restoring && ctx.Err() == nil:
+			verdict = i.unavailable()
+		case before == restoring:
+			return await.Wake{}, false // the caller has left
+		case !waited:
+			verdict = errNoInstance(i.kind, i.id)
 		}
-		select {
-		case <-changed:
-		case <-i.moved():
-		case <-wait:
-			if err := ctx.Err(); err != nil {
-				return false, errors.Wrapf(err, "waiting to delete %s %s", i.kind, i.id)
-			}
-			return false, i.unavailable()
-		}
+		return await.Wake{}, true
+	})
+	if err != nil {
+		return false, errors.Wrapf(err, "waiting to delete %s %s", i.kind, i.id)
 	}
+	return mine, verdict
 }
 
 // runDelete is the orderly way: Delete in the shim, record the exit, release the process, remove what is left. ctx has no

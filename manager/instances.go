@@ -9,6 +9,8 @@ import (
 
 	"github.com/containerd/containerd/v2/pkg/timeout"
 	"github.com/pkg/errors"
+
+	"github.com/shimyard/shimyard/manager/internal/await"
 )
 
 // reserve enters i into the map. Where an earlier instance of the id is on its way out it waits, up to the cleanup timeout, then
@@ -19,28 +21,35 @@ func (m *ShimManager) reserve(ctx context.Context, i *Instance) error {
 	}
 	wctx, cancel := timeout.WithContext(ctx, TimeoutCleanup)
 	defer cancel()
-	for {
-		m.mu.Lock()
-		other := m.instances[i.key()]
-		if other == nil {
-			m.instances[i.key()] = i
-			m.mu.Unlock()
-			return nil
+	var other *Instance
+	var refused error
+	err := await.Until(wctx, func() (await.Wake, bool) {
+		if other = m.enterFree(i); other == nil {
+			return await.Wake{}, true
 		}
-		m.mu.Unlock()
 		st, changed := other.watch()
 		if !st.ending() {
-			return errReserved(other)
+			refused = errReserved(other)
 		}
-		select {
-		case <-changed:
-		case <-wctx.Done():
-			if err := ctx.Err(); err != nil {
-				return errors.Wrapf(err, "waiting for the end of an earlier %s %s", i.kind, i.id)
-			}
-			return errReserved(other)
-		}
+		return await.Wake{changed}, !st.ending()
+	})
+	switch {
+	case err == nil:
+		return refused
+	case ctx.Err() != nil:
+		return errors.Wrapf(ctx.Err(), "waiting for the end of an earlier %s %s", i.kind, i.id)
 	}
+	return errReserved(other)
+}
+
+// enterFree enters i into the map, unless there is one of its id, which it returns then.
+func (m *ShimManager) enterFree(i *Instance) (other *Instance) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if other = m.instances[i.key()]; other == nil {
+		m.instances[i.key()] = i
+	}
+	return other
 }
 
 // forget takes i out of the map, if it is still the one under its id, and says so to all who wait for that.

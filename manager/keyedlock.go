@@ -8,6 +8,8 @@ import (
 	"sync"
 
 	"github.com/pkg/errors"
+
+	"github.com/shimyard/shimyard/manager/internal/await"
 )
 
 // keyedLock is one lock for each key. The zero value is ready. Unlike a mutex it is held across
@@ -19,25 +21,22 @@ type keyedLock struct {
 
 // lock waits for the key; unlock must be called once, if there is no error.
 func (l *keyedLock) lock(ctx context.Context, key string) (unlock func(), err error) {
-	for {
-		l.mu.Lock()
-		free, taken := l.held[key]
-		if !taken {
-			break
-		}
-		l.mu.Unlock()
-		select {
-		case <-free:
-		case <-ctx.Done():
-			return nil, errors.Wrapf(ctx.Err(), "waiting for another call for %s to end", key)
-		}
-	}
-	defer l.mu.Unlock()
-	if l.held == nil {
-		l.held = make(map[string]chan struct{})
-	}
 	mine := make(chan struct{})
-	l.held[key] = mine
+	err = await.Until(ctx, func() (await.Wake, bool) {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if free, taken := l.held[key]; taken {
+			return await.Wake{free}, false
+		}
+		if l.held == nil {
+			l.held = make(map[string]chan struct{})
+		}
+		l.held[key] = mine
+		return await.Wake{}, true
+	})
+	if err != nil {
+		return nil, errors.Wrapf(err, "waiting for another call for %s to end", key)
+	}
 	return func() {
 		l.mu.Lock()
 		defer l.mu.Unlock()

@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/log"
 	"github.com/pkg/errors"
 
+	"github.com/shimyard/shimyard/manager/internal/await"
 	"github.com/shimyard/shimyard/manager/internal/failpoint"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
@@ -23,26 +24,22 @@ const askAgain = time.Second
 // takeOver asks the shim of a restored instance what it knows, until it says so or is proven dead. A shim that is silent keeps the
 // instance restoring, for as long as that takes.
 func (i *Instance) takeOver() {
-	for {
+	// At the end of the daemon the next start goes on.
+	_ = await.Until(i.m.ctx, func() (await.Wake, bool) {
 		p := i.process()
 		st, changed := i.watch()
 		if st != restoring || p == nil {
-			return
+			return await.Wake{}, true
 		}
 		_, ps, moved := p.Watch()
 		if ps == shimproc.Connected {
 			if i.ask() {
-				return
+				return await.Wake{}, true
 			}
 			moved = after(askAgain)
 		}
-		select {
-		case <-changed:
-		case <-moved:
-		case <-i.m.ctx.Done():
-			return
-		}
-	}
+		return await.Wake{changed, moved}, false
+	})
 }
 
 // ask sends the one State (or Status) of a restore. True when it decided.

@@ -13,6 +13,7 @@ import (
 	"github.com/pkg/errors"
 
 	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/manager/internal/await"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
 )
@@ -35,35 +36,40 @@ func (i *Instance) wait(ctx context.Context, execID string) (*runtime.Exit, erro
 // ended) and for what the shim says of the process (no such one). It outlasts stalls, lost connections, restores and the stop of the
 // daemon: CRI takes a Wait that fails for exit 255 and kills the container.
 func (i *Instance) waitFor(ctx context.Context, execID string, ask waiter) (*runtime.Exit, error) {
-	for {
+	var exit *runtime.Exit
+	var verdict error
+	err := await.Until(ctx, func() (await.Wake, bool) {
 		// Taken before anything is looked at, so that no change is missed between the look and the sleep.
 		st, changed := i.watch()
 		l, moved := i.link()
 		if e := i.ledger.exit(execID); e != nil {
-			return toExit(e), nil
+			exit = toExit(e)
+			return await.Wake{}, true
 		}
 		if st == gone || st == reaping || st == dead && i.ledger.exit("") != nil {
 			// An exec that nobody knows: with init's exit those of all execs are known.
-			return nil, errNoInstance(i.kind, i.id)
+			verdict = errNoInstance(i.kind, i.id)
+			return await.Wake{}, true
 		}
 		if st != dead && l != nil {
-			exit, err := i.askWait(ctx, l, execID, ask)
+			var err error
+			exit, err = i.askWait(ctx, l, execID, ask)
 			switch {
 			case exit != nil:
-				return exit, nil
+				return await.Wake{}, true
 			case i.endsWait(ctx, err):
-				return nil, err
+				verdict = err
+				return await.Wake{}, true
 			case !errors.Is(err, shimclient.ErrConnectionLost) && !errors.Is(err, errWoken):
 				moved = after(waitPause)
 			}
 		}
-		select {
-		case <-changed:
-		case <-moved:
-		case <-ctx.Done():
-			return nil, errors.Wrapf(ctx.Err(), "waiting for the exit of %s", i.id)
-		}
+		return await.Wake{changed, moved}, false
+	})
+	if err != nil {
+		return nil, errors.Wrapf(err, "waiting for the exit of %s", i.id)
 	}
+	return exit, verdict
 }
 
 // waiter sends one Wait.

@@ -10,6 +10,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/pkg/errors"
 
+	"github.com/shimyard/shimyard/manager/internal/await"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -58,16 +59,14 @@ func (p *Process) Call(ctx context.Context, mode Mode, f func(context.Context, *
 // is connected again and the call may be repeated. The call may have seen the loss before the connection is given up, see
 // shimclient.Conn.Done.
 func (p *Process) afterLoss(ctx context.Context, used *Link, mode Mode, lost error) error {
-	l, _, changed := p.Watch()
-	for l != nil && l.Conn == used.Conn {
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return lost
-		case <-p.reg.ctx.Done():
-			return lost // nobody connects again
-		}
+	var l *Link
+	err := await.Until(ctx, func() (await.Wake, bool) {
+		var changed <-chan struct{}
 		l, _, changed = p.Watch()
+		return await.Wake{changed, p.reg.ctx.Done()}, l == nil || l.Conn != used.Conn || p.reg.ctx.Err() != nil
+	})
+	if err != nil || l != nil && l.Conn == used.Conn { // nobody connects again at the end of the daemon
+		return lost
 	}
 	if l != nil && !isDone(l.Conn.Done()) {
 		return nil
@@ -98,25 +97,29 @@ func (p *Process) Use(ctx context.Context, mode Mode) (*Link, error) {
 	p.reg.config.Urge()
 	wctx, cancel := timeout.WithContext(ctx, TimeoutLoad)
 	defer cancel()
-	for {
+	var verdict error
+	err := await.Until(wctx, func() (await.Wake, bool) {
+		l, st, changed = p.Watch()
 		switch {
 		case st == Connected, st == Unresponsive && mode == Forced && l != nil:
-			return l, nil
 		case st == Unresponsive && mode == Repeatable:
-			return nil, p.unavailable()
+			verdict = p.unavailable()
 		case st == Ended:
-			return nil, ErrDead
+			verdict = ErrDead
+		default:
+			return await.Wake{changed}, false
 		}
-		select {
-		case <-changed:
-		case <-wctx.Done():
-			if err := ctx.Err(); err != nil {
-				return nil, errors.Wrap(err, "waiting for the connection to the shim")
-			}
-			return nil, p.unavailable()
-		}
-		l, st, changed = p.Watch()
+		return await.Wake{}, true
+	})
+	switch {
+	case err == nil && verdict == nil:
+		return l, nil
+	case err == nil:
+		return nil, verdict
+	case ctx.Err() != nil:
+		return nil, errors.Wrap(ctx.Err(), "waiting for the connection to the shim")
 	}
+	return nil, p.unavailable()
 }
 
 // LostAddress says why the process cannot be reached at all: its address is not known any more. Nil where it is known.

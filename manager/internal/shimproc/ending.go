@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/log"
 	"github.com/pkg/errors"
 
+	"github.com/shimyard/shimyard/manager/internal/await"
 	"github.com/shimyard/shimyard/manager/internal/metrics"
 	"github.com/shimyard/shimyard/shimclient"
 )
@@ -154,19 +155,12 @@ func (l *Leaving) WaitGone(ctx context.Context) bool {
 func (p *Process) AwaitClosed(ctx context.Context) error {
 	ctx, cancel := timeout.WithContext(ctx, TimeoutCleanup)
 	defer cancel()
-	for {
+	err := await.Until(ctx, func() (await.Wake, bool) {
 		p.mu.Lock()
-		leaving, changed := p.closing && p.state != Ended, p.changed
-		p.mu.Unlock()
-		if !leaving {
-			return nil
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return errors.Wrap(ctx.Err(), "waiting for an earlier shim of the group to go")
-		}
-	}
+		defer p.mu.Unlock()
+		return await.Wake{p.changed}, !p.closing || p.state == Ended
+	})
+	return errors.Wrap(err, "waiting for an earlier shim of the group to go")
 }
 
 // Process is the one that is leaving.

@@ -1,0 +1,43 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package await
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+
+	"github.com/stretchr/testify/require"
+)
+
+// TestUntilLooksAgain when any of the channels wakes it, and then alone.
+func TestUntilLooksAgain(t *testing.T) {
+	for n := range (Wake{}) {
+		synctest.Test(t, func(t *testing.T) {
+			looks, ch := 0, make(chan struct{})
+			ended := make(chan error)
+			go func() {
+				ended <- Until(t.Context(), func() (Wake, bool) {
+					looks++
+					var w Wake
+					w[n] = ch
+					return w, looks == 2
+				})
+			}()
+			synctest.Wait()
+			require.Equal(t, 1, looks)
+			close(ch)
+			require.NoError(t, <-ended)
+			require.Equal(t, 2, looks)
+		})
+	}
+}
+
+// TestUntilAContextEnds: what is there already counts.
+func TestUntilAContextEnds(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.NoError(t, Until(ctx, func() (Wake, bool) { return Wake{}, true }))
+	require.ErrorIs(t, Until(ctx, func() (Wake, bool) { return Wake{}, false }), context.Canceled)
+}
