@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-
 )
 
 // StartProtocol says what a shim is given on the stdin of `start`.
