@@ -4,11 +4,14 @@
 package bundle
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/containerd/containerd/v2/pkg/identifiers"
+	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
 )
 
@@ -90,4 +93,53 @@ func heldByRootfs(b *Bundle) []string {
 		list = append(list, e.Name())
 	}
 	return list
+}
+
+// FuzzShimFiles: what a shim, or whoever else writes into a bundle, has in its small files is refused or can be used; what is read of an exit
+// can be recorded.
+func FuzzShimFiles(f *testing.F) {
+	for _, seed := range []string{
+		`{"Timestamp":"2026-05-01T12:00:00Z","Pid":7,"Status":137}`, `{"Timestamp":"0000-01-01T00:00:00+23:59","Pid":7}`,
+		`{"Timestamp":"9999-12-31T23:59:59-23:59","Pid":7}`, `{"Pid":-1}`, `{"root":"/run/runc","binary_name":"crun"}`, "4194304", " 7\n", "-7", "/bin/shim", "../x", "pod-1", "",
+	} {
+		f.Add([]byte(seed))
+	}
+	b := create(f, newLayout(f), testID)
+	files := []string{exitFile, optionsFile, initPidFile, shimPidFile, shimBinaryFile, sandboxFile, runtimeFile}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		for _, name := range files {
+			put(t, b.file(name), string(data))
+		}
+		if e, err := b.ShimExit(); usable(t, err) {
+			require.Positive(t, e.Pid)
+			_, err := json.Marshal(e)
+			require.NoError(t, err, "it can be recorded")
+		}
+		if o, err := b.RuncOptions(); usable(t, err) {
+			require.NotNil(t, o)
+		}
+		if pid, _, err := b.InitPid(); usable(t, err) {
+			require.Positive(t, pid)
+		}
+		if pid, err := b.ShimPid(); usable(t, err) {
+			require.Positive(t, pid)
+		}
+		if path, err := b.ShimBinary(); usable(t, err) {
+			require.NotEmpty(t, path)
+			require.NotContains(t, path, "\x00")
+		}
+		if id, err := b.Sandbox(); usable(t, err) {
+			require.NoError(t, identifiers.Validate(id))
+		}
+		b.NamesRunc("runc")
+	})
+}
+
+// usable tells whether a file could be read. If not, the error says whether there is nothing or something foreign.
+func usable(t *testing.T, err error) bool {
+	t.Helper()
+	if err != nil && !errdefs.IsNotFound(err) {
+		require.ErrorIs(t, err, ErrForeign)
+	}
+	return err == nil
 }

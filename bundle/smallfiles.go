@@ -103,7 +103,8 @@ func (b *Bundle) NamesRunc(binary string) bool {
 	return err == nil && name == binary
 }
 
-// ShimExit returns the exit of the container's first process as a runc shim of containerd 2.4 or later wrote it. Errors: NotFound; ErrForeign.
+// ShimExit returns the exit of the container's first process as a runc shim of containerd 2.4 or later wrote it; its time is
+// zero where the shim has written none that can be. Errors: NotFound; ErrForeign.
 func (b *Bundle) ShimExit() (*Exit, error) {
 	path := b.file(exitFile)
 	data, err := readFile(path)
@@ -120,7 +121,11 @@ func (b *Bundle) ShimExit() (*Exit, error) {
 	if e.Pid <= 0 || e.Pid > math.MaxInt32 || e.Status < 0 || e.Status > math.MaxInt32 {
 		return nil, errors.Wrapf(ErrForeign, "cannot use %s: pid %d, status %d", path, e.Pid, e.Status)
 	}
-	return &Exit{Pid: uint32(e.Pid), Status: uint32(e.Status), At: e.Timestamp.UTC()}, nil
+	exit := &Exit{Pid: uint32(e.Pid), Status: uint32(e.Status)}
+	if sec := e.Timestamp.Unix(); sec > 0 && sec < math.MaxInt64/int64(time.Second) { // our record could not hold another
+		exit.At = e.Timestamp.UTC()
+	}
+	return exit, nil
 }
 
 // WriteRuncOptions puts into a bundle that Replace has made, or in place of a damaged file, what `delete` of a runc shim reads there: where

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -15,12 +16,14 @@ import (
 	tasktypes "github.com/containerd/containerd/api/types/task"
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/cio"
+	"github.com/containerd/typeurl/v2"
 	"github.com/pkg/errors"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/shimyard/shimyard/integration/internal/daemon"
+	"github.com/shimyard/shimyard/manager/inspect"
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
@@ -81,6 +84,7 @@ func (n *node) scale(count, stalled int, opts []setupOpt, use ...string) {
 	n.timeLists("with some stalled, at once", count)
 	n.stays("all are listed", func() bool { return len(n.listed()) == count })
 	n.timeLists("with some stalled, later", count)
+	n.timeCommands(count)
 	for _, j := range jobs {
 		require.True(t, runs(j.Pid()), "%s is gone", j.ID())
 	}
@@ -137,6 +141,31 @@ func (n *node) timeLists(when string, count int) {
 	slices.Sort(took)
 	n.t.Logf("list of %d %s: first %s, median %s, best %s", count, when,
 		first.Round(time.Millisecond), took[len(took)/2].Round(time.Millisecond), took[0].Round(time.Millisecond))
+}
+
+// timeCommands asks as `containerd shims` does, over a connection that stands.
+func (n *node) timeCommands(count int) {
+	n.t.Helper()
+	q, err := typeurl.MarshalAnyToProto(&inspect.ListRequest{Processes: true})
+	require.NoError(n.t, err)
+	var took []time.Duration
+	for range 9 {
+		begin := time.Now()
+		r, err := n.Client().IntrospectionService().PluginInfo(n.ctx, "io.containerd.runtime.v2", "task", q)
+		took = append(took, time.Since(begin))
+		require.NoError(n.t, err)
+		var list inspect.ListResponse
+		require.NoError(n.t, typeurl.UnmarshalTo(r.Extra, &list))
+		require.Len(n.t, list.Instances, count)
+	}
+	slices.Sort(took)
+	n.t.Logf("containerd shims, the daemon's answer on %d: median %s, worst %s", count,
+		took[len(took)/2].Round(100*time.Microsecond), took[len(took)-1].Round(100*time.Microsecond))
+	for _, command := range []string{"ls", "check"} {
+		begin := time.Now()
+		out, _, _ := n.askShims(command)
+		n.t.Logf("containerd shims %s, all of the program's run: %s, %d lines", command, time.Since(begin).Round(time.Millisecond), strings.Count(out, "\n"))
+	}
 }
 
 // each runs f for 0 to count-1, some at once.

@@ -80,28 +80,95 @@ func TestShimsCommand(t *testing.T) {
 	well.finish()
 }
 
-// TestMetricsEndpoint: Prometheus gets the metrics where containerd serves its own.
-func TestMetricsEndpoint(t *testing.T) {
-	address := freeAddress(t)
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	n := newNode(t, func(o *daemon.Options) {
+// withMetrics makes the daemon serve Prometheus at an address.
+func withMetrics(address string) change {
+	return func(o *daemon.Options) {
 		o.Extra += fmt.Sprintf("\n[plugins.'io.containerd.server.v1.metrics']\n  address = '%s'\n", address)
-	})
-	j := n.run("one")
+	}
+}
+
+// scrape gets our series, as Prometheus does.
+func scrape(t *testing.T, address string) string {
+	t.Helper()
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	var ours string
 	require.Eventually(t, func() bool {
 		r, err := client.Get("http://" + address + "/v1/metrics")
 		if err != nil {
-			return false
+			return false // not yet
 		}
 		defer r.Body.Close()
 		body, err := io.ReadAll(r.Body)
 		require.NoError(t, err)
-		want := fmt.Sprintf(`shimyard_instances{kind="task",namespace="%s",runtime="%s",state="running"} 1`, testNS, runcName)
-		series := regexp.MustCompile(`(?m)^shimyard_`).FindAll(body, -1)
-		require.Less(t, len(series), 2000)
-		return strings.Contains(string(body), want) && strings.Contains(string(body), "shimyard_info{")
+		ours = strings.Join(regexp.MustCompile(`(?m)^shimyard_.*$`).FindAllString(string(body), -1), "\n")
+		return ours != ""
 	}, patience, tick)
+	return ours
+}
+
+// TestMetricsEndpoint: Prometheus gets the metrics where containerd serves its own.
+func TestMetricsEndpoint(t *testing.T) {
+	address := freeAddress(t)
+	n := newNode(t, withMetrics(address))
+	j := n.run("one")
+	series := scrape(t, address)
+	require.Contains(t, series, fmt.Sprintf(`shimyard_instances{kind="task",namespace="%s",runtime="%s",state="running"} 1`, testNS, runcName))
+	require.Contains(t, series, "shimyard_info{")
+	require.Less(t, strings.Count(series, "\n"), 2000)
 	j.finish()
+}
+
+// TestNewcomer goes the way that the README shows, on a node with 20 stalled shims: scrape, find one's pod, find what is wrong. All of that is
+// there at once, and none of it waits for a shim: in the end each stalled shim was asked only by its own client.
+func TestNewcomer(t *testing.T) {
+	t.Parallel()
+	const stalled = 20
+	address := freeAddress(t)
+	n := newCRINode(t, withMetrics(address))
+	p := n.runPod("pod")
+	p.start("app", "sleep", "1000000")
+	jobs := make([]*job, stalled)
+	n.each(stalled, func(i int) (err error) {
+		jobs[i], err = n.tryRun(fmt.Sprintf("ill-%02d", i), forever())
+		return err
+	})
+	var shimPids []int
+	for _, j := range jobs {
+		shimPids = append(shimPids, n.stall(j.ID()))
+	}
+	defer resume(shimPids)
+	n.each(stalled, func(i int) error { // each has left a call unanswered
+		if _, err := jobs[i].Pids(n.ctx); err == nil {
+			return errors.Errorf("%s answers", jobs[i].ID())
+		}
+		return nil
+	})
+	require.Eventually(t, func() bool {
+		out, code, _ := n.askShims("check")
+		return code == shims.ExitProblem && strings.Count(out, "has not answered for") == stalled
+	}, patience, tick)
+
+	// Not Stats: containerd's own metrics ask for those at each scrape.
+	calls := regexp.MustCompile(`(?m)^shimyard_rpcs_total\{[^}]*method="(State|Pids)"[^}]*\} \d+$`)
+	before := scrape(t, address)
+	require.Contains(t, before, fmt.Sprintf(`shimyard_processes{runtime="%s",state="unresponsive"} %d`, runcName, stalled))
+	out, code, failure := n.askShims("ls", "-n", criNS)
+	require.Zero(t, code, failure)
+	require.Equal(t, 2, strings.Count(out, "running"), "the pod and its container: %s", out)
+	out, code, failure = n.askShims("ls", "-q", "--state", "unresponsive")
+	require.Zero(t, code, failure)
+	require.Len(t, strings.Fields(out), stalled)
+	_, code, failure = n.askShims("inspect", jobs[0].ID())
+	require.Zero(t, code, failure)
+	_, code, failure = n.askShims("top", "--once", "--interval", "10ms")
+	require.Zero(t, code, failure)
+	require.Equal(t, calls.FindAllString(before, -1), calls.FindAllString(scrape(t, address), -1), "a shim was called")
+
+	resume(shimPids)
+	for _, j := range jobs {
+		n.answers(j.ID()).finish()
+	}
+	p.remove()
 }
 
 // TestShimsCommandAgainstStock: it says which daemon it has met.

@@ -155,3 +155,47 @@ func TestAnswersWhileGivingUp(t *testing.T) {
 	requireUp(t, conn)
 	require.Zero(t, len(hook.AllEntries()), "lines are logged")
 }
+
+// slowPeer is a connection that gives what there is in pieces.
+type slowPeer struct {
+	net.Conn
+	data []byte
+	size int
+}
+
+func (c *slowPeer) Read(p []byte) (int, error) {
+	if len(c.data) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(p[:min(len(p), c.size)], c.data)
+	c.data = c.data[n:]
+	return n, nil
+}
+
+// FuzzAnswers: whatever a shim sends in whatever pieces, ttrpc gets those bytes, but for the answers to a call that was given up.
+func FuzzAnswers(f *testing.F) {
+	f.Add(append(frame(1, 2, []byte("given up")), frame(3, 2, []byte("wanted"))...), 1)
+	f.Add(append(frame(1, 3, nil), frame(1, 2, nil)[:7]...), 5)
+	f.Add(append([]byte{0, 0x50, 0, 0, 0, 0, 0, 1, 2, 0}, make([]byte, 100)...), 64)
+	f.Fuzz(func(t *testing.T, sent []byte, size int) {
+		a := newAnswers(&slowPeer{data: sent, size: max(1, size)})
+		a.open[1] = true // given up
+		got, err := io.ReadAll(a)
+		require.NoError(t, err)
+		want, dropped := []byte{}, false
+		for rest := sent; len(rest) > 0; {
+			n := len(rest)
+			if n >= 10 {
+				n = min(n, 10+int(binary.BigEndian.Uint32(rest)))
+			}
+			whole := n >= 10 && n == 10+int(binary.BigEndian.Uint32(rest))
+			if whole && n <= 10+4<<20 && rest[8] == 2 && binary.BigEndian.Uint32(rest[4:]) == 1 && !dropped {
+				dropped = true
+			} else {
+				want = append(want, rest[:n]...)
+			}
+			rest = rest[n:]
+		}
+		require.Equal(t, want, append([]byte{}, got...))
+	})
+}

@@ -10,12 +10,10 @@ import (
 	"time"
 
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
-	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/pkg/errors"
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 )
 
@@ -307,22 +305,7 @@ func (l *Launcher) delete(ctx context.Context, r DeleteRequest) (*DeleteResult, 
 		return nil, err
 	}
 	logStderr(ctx, "cleaning up", r.Namespace, r.ID, out.stderr)
-	if len(out.stdout) == 0 {
-		// An exit status of 0 without pid and time looks the same, and no shim means that.
-		return nil, errors.Wrap(ErrDeleteReply, "it is empty")
-	}
-	var reply taskapi.DeleteResponse
-	if err := proto.Unmarshal(out.stdout, &reply); err != nil {
-		return nil, errors.Wrapf(ErrDeleteReply, "cannot parse its reply %s: %v", quoteReply(out.stdout), err)
-	}
-	result := &DeleteResult{Pid: reply.Pid, Status: reply.ExitStatus}
-	if int32(result.Pid) < 0 {
-		result.Pid = 0 // runc shims of containerd 1.7 to 2.2 answer -1 then
-	}
-	if reply.ExitedAt != nil {
-		result.ExitedAt = reply.ExitedAt.AsTime()
-	}
-	return result, nil
+	return parseDelete(out.stdout)
 }
 
 // Info runs `shim -info`, with the options that it is to answer for; nil: none.
@@ -347,11 +330,7 @@ func (l *Launcher) info(ctx context.Context, b Binary, options *anypb.Any) (*typ
 	if err != nil {
 		return nil, err
 	}
-	info := &types.RuntimeInfo{}
-	if err := proto.Unmarshal(out.stdout, info); err != nil {
-		return nil, errors.Wrapf(errdefs.ErrInvalidArgument, "cannot parse its reply %s: %v", quoteReply(out.stdout), err)
-	}
-	return info, nil
+	return parseInfo(out.stdout)
 }
 
 // logStderr passes on what a command that succeeded has written beside its reply: for whoever looks into it, not for an alarm. What one that failed

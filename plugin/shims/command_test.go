@@ -93,7 +93,7 @@ func run(t *testing.T, y *yard, args ...string) (out string, code int, failure s
 	defer cancel()
 	var b bytes.Buffer
 	cmd := (&app{connect: func(string) (asker, error) { return y, nil }, now: func() time.Time { return begin }}).command()
-	root := &cli.Command{Name: "containerd", Writer: &b, ErrWriter: &b, Commands: []*cli.Command{cmd}, ExitErrHandler: func(context.Context, *cli.Command, error) {}}
+	root := &cli.Command{Name: "containerd", Writer: &b, ErrWriter: &b, EnableShellCompletion: true, Commands: []*cli.Command{cmd}, ExitErrHandler: func(context.Context, *cli.Command, error) {}}
 	err := root.Run(ctx, append([]string{"containerd", "shims"}, args...))
 	var coder cli.ExitCoder
 	switch {

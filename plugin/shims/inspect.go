@@ -17,9 +17,9 @@ import (
 func (a *app) inspectCommand() *cli.Command {
 	return &cli.Command{
 		Name: "inspect", Usage: "show all that is known of a task or sandbox", ArgsUsage: "ID",
-		OnUsageError: usageError,
-		Flags:        []cli.Flag{&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "json or yaml", Value: "json"}},
-		Action:       a.runInspect,
+		OnUsageError: usageError, ShellComplete: a.completeID,
+		Flags:  []cli.Flag{&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "json or yaml", Value: "json"}},
+		Action: a.runInspect,
 	}
 }
 
@@ -50,9 +50,9 @@ func (a *app) runInspect(ctx context.Context, cmd *cli.Command) error {
 func (a *app) dumpCommand() *cli.Command {
 	return &cli.Command{
 		Name: "dump", Usage: "show the stacks of a shim's goroutines; exit code 5 where the shim cannot show them", ArgsUsage: "ID",
-		OnUsageError: usageError,
-		Flags:        []cli.Flag{&cli.StringFlag{Name: "file", Aliases: []string{"f"}, Usage: "write them into this file"}},
-		Action:       a.runDump,
+		OnUsageError: usageError, ShellComplete: a.completeID,
+		Flags:  []cli.Flag{&cli.StringFlag{Name: "file", Aliases: []string{"f"}, Usage: "write them into this file"}},
+		Action: a.runDump,
 	}
 }
 

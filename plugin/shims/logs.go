@@ -19,7 +19,7 @@ const followPause = 300 * time.Millisecond
 func (a *app) logsCommand() *cli.Command {
 	return &cli.Command{
 		Name: "logs", Usage: "show the last lines that a shim has logged", ArgsUsage: "ID",
-		OnUsageError: usageError,
+		OnUsageError: usageError, ShellComplete: a.completeID,
 		Flags: []cli.Flag{
 			&cli.IntFlag{Name: "tail", Usage: "how many of the lines that the daemon has kept; 0 is all", Value: 0},
 			&cli.BoolFlag{Name: "follow", Aliases: []string{"f"}, Usage: "go on with the lines that come"},
