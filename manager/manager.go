@@ -15,6 +15,7 @@ import (
 	"github.com/pkg/errors"
 	"golang.org/x/sync/semaphore"
 
+	"github.com/shimyard/shimyard/manager/internal/await"
 	"github.com/shimyard/shimyard/manager/internal/metrics"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
@@ -252,13 +253,4 @@ func (m *ShimManager) spawn(f func()) <-chan struct{} {
 }
 
 // sleep waits for d; false when the manager was closed meanwhile.
-func (m *ShimManager) sleep(d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-m.ctx.Done():
-		return false
-	}
-}
+func (m *ShimManager) sleep(d time.Duration) bool { return await.Sleep(m.ctx, d) }

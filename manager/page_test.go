@@ -96,8 +96,8 @@ func locksOf(f *ast.File) (locks []string) {
 	return locks
 }
 
-// TestRoomsOnThePage holds the picture of the rooms in DESIGN.md to what they really import. What it prints when they differ is what
-// belongs there.
+// TestRoomsOnThePage holds the picture of the rooms in DESIGN.md to what they really import. What it prints when they
+// differ is what belongs there.
 func TestRoomsOnThePage(t *testing.T) {
 	var want strings.Builder
 	want.WriteString("| room | what it is | uses |\n|---|---|---|\n")

@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/log"
 	"github.com/pkg/errors"
 
+	"github.com/shimyard/shimyard/manager/internal/await"
 	"github.com/shimyard/shimyard/manager/internal/failpoint"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
@@ -200,7 +201,7 @@ func (i *Instance) undoCreate(ctx context.Context, l *shimproc.Link) error {
 		if kerr := l.Task.Kill(ctx, &taskapi.KillRequest{ID: i.id, Signal: uint32(syscall.SIGKILL), All: true}); kerr != nil && !errdefs.IsNotFound(kerr) {
 			return err
 		}
-		if !i.m.sleep(pause) {
+		if !await.Sleep(ctx, pause) {
 			return err
 		}
 	}

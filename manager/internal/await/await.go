@@ -4,7 +4,10 @@
 // Package await waits for what others change. It is the one loop of its kind.
 package await
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
 // Wake are the channels whose close, or next value, is a reason to look again; nil ones are none.
 type Wake [3]<-chan struct{}
@@ -25,5 +28,17 @@ func Until(ctx context.Context, look func() (Wake, bool)) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
+	}
+}
+
+// Sleep waits for d; false when the context ends first.
+func Sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"context"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -40,4 +41,16 @@ func TestUntilAContextEnds(t *testing.T) {
 	cancel()
 	require.NoError(t, Until(ctx, func() (Wake, bool) { return Wake{}, true }))
 	require.ErrorIs(t, Until(ctx, func() (Wake, bool) { return Wake{}, false }), context.Canceled)
+}
+
+// TestSleep ends with its context.
+func TestSleep(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		require.True(t, Sleep(ctx, time.Second))
+		begin := time.Now()
+		require.False(t, Sleep(ctx, time.Hour))
+		require.Equal(t, 59*time.Second, time.Since(begin))
+	})
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/log"
 	"github.com/pkg/errors"
 
+	"github.com/shimyard/shimyard/manager/internal/await"
 	"github.com/shimyard/shimyard/manager/internal/metrics"
 	"github.com/shimyard/shimyard/shimclient"
 )
@@ -28,8 +29,8 @@ func (p *Process) Suspect() {
 	}
 }
 
-// probe asks with Connect until there is an answer, or the connection or the process is gone. The first one unanswered opens the
-// breaker, the first one answered closes it.
+// probe asks with Connect until there is an answer, or the connection or the process is gone. The first one
+// unanswered opens the breaker, the first one answered closes it.
 func (p *Process) probe() {
 	for {
 		l, st, _ := p.Watch()
@@ -42,7 +43,8 @@ func (p *Process) probe() {
 	}
 }
 
-// endProbe ends the probing of a link. False when there is another one meanwhile, of a shim that has still not answered.
+// endProbe ends the probing of a link. False when there is another one meanwhile, of a shim that has still not
+// answered.
 func (p *Process) endProbe(l *Link) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -68,18 +70,21 @@ func (p *Process) probeLink(l *Link) {
 				return
 			}
 			// The connection is out of step, not the shim: a new one is made as after any loss.
-			log.G(p.reg.ctx).WithField("address", p.Endpoint).Warn("shim answers on a new connection and not on the old one, giving that up")
+			log.G(p.reg.ctx).WithField("address", p.Endpoint).
+				Warn("shim answers on a new connection and not on the old one, giving that up")
 			_ = l.Conn.Close()
 			return
 		}
-		// There is always a question under way, which a shim that wakes answers at once, so there is no pause but after one that took no time.
-		if !p.reg.sleep(max(0, probePause-time.Since(asked))) {
+		// There is always a question under way, which a shim that wakes answers at once, so there is no pause but
+		// after one that took no time.
+		if !await.Sleep(p.reg.ctx, max(0, probePause-time.Since(asked))) {
 			return
 		}
 	}
 }
 
-// isAnewRound thins out the attempts on a new connection: each leaves one behind that a stopped shim has to take up when it goes on.
+// isAnewRound thins out the attempts on a new connection: each leaves one behind that a stopped shim has to take up
+// when it goes on.
 func isAnewRound(round int) bool { return round&(round-1) == 0 || round%anewRounds == 0 }
 
 // decides looks at what a Connect on a link came to. True: no more probing, the shim has answered or the link is lost.
@@ -125,13 +130,14 @@ func (p *Process) OnSilent(l *Link) {
 	p.fallSilent("does not answer", Connected, l)
 }
 
-// OnUnreachable: there has been no connection for as long as a Connect may take. To callers that is the same as one that is not answered.
+// OnUnreachable: there has been no connection for as long as a Connect may take. To callers that is the same as one
+// that is not answered.
 func (p *Process) OnUnreachable() {
 	p.fallSilent("cannot be reached", Connecting, nil)
 }
 
-// fallSilent opens the breaker if the process is still in a state, with a link. From here on the process counts as silent until it has
-// answered, whatever becomes of its connection.
+// fallSilent opens the breaker if the process is still in a state, with a link. From here on the process counts as
+// silent until it has answered, whatever becomes of its connection.
 func (p *Process) fallSilent(what string, from State, on *Link) {
 	p.reg.config.OnDistrust(p)
 	p.mu.Lock()
@@ -144,7 +150,8 @@ func (p *Process) fallSilent(what string, from State, on *Link) {
 	p.escalates = p.escalates || escalates
 	p.mu.Unlock()
 	metrics.BreakerTo(p.runtimeName(), Unresponsive.String())
-	log.G(p.reg.ctx).WithField("address", p.Endpoint).Warnf("shim %s; its containers are left alone and it is tried until it answers", what)
+	log.G(p.reg.ctx).WithField("address", p.Endpoint).
+		Warnf("shim %s; its containers are left alone and it is tried until it answers", what)
 	if escalates {
 		p.reg.spawn(p.escalateWhenDue)
 	}

@@ -18,16 +18,18 @@ import (
 type Mode int
 
 const (
-	// Once: changes something; it waits some time for an unresponsive shim, and after a lost connection nobody knows whether it was done.
+	// Once: changes something; it waits some time for an unresponsive shim, and after a lost connection nobody knows
+	// whether it was done.
 	Once Mode = iota
 	// Forced: goes out even while the shim is unresponsive, since it is how a caller gets rid of it.
 	Forced
-	// Repeatable: asks without changing anything, so it is sent again after a reconnect, and fails at once while the shim is unresponsive.
+	// Repeatable: asks without changing anything, so it is sent again after a reconnect, and fails at once while the
+	// shim is unresponsive.
 	Repeatable
 )
 
-// Call runs f with the connection of the process. What the shim answers passes through unchanged; a dead shim is NotFound, one that
-// is being reconnected is Unavailable once the verdict cannot be awaited any longer.
+// Call runs f with the connection of the process. What the shim answers passes through unchanged; a dead shim is
+// NotFound, one that is being reconnected is Unavailable once the verdict cannot be awaited any longer.
 func (p *Process) Call(ctx context.Context, mode Mode, f func(context.Context, *Link) error) error {
 	for {
 		l, err := p.Use(ctx, mode)
@@ -55,9 +57,9 @@ func (p *Process) Call(ctx context.Context, mode Mode, f func(context.Context, *
 	}
 }
 
-// afterLoss waits for what becomes of the process after its connection was lost during a call on used: ErrDead when it is dead, nil when it
-// is connected again and the call may be repeated. The call may have seen the loss before the connection is given up, see
-// shimclient.Conn.Done.
+// afterLoss waits for what becomes of the process after its connection was lost during a call on used: ErrDead when
+// it is dead, nil when it is connected again and the call may be repeated. The call may have seen the loss before the
+// connection is given up, see shimclient.Conn.Done.
 func (p *Process) afterLoss(ctx context.Context, used *Link, mode Mode, lost error) error {
 	var l *Link
 	err := await.Until(ctx, func() (await.Wake, bool) {
@@ -83,9 +85,9 @@ func (p *Process) afterLoss(ctx context.Context, used *Link, mode Mode, lost err
 	return nil
 }
 
-// Use returns the link for a call. While there is none it waits for one, up to the load timeout. Of an unresponsive process a forced
-// call gets the link if there is one, one that only asks an error at once, and one that changes something waits too: a shim that was
-// merely slow must not cost the start of a container.
+// Use returns the link for a call. While there is none it waits for one, up to the load timeout. Of an unresponsive
+// process a forced call gets the link if there is one, one that only asks an error at once, and one that changes
+// something waits too: a shim that was merely slow must not cost the start of a container.
 func (p *Process) Use(ctx context.Context, mode Mode) (*Link, error) {
 	l, st, changed := p.Watch()
 	if p.noAddress != nil && st != Ended {

@@ -13,15 +13,17 @@ import (
 	"github.com/shimyard/shimyard/shimclient"
 )
 
-// TestCallThatSeesTheLossFirst: a call may fail for want of a connection before that is given up. What becomes of the process is waited for all
-// the same.
+// TestCallThatSeesTheLossFirst: a call may fail for want of a connection before that is given up. What becomes of the
+// process is waited for all the same.
 func TestCallThatSeesTheLossFirst(t *testing.T) {
 	for name, c := range map[string]struct {
 		then func(*testing.T, *Process)
 		want error
 	}{
-		"dead":            {func(_ *testing.T, p *Process) { p.die("test") }, ErrDead},
-		"connected again": {func(t *testing.T, p *Process) { require.NoError(t, p.OnConnected(mute(t).Conn)) }, shimclient.ErrConnectionLost},
+		"dead": {func(_ *testing.T, p *Process) { p.die("test") }, ErrDead},
+		"connected again": {func(t *testing.T, p *Process) {
+			require.NoError(t, p.OnConnected(mute(t).Conn))
+		}, shimclient.ErrConnectionLost},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -17,8 +17,8 @@ import (
 	"github.com/shimyard/shimyard/shimclient"
 )
 
-// run is the goroutine of the process: it connects, watches the connection, and connects again, until the process is dead or
-// released. When the manager is closed it returns and leaves the connection to those who wait on it.
+// run is the goroutine of the process: it connects, watches the connection, and connects again, until the process is
+// dead or released. When the manager is closed it returns and leaves the connection to those who wait on it.
 func (p *Process) run() {
 	for again := false; ; again = true {
 		conn := p.connect()
@@ -58,8 +58,9 @@ func (p *Process) run() {
 	}
 }
 
-// watchPid returns what is closed when the verified pid is gone; nil when there is none. A shim that dies loses its connections before
-// its pid is gone, and another process may listen at its address by then: a connection that follows another is not taken for its life.
+// watchPid returns what is closed when the verified pid is gone; nil when there is none. A shim that dies loses its
+// connections before its pid is gone, and another process may listen at its address by then: a connection that
+// follows another is not taken for its life.
 func (p *Process) watchPid(ctx context.Context) <-chan struct{} {
 	pid := p.Verified()
 	if (pid == shimclient.ProcessID{}) {
@@ -153,7 +154,8 @@ func (p *Process) admit(ctx context.Context, conn *shimclient.Conn) error {
 
 // mayBeAnother tells whether a connection may lead to another process than the one whose pid is verified: the first
 // one, if several are known to have had its address, and each later one to another socket. The first one of a process
-// that has its address for itself is held against the record with what it answers, see the confirmation of a guessed address.
+// that has its address for itself is held against the record with what it answers, see the confirmation of a guessed
+// address.
 func (p *Process) mayBeAnother(conn *shimclient.Conn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -208,7 +210,8 @@ func (p *Process) IsGone() bool {
 	return pid != (shimclient.ProcessID{}) && !pid.Alive()
 }
 
-// OnConnected: there is a connection. The kernel accepts it for a stopped process too, and one that was silent has to answer first.
+// OnConnected: there is a connection. The kernel accepts it for a stopped process too, and one that was silent has to
+// answer first.
 func (p *Process) OnConnected(conn *shimclient.Conn) error {
 	probes, err := p.setLink(conn)
 	if probes {
@@ -264,9 +267,10 @@ func (p *Process) OnLost() {
 	p.toLocked(Connecting)
 }
 
-// downgradeFor swaps the client for one of version 2 when the shim serves that and not the version it was told to: a running group of
-// containerd 1.7 whose binary was upgraded answers so, since the new binary tells version 3 for the old process. The link that gave
-// the unimplemented answer is named, so that one swap serves all who saw it. False when version 2 is no better.
+// downgradeFor swaps the client for one of version 2 when the shim serves that and not the version it was told to: a
+// running group of containerd 1.7 whose binary was upgraded answers so, since the new binary tells version 3 for the
+// old process. The link that gave the unimplemented answer is named, so that one swap serves all who saw it. False
+// when version 2 is no better.
 func (p *Process) downgradeFor(ctx context.Context, seen *Link) bool {
 	p.mu.Lock()
 	l := p.link

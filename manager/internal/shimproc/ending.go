@@ -22,7 +22,8 @@ import (
 // goneLook is the pause between two looks at whether a socket is still listened on.
 const goneLook = 20 * time.Millisecond
 
-// die: the process is proven dead. Each of its instances is cleaned up on its own; after an orderly shutdown there is none.
+// die: the process is proven dead. Each of its instances is cleaned up on its own; after an orderly shutdown there is
+// none.
 func (p *Process) die(proof string) {
 	p.mu.Lock()
 	p.died = true
@@ -68,8 +69,8 @@ func (p *Process) End() {
 	}
 }
 
-// Kill ends the process with SIGKILL and waits until it is proven dead, up to the cleanup timeout. Nothing is done without a licence, nor
-// to a process whose pid is not verified.
+// Kill ends the process with SIGKILL and waits until it is proven dead, up to the cleanup timeout. Nothing is done
+// without a licence, nor to a process whose pid is not verified.
 func (p *Process) Kill(ctx context.Context, by Licence) bool {
 	ctx, cancel := timeout.WithContext(ctx, TimeoutCleanup)
 	defer cancel()
@@ -96,8 +97,8 @@ func (p *Process) Kill(ctx context.Context, by Licence) bool {
 	}
 }
 
-// ShutDown asks the process to go and waits until it has, each up to the shutdown timeout. One that said yes and lingers is for the
-// caller to end.
+// ShutDown asks the process to go and waits until it has, each up to the shutdown timeout. One that said yes and
+// lingers is for the caller to end.
 func (p *Process) ShutDown(ctx context.Context, id string) error {
 	ctx, cancel := timeout.WithContext(ctx, TimeoutShutdown)
 	defer cancel()
@@ -127,8 +128,8 @@ func (p *Process) AskToGo(ctx context.Context, id string) (*Leaving, error) {
 	return p.SaidYes(l), nil
 }
 
-// WaitGone waits for the end of the process: by its pid where that is verified, else by the end of the connection and of a unix
-// socket's.
+// WaitGone waits for the end of the process: by its pid where that is verified, else by the end of the connection and
+// of a unix socket's.
 func (l *Leaving) WaitGone(ctx context.Context) bool {
 	p := l.p
 	if pid := p.Verified(); pid != (shimclient.ProcessID{}) {
@@ -166,8 +167,8 @@ func (p *Process) AwaitClosed(ctx context.Context) error {
 // Process is the one that is leaving.
 func (l *Leaving) Process() *Process { return l.p }
 
-// WaitOrKill waits for the end of the process; false when the manager was closed before. One that takes longer than patience and whose pid
-// is verified is ended: nobody is behind it and nobody can come, so it has nothing to lose.
+// WaitOrKill waits for the end of the process; false when the manager was closed before. One that takes longer than
+// patience and whose pid is verified is ended: nobody is behind it and nobody can come, so it has nothing to lose.
 func (l *Leaving) WaitOrKill(ctx context.Context, patience time.Duration) bool {
 	p := l.p
 	for {

@@ -11,8 +11,8 @@ import (
 )
 
 var (
-	// ErrDead is returned by calls on a shim process that is proven dead. Its class is NotFound: containerd's clients (CRI, moby)
-	// take NotFound from State, Kill and Delete for "already gone".
+	// ErrDead is returned by calls on a shim process that is proven dead. Its class is NotFound: containerd's clients
+	// (CRI, moby) take NotFound from State, Kill and Delete for "already gone".
 	ErrDead = errors.Wrap(errdefs.ErrNotFound, "the shim process is dead")
 
 	// ErrClosing is returned to whoever wants to join a process whose last instance has just left it.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/containerd/log"
 
+	"github.com/shimyard/shimyard/manager/internal/await"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -58,7 +59,7 @@ func (p *Process) escalate() bool {
 		Errorf("shim has not answered for %s, ending it and its containers, as configured", p.reg.config.EscalateAfter)
 	if err := DumpStacks(pid); err != nil {
 		log.G(p.reg.ctx).WithError(err).Warn("cannot make the shim dump its stacks")
-	} else if !p.reg.sleep(dumpTime) {
+	} else if !await.Sleep(p.reg.ctx, dumpTime) {
 		return false
 	}
 	by, ok := p.overdue()

@@ -9,8 +9,8 @@ import (
 	"github.com/shimyard/shimyard/shimclient"
 )
 
-// Licence is the right to end a process by force: no process is ended on a guess. Only the code that has the proof makes one, and it is all
-// in this file. The zero Licence gives no right.
+// Licence is the right to end a process by force: no process is ended on a guess. Only the code that has the proof
+// makes one, and it is all in this file. The zero Licence gives no right.
 type Licence struct{ ground ground }
 
 // ground is why a process may be ended.
@@ -33,8 +33,8 @@ type Leaving struct {
 	link *Link // that the yes came on; nil where there is none any more
 }
 
-// SaidYes is for a yes that AskToGo has not seen: of a shim to the shutdown of its sandbox, on the link l, and of one to an earlier daemon, as that
-// has recorded; l is nil then.
+// SaidYes is for a yes that AskToGo has not seen: of a shim to the shutdown of its sandbox, on the link l, and of one
+// to an earlier daemon, as that has recorded; l is nil then.
 func (p *Process) SaidYes(l *Link) *Leaving { return &Leaving{p, l} }
 
 // licence to end the process; false while somebody is behind it, or may come.
@@ -47,8 +47,8 @@ func (l *Leaving) licence() (Licence, bool) {
 	return Licence{saidYes}, true
 }
 
-// CloseIfUnneeded lets nobody join any more and gives the licence to end the process, if it is silent, its pid is verified, and m, of which
-// nothing runs any more, is all that is behind it. See Reopen.
+// CloseIfUnneeded lets nobody join any more and gives the licence to end the process, if it is silent, its pid is
+// verified, and m, of which nothing runs any more, is all that is behind it. See Reopen.
 func (p *Process) CloseIfUnneeded(m Member) (Licence, bool) {
 	_, st, _ := p.Watch()
 	if st == Connected || p.Verified() == (shimclient.ProcessID{}) || !m.Gone() || !p.closeIfAlone(m) {
@@ -57,8 +57,8 @@ func (p *Process) CloseIfUnneeded(m Member) (Licence, bool) {
 	return Licence{provenDead}, true
 }
 
-// CloseIfAbandoned lets nobody join any more and gives the licence to end the process, if all that it serves are creates that are being
-// undone.
+// CloseIfAbandoned lets nobody join any more and gives the licence to end the process, if all that it serves are
+// creates that are being undone.
 func (p *Process) CloseIfAbandoned() (Licence, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -27,7 +27,8 @@ func living(t *testing.T) shimclient.ProcessID {
 	return pid
 }
 
-// TestLicences: what gives the right to end a process by force, and that nothing else does. Each case is one that gives it, with one thing changed.
+// TestLicences: what gives the right to end a process by force, and that nothing else does. Each case is one that
+// gives it, with one thing changed.
 func TestLicences(t *testing.T) {
 	type way func(*Process, *guest) (Licence, bool)
 	var (
@@ -47,6 +48,9 @@ func TestLicences(t *testing.T) {
 			}
 		}
 	}
+	put := func(st State, ago time.Duration) func(*Process, *guest) {
+		return func(p *Process, _ *guest) { p.put(st, time.Now().Add(-ago)) }
+	}
 	joinedBy := func(p *Process, _ *guest) { _ = p.Join(newGuest("other", true), Origin{}) }
 	gone := func(_ *Process, g *guest) { g.gone = true }
 	undone := func(_ *Process, g *guest) { g.says.Abandoned = true }
@@ -59,7 +63,7 @@ func TestLicences(t *testing.T) {
 	}{
 		{"silent and its container gone", unneeded, gone, provenDead},
 		{"silent and its container not gone", unneeded, nil, ""},
-		{"its container gone, and it answers", unneeded, all(gone, func(p *Process, _ *guest) { p.put(Connected, time.Now()) }), ""},
+		{"its container gone, and it answers", unneeded, all(gone, put(Connected, 0)), ""},
 		{"silent, its container gone, and another behind it", unneeded, all(gone, joinedBy), ""},
 		{"silent, its container gone, and its pid not verified", unneeded,
 			all(gone, func(p *Process, _ *guest) { p.unverify() }), ""},
@@ -72,8 +76,8 @@ func TestLicences(t *testing.T) {
 		{"silent for long", overdue, silentForLong, configured},
 		{"silent for long, and nothing is configured", overdue,
 			all(silentForLong, func(p *Process, _ *guest) { p.reg.config.EscalateAfter = 0 }), ""},
-		{"silent, and not for long", overdue, all(silentForLong, func(p *Process, _ *guest) { p.put(Unresponsive, time.Now()) }), ""},
-		{"connecting for long", overdue, all(silentForLong, func(p *Process, _ *guest) { p.put(Connecting, time.Now().Add(-time.Hour)) }), ""},
+		{"silent, and not for long", overdue, all(silentForLong, put(Unresponsive, 0)), ""},
+		{"connecting for long", overdue, all(silentForLong, put(Connecting, time.Hour)), ""},
 
 		{"said yes, and nobody is behind it", said, left, saidYes},
 		{"said yes, and somebody is behind it", said, nil, ""},

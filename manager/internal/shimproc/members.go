@@ -12,8 +12,8 @@ import (
 
 // Member is what a process sees of one that it serves. Members are compared with ==, and kept as keys of maps.
 type Member interface {
-	// Enter makes p the member's process; facts says what is known of the member now. Both are called with the process's lock
-	// held: they may take the member's own, and no other, and do nothing else.
+	// Enter makes p the member's process; facts says what is known of the member now. Both are called with the
+	// process's lock held: they may take the member's own, and no other, and do nothing else.
 	Enter(p *Process) Facts
 	Facts() Facts
 	// Runs tells whether a process is one that the shim has run for the member, so that it is not the shim. Called with no
@@ -106,8 +106,8 @@ func (p *Process) enterLocked(m Member) {
 	}
 }
 
-// removeLocked takes a member out, and its traces with it if another one has started the process: that serves one container after the
-// other for as long as its pod, or a warm shim, lives.
+// removeLocked takes a member out, and its traces with it if another one has started the process: that serves one
+// container after the other for as long as its pod, or a warm shim, lives.
 //
 // +checklocks:p.mu
 func (p *Process) removeLocked(m Member) {
@@ -120,8 +120,8 @@ func (p *Process) removeLocked(m Member) {
 	delete(p.dirs, f.Dir)
 }
 
-// servesGroupLocked tells whether the process serves a member that f wants to be served with. A kept process may be another's by the
-// time that somebody comes with its address.
+// servesGroupLocked tells whether the process serves a member that f wants to be served with. A kept process may be
+// another's by the time that somebody comes with its address.
 //
 // +checklocks:p.mu
 func (p *Process) servesGroupLocked(f Facts, group string) bool {
@@ -233,7 +233,8 @@ func (p *Process) Members() []Member {
 	return slices.Collect(maps.Keys(p.behind))
 }
 
-// anyID is the id of one of the members, or the one that the process was started under, for calls that are about the process.
+// anyID is the id of one of the members, or the one that the process was started under, for calls that are about the
+// process.
 func (p *Process) anyID() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -19,10 +19,11 @@ import (
 type State int
 
 const (
-	Connecting   State = iota // not yet connected, or the connection was lost
-	Connected                 // calls go through
-	Unresponsive              // two calls in a row, the second a Connect, were not answered, or there is no connection for as long
-	Ended                     // proven dead, or released by its last instance
+	Connecting State = iota // not yet connected, or the connection was lost
+	Connected               // calls go through
+	// Unresponsive: two calls in a row, the second a Connect, were not answered, or there is no connection for as long.
+	Unresponsive
+	Ended // proven dead, or released by its last member
 )
 
 const (
@@ -41,7 +42,8 @@ type Link struct {
 	Task *shimclient.Task
 }
 
-// Process is one shim process: an address that serves the Task API, however many instances are behind it. Safe for concurrent use.
+// Process is one shim process: an address that serves the Task API, however many instances are behind it. Safe for
+// concurrent use.
 type Process struct {
 	reg *Registry
 	// Endpoint is where it serves. It never changes.
@@ -58,63 +60,72 @@ type Process struct {
 
 	// mu guards all below. Members' locks may be taken under it; nothing is read, sent or waited for.
 	mu sync.Mutex
-	// launched tells that this machine's daemon, this one or an earlier one, started it: only then does a refused connect mean
-	// anything. False for the address that a sandboxer behind a proxy plugin hands over.
 	// +checklocks:mu
-	launched bool
-	// +checklocks:mu
-	state State
-	// +checklocks:mu
-	since time.Time
-	// +checklocks:mu
-	changed chan struct{} // closed and replaced at every transition
-	// +checklocks:mu
-	closing bool // the last member is leaving: nobody may join
+	course
 	// +checklocks:mu
 	version int // of the Task API in use
 	// +checklocks:mu
-	listener int // who made the socket listen that it was reached by; 0 when that is not known
-	// +checklocks:mu
-	contested bool // another process has, or had, its address
-	// +checklocks:mu
 	link *Link
 	// +checklocks:mu
-	pid shimclient.ProcessID // verified; zero when there is none
+	identity
 	// +checklocks:mu
-	upAt uint64 // when it ran and had no task yet, in clock ticks since boot; 0 when that is not known
+	trail
 	// +checklocks:mu
-	died bool
-	// +checklocks:mu
-	failure error // of the last connect, while there is no connection
-	// +checklocks:mu
-	failedAt time.Time
-	// +checklocks:mu
-	traced bool // its launch is on record, so that no process of that means that it has ended; only for one without an address
-	// +checklocks:mu
-	probing bool
-	// +checklocks:mu
-	escalates bool // a goroutine waits for the time to end it
+	trouble
 	// +checklocks:mu
 	behind map[Member]struct{}
 	// +checklocks:mu
 	deadlines shimclient.Deadlines // of its runtime; nil before anything is behind it
-	// tokens and dirs are the launches and bundles by which the process is found: of those who may have started it, for good, and of
-	// those who joined it, for as long as they are behind it.
-	// +checklocks:mu
-	tokens map[string]struct{}
-	// +checklocks:mu
-	dirs map[string]struct{}
 	// +checklocks:mu
 	log *shimclient.Log
 	// +checklocks:mu
 	keeper Keeper // nil for one that was started for one instance
 }
 
+// course is the state of a process and what goes with it; Process.toLocked alone changes the state.
+type course struct {
+	state   State
+	since   time.Time
+	changed chan struct{} // closed and replaced at every transition
+	closing bool          // the last member is leaving: nobody may join
+	died    bool
+}
+
+// identity is which process it is.
+type identity struct {
+	pid       shimclient.ProcessID // verified; zero when there is none
+	listener  int                  // who made the socket listen that it was reached by; 0 when that is not known
+	contested bool                 // another process has, or had, its address
+}
+
+// trail is by what processes of the shim are found that there is no connection to.
+type trail struct {
+	// launched tells that this machine's daemon, this one or an earlier one, started it: only then does a refused connect
+	// mean anything. False for the address that a sandboxer behind a proxy plugin hands over.
+	launched bool
+	// traced: its launch is on record, so that no process of that means that it has ended; only for one without an address.
+	traced bool
+	upAt   uint64 // when it ran and had no task yet, in clock ticks since boot; 0 when that is not known
+	// tokens and dirs are the launches and bundles by which the process is found: of those who may have started it, for
+	// good, and of those who joined it, for as long as they are behind it.
+	tokens map[string]struct{}
+	dirs   map[string]struct{}
+}
+
+// trouble is what goes on with a process that does not answer or cannot be reached.
+type trouble struct {
+	failure   error // of the last connect, while there is no connection
+	failedAt  time.Time
+	probing   bool
+	escalates bool // a goroutine waits for the time to end it
+}
+
 func newProcess(r *Registry, ep shimclient.Endpoint) *Process {
 	return &Process{
-		reg: r, Endpoint: ep, name: ep.String(), version: ep.Version,
-		over: make(chan struct{}), since: time.Now(), changed: make(chan struct{}),
-		behind: make(map[Member]struct{}), tokens: make(map[string]struct{}), dirs: make(map[string]struct{}),
+		reg: r, Endpoint: ep, name: ep.String(), version: ep.Version, over: make(chan struct{}),
+		course: course{since: time.Now(), changed: make(chan struct{})},
+		trail:  trail{tokens: make(map[string]struct{}), dirs: make(map[string]struct{})},
+		behind: make(map[Member]struct{}),
 	}
 }
 
@@ -132,7 +143,8 @@ func (p *Process) TaskVersion() int {
 	return p.version
 }
 
-// IsCurrent tells whether what the process says need not be asked for: it speaks version 3, is connected, and not suspected of being silent.
+// IsCurrent tells whether what the process says need not be asked for: it speaks version 3, is connected, and not
+// suspected of being silent.
 func (p *Process) IsCurrent() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()

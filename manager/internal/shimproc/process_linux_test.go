@@ -12,8 +12,8 @@ import (
 	"github.com/shimyard/shimyard/shimclient"
 )
 
-// TestLookThatFailsIsNoProof: a look for the processes of a shim that could not be done, here for want of time, does not say that there
-// are none.
+// TestLookThatFailsIsNoProof: a look for the processes of a shim that could not be done, here for want of time, does
+// not say that there are none.
 func TestLookThatFailsIsNoProof(t *testing.T) {
 	r, stop := idle(t)
 	p, _, err := r.Attach(newGuest("first", false), nowhere, Origin{Launched: true})

@@ -73,8 +73,8 @@ func TestProcessEvents(t *testing.T) {
 	}
 }
 
-// TestTracesOfAProcess are those of the member that started it, after that one has left too, and of the ones that are behind it now:
-// a pod's shim, or a warm one, that serves thousands one after the other keeps nothing of each.
+// TestTracesOfAProcess are those of the member that started it, after that one has left too, and of the ones that are
+// behind it now: a pod's shim, or a warm one, that serves thousands one after the other keeps nothing of each.
 func TestTracesOfAProcess(t *testing.T) {
 	r, _ := idle(t)
 	first, pause := newGuest("first", false), newGuest("pause", true)

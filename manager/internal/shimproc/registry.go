@@ -37,8 +37,8 @@ type Config struct {
 	EscalateAfter time.Duration
 	// Observe is called for each call to a shim that has ended.
 	Observe func(method string, err error, took time.Duration)
-	// OnDistrust is called, with no lock held, when a process has not done as it should: it is silent, or its connection is
-	// lost.
+	// OnDistrust is called, with no lock held, when a process has not done as it should: it is silent, or its
+	// connection is lost.
 	OnDistrust func(*Process)
 	// OnEnd is called, with no lock held, once for each process: it is dead, or the daemon has no use for it any more.
 	OnEnd func(*Process)
@@ -64,25 +64,13 @@ func NewRegistry(c Config) *Registry {
 
 func (r *Registry) spawn(f func()) <-chan struct{} { return r.config.Spawn(f) }
 
-// sleep waits for d; false when the daemon stops meanwhile.
-func (r *Registry) sleep(d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-r.ctx.Done():
-		return false
-	}
-}
-
 // Attach puts a member behind the process at an endpoint, making that where it is new; a new one starts to connect at
-// once. It fails when the process at that address is dead or on its way out, and returns that process then. Every member
-// gets its process here: launched, joined or restored.
+// once. It fails when the process at that address is dead or on its way out, and returns that process then. Every
+// member gets its process here: launched, joined or restored.
 //
 // An address says which process it is only as long as that keeps it: another may have taken the name since. So a shim
-// that has just been launched is not the one of before whose pid is gone, or whose socket was removed; a member
-// whose recorded shim is gone is not served by the one of now: it gets a process of its own, which is found dead; and
+// that has just been launched is not the one of before whose pid is gone, or whose socket was removed; a member whose
+// recorded shim is gone is not served by the one of now: it gets a process of its own, which is found dead; and
 // members with different shims on record are behind different processes.
 func (r *Registry) Attach(m Member, ep shimclient.Endpoint, from Origin) (p *Process, created bool, err error) {
 	gone := from.Pid != (shimclient.ProcessID{}) && !from.Pid.Alive()
@@ -115,7 +103,8 @@ func (r *Registry) past(ep shimclient.Endpoint, from Origin) *Process {
 	return nil
 }
 
-// processForLocked is the known process at an endpoint that a member comes to; nil when it is another than those. past is none of them.
+// processForLocked is the known process at an endpoint that a member comes to; nil when it is another than those.
+// past is none of them.
 //
 // +checklocks:r.mu
 func (r *Registry) processForLocked(ep shimclient.Endpoint, from Origin, past *Process) *Process {
@@ -190,9 +179,9 @@ func (r *Registry) AttachLost(m Member, name string, why error, traced bool, fro
 	return p
 }
 
-// AttachKept makes the process at an endpoint the keeper's. created: it was not known, and is connected to from now on.
-// With fresh that is to be so: a known one that has answered to a launch is not the keeper's. Errors: FailedPrecondition
-// when it is not the keeper's to have.
+// AttachKept makes the process at an endpoint the keeper's. created: it was not known, and is connected to from now
+// on. With fresh that is to be so: a known one that has answered to a launch is not the keeper's. Errors:
+// FailedPrecondition when it is not the keeper's to have.
 func (r *Registry) AttachKept(k Keeper, ep shimclient.Endpoint, from KeptFacts, fresh bool) (created bool, err error) {
 	r.mu.Lock()
 	p := r.processes[ep.String()]

@@ -17,8 +17,9 @@ import (
 // ScanTime bounds one look for the processes of a shim.
 const ScanTime = 5 * time.Second
 
-// Found tells whether a process lives, or may live, that carries one of the tokens or works in one of the directories, and that may be
-// the shim. What could not be looked at may be. A platform whose processes cannot be looked at has an error of class NotImplemented.
+// Found tells whether a process lives, or may live, that carries one of the tokens or works in one of the
+// directories, and that may be the shim. What could not be looked at may be. A platform whose processes cannot be
+// looked at has an error of class NotImplemented.
 func Found(ctx context.Context, tokens, dirs []string, mayBeShim func(shimclient.ProcessID) bool) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, ScanTime)
 	defer cancel()
@@ -52,9 +53,10 @@ func (p *Process) lookForTraces() sight {
 	return gone
 }
 
-// MayBeShim tells whether a process that was found by a trace of the shim's may be the shim. Containers of some runtimes (runwasi's)
-// inherit the shim's environment, as do hooks, and what these leave behind: what began after the shim had answered is none. Where that
-// moment is not known, a process that the shim told as a container's is none, nor is what descends from it.
+// MayBeShim tells whether a process that was found by a trace of the shim's may be the shim. Containers of some
+// runtimes (runwasi's) inherit the shim's environment, as do hooks, and what these leave behind: what began after the
+// shim had answered is none. Where that moment is not known, a process that the shim told as a container's is none,
+// nor is what descends from it.
 func (p *Process) MayBeShim(id shimclient.ProcessID) bool {
 	if id == p.Verified() {
 		return true
@@ -85,9 +87,9 @@ func (p *Process) AnsweredNow() uint64 {
 	return p.upAt
 }
 
-// Sparing tells which carriers of the tokens of a process that nobody is behind any more are not ended with what an instance has made:
-// all but the shim, what was started with it, and what began since the instance took it. A hook, or a container before this one, may
-// have left them behind.
+// Sparing tells which carriers of the tokens of a process that nobody is behind any more are not ended with what an
+// instance has made: all but the shim, what was started with it, and what began since the instance took it. A hook,
+// or a container before this one, may have left them behind.
 func (p *Process) Sparing(took uint64) func(shimclient.ProcessID) bool {
 	p.mu.Lock()
 	shim, answered := p.pid, p.upAt
@@ -95,8 +97,8 @@ func (p *Process) Sparing(took uint64) func(shimclient.ProcessID) bool {
 	return Sparing(shim, answered, took)
 }
 
-// Sparing is Process.Sparing for a shim of which only the record is left: its pid, zero where that is not known, when it had answered, and
-// when the member took it, 0 where that is not known.
+// Sparing is Process.Sparing for a shim of which only the record is left: its pid, zero where that is not known, when
+// it had answered, and when the member took it, 0 where that is not known.
 func Sparing(shim shimclient.ProcessID, answered, took uint64) func(shimclient.ProcessID) bool {
 	return func(id shimclient.ProcessID) bool {
 		return id != shim && id.StartTime > answered && (took == 0 || id.StartTime < took)

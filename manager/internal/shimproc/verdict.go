@@ -38,8 +38,9 @@ type evidence struct {
 	// unix and local are of the address, launched says that a daemon of this machine has started it.
 	unix, local, launched bool
 	reach                 shimclient.Reach
-	overdue               bool  // there has been no connection for the whole load timeout
-	traces                sight // of all that may be the shim among what carries the tokens of its launches or works in its directories
+	overdue               bool // there has been no connection for the whole load timeout
+	// traces is of all that may be the shim among what carries the tokens of its launches or works in its directories.
+	traces sight
 }
 
 // excluded tells whether what is known so far leaves no room for a proof by the address and the traces.
@@ -58,13 +59,16 @@ func (e evidence) excluded() bool {
 // proof says why the process is certainly dead, "" when it may live. What proves death:
 //
 //   - the verified pid is gone;
-//   - or no pid was verified, the connect is refused or the socket is missing, and no process of its launches lives, which takes a look
-//     at all of them that did not fail. A missing socket alone proves nothing, tmp cleaners remove them. A refused abstract socket may be
-//     one of another network namespace, so it must be refused for the whole load timeout, and so must the socket of a process that no
-//     daemon of this machine launched;
-//   - for vsock and the like: unreachable for the whole load timeout. A connect that succeeds is no failure, whatever follows it.
+//   - or no pid was verified, the connect is refused or the socket is missing, and no process of its launches
+//     lives, which takes a look at all of them that did not fail. A missing socket alone proves nothing, tmp
+//     cleaners remove them. A refused abstract socket may be one of another network namespace, so it must be
+//     refused for the whole load timeout, and so must the socket of a process that no daemon of this machine
+//     launched;
+//   - for vsock and the like: unreachable for the whole load timeout. A connect that succeeds is no failure,
+//     whatever follows it.
 //
-// Where the platform lets no process be looked at, its connection is all that a shim can be judged by, for the whole load timeout.
+// Where the platform lets no process be looked at, its connection is all that a shim can be judged by, for the whole
+// load timeout.
 func (e evidence) proof() string {
 	if e.pid == gone {
 		return "its process is gone"
@@ -125,7 +129,8 @@ func (p *Process) IsLaunched() bool {
 	return p.launched
 }
 
-// Verify asks the shim for its pid and checks it, once. A pid that cannot be verified (a VM's, another pid namespace's) stays unknown.
+// Verify asks the shim for its pid and checks it, once. A pid that cannot be verified (a VM's, another pid
+// namespace's) stays unknown.
 func (p *Process) Verify(ctx context.Context, l *Link, b shimclient.Binary, token string) {
 	p.mu.Lock()
 	known := p.pid != shimclient.ProcessID{}
@@ -149,8 +154,8 @@ func (p *Process) Verify(ctx context.Context, l *Link, b shimclient.Binary, toke
 	p.setPid(pid)
 }
 
-// MayTryToVerify counts the attempts to verify the pid again, of which there are few: what cannot be verified after some
-// never will be.
+// MayTryToVerify counts the attempts to verify the pid again, of which there are few: what cannot be verified after
+// some never will be.
 func (p *Process) MayTryToVerify() bool { return p.tries.Add(1) <= verifyTries }
 
 func (p *Process) setPid(pid shimclient.ProcessID) {

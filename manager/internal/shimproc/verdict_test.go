@@ -11,7 +11,8 @@ import (
 	"github.com/shimyard/shimyard/shimclient"
 )
 
-// TestProofOfDeath: from what a process is known to be dead, and from what it is not. Each case is one that proves it, with one thing changed.
+// TestProofOfDeath: from what a process is known to be dead, and from what it is not. Each case is one that proves
+// it, with one thing changed.
 func TestProofOfDeath(t *testing.T) {
 	launched := evidence{unix: true, local: true, launched: true, reach: shimclient.Refused, traces: gone}
 	abstract := evidence{unix: true, launched: true, reach: shimclient.Refused, overdue: true, traces: gone}
@@ -26,13 +27,16 @@ func TestProofOfDeath(t *testing.T) {
 		want   bool
 	}{
 		{"the verified pid is gone", evidence{pid: gone}, nil, true},
-		{"and another process listens at its address", evidence{pid: gone, unix: true, reach: shimclient.Reachable}, nil, true},
-		{"the verified pid lives, whatever else is gone", launched, func(e *evidence) { e.pid, e.overdue = alive, true }, false},
+		{"and another process listens at its address", evidence{pid: gone, unix: true, reach: shimclient.Reachable}, nil,
+			true},
+		{"the verified pid lives, whatever else is gone", launched,
+			func(e *evidence) { e.pid, e.overdue = alive, true }, false},
 		{"nothing is known", evidence{}, nil, false},
 
 		{"launched, refused, no trace", launched, nil, true},
 		{"launched, and something listens", launched, func(e *evidence) { e.reach = shimclient.Reachable }, false},
-		{"launched, and it cannot be told whether something listens", launched, func(e *evidence) { e.reach = shimclient.Unknown }, false},
+		{"launched, and it cannot be told whether something listens", launched,
+			func(e *evidence) { e.reach = shimclient.Unknown }, false},
 		{"that, for long", launched, func(e *evidence) { e.reach, e.overdue = shimclient.Unknown, true }, false},
 		{"launched, and a process of it lives", launched, func(e *evidence) { e.traces = alive }, false},
 		{"launched, and the look for its processes has failed", launched, func(e *evidence) { e.traces = unseen }, false},
