@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
@@ -16,7 +17,9 @@ import (
 	"github.com/containerd/containerd/v2/pkg/archive"
 	"github.com/containerd/containerd/v2/pkg/archive/compression"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/typeurl/v2"
 	"github.com/pkg/errors"
+	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
@@ -185,4 +188,60 @@ func (i *Instance) applyDiff(ctx context.Context, path string) error {
 		return errors.Wrapf(err, "cannot unpack %s into %s", path, i.bundle.Rootfs())
 	}
 	return nil
+}
+
+// creation is what the undo of a create has to know of the Create that was sent. Safe for concurrent use: its lock
+// may be taken while the instance's or the process's is held, and nothing is done under it. That is right because it
+// says what a shim may still be doing, which no state decides and no decision about a state needs.
+type creation struct {
+	mu     sync.Mutex
+	answer <-chan struct{} // closed at that of a Create whose caller has left; nil when there is none
+	cut    bool            // a Create may still be under way in what the shim has run for it
+}
+
+// onCallerLeft notes what is closed when the answer comes to a Create that nobody waits for any more.
+func (c *creation) onCallerLeft(answer <-chan struct{}) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.answer = answer
+}
+
+// settle ends the wait for an answer that was owed: it has come, or is not waited for any more.
+func (c *creation) settle() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.answer = nil
+}
+
+// owed is closed when the answer comes that the shim owes to a caller who has left; nil when it owes none.
+func (c *creation) owed() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.answer
+}
+
+// setCut notes whether a Create may have been cut off half way: its answer was lost, or it was sent by an earlier
+// daemon.
+func (c *creation) setCut(cut bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.cut = cut
+}
+
+func (c *creation) wasCut() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.cut
+}
+
+// options of a create: the task's own, else the runtime's.
+func options(opts runtime.CreateOpts) *anypb.Any {
+	o := opts.TaskOptions
+	if o == nil || o.GetValue() == nil {
+		o = opts.RuntimeOptions
+	}
+	if o == nil {
+		return nil
+	}
+	return typeurl.MarshalProto(o)
 }

@@ -303,11 +303,6 @@ func (i *Instance) deletesAlways() bool {
 	return i.m.config.deletesAlways(b, v)
 }
 
-func (i *Instance) processDead() bool {
-	p := i.process()
-	return p == nil || p.IsDead()
-}
-
 // tellLate tells what a shim took with it when it ended after an orderly delete: shims queue their events and end without waiting
 // for them. The id may have a new instance by now, so events still in flight are matched by pid.
 func (i *Instance) tellLate() {

@@ -28,5 +28,5 @@
 //     removals of one directory; they guard nothing else.
 //   - An instance leaves the map last, when nothing of it is left; until then its id is reserved. A shim that has said yes to its
 //     Shutdown and lingers is still something of it. It has no task any more; one whose pid is verified is ended with SIGKILL after
-//     some cleanup timeouts (see linger.go).
+//     some cleanup timeouts (see clean.go).
 package manager

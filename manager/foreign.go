@@ -95,3 +95,17 @@ func (i *Instance) openLog() {
 	}
 	p.SetLog(c)
 }
+
+// foreignPid judges the init.pid of a bundle that stock containerd left, whose shim may be silent: the process is taken for the
+// container's if it began before the file was written. That is good for answering, not for signals.
+func foreignPid(b *bundle.Bundle) (pid int, start uint64) {
+	pid, written, err := b.InitPid()
+	if err != nil {
+		return 0, 0
+	}
+	id, err := shimclient.LookupProcess(pid)
+	if err != nil || !id.StartedBefore(written) {
+		return pid, 0
+	}
+	return pid, id.StartTime
+}

@@ -5,13 +5,18 @@ package manager
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
+	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
+	"github.com/pkg/errors"
 
 	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/manager/internal/await"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
 )
@@ -157,4 +162,165 @@ func (i *Instance) cleanUpIfDead() bool {
 		i.m.spawn(i.cleanUpDead)
 	}
 	return true
+}
+
+// behind is an instance as its shim process sees it.
+type behind struct{ i *Instance }
+
+var _ shimproc.Member = behind{}
+
+// enter makes p the instance's process.
+func (b behind) Enter(p *shimproc.Process) shimproc.Facts {
+	b.i.mu.Lock()
+	defer b.i.mu.Unlock()
+	b.i.proc = p
+	return b.i.memberFactsLocked()
+}
+
+func (b behind) Facts() shimproc.Facts {
+	b.i.mu.Lock()
+	defer b.i.mu.Unlock()
+	return b.i.memberFactsLocked()
+}
+
+func (i *Instance) memberFactsLocked() shimproc.Facts {
+	way := i.ledger.passageLocked()
+	f := shimproc.Facts{
+		Namespace: i.namespace, ID: i.id, Groups: i.groups, Binary: i.binary, Token: way.token(), Joined: way.joined,
+		Abandoned: i.state == reaping && i.ledger.abandonedLocked(),
+	}
+	if i.bundle != nil {
+		f.Dir = i.bundle.Path
+	}
+	return f
+}
+
+func (b behind) Runs(id shimclient.ProcessID) bool { return b.i.runs(id) }
+
+func (b behind) Gone() bool { return b.i.initGone() }
+
+func (b behind) Died() { b.i.cleanUpIfDead() }
+
+// instancesOf are the instances behind a process at this moment.
+func instancesOf(p *shimproc.Process) []*Instance {
+	members := p.Members()
+	all := make([]*Instance, len(members))
+	for n, m := range members {
+		all[n] = m.(behind).i
+	}
+	return all
+}
+
+// findByToken is shimclient's, bounded.
+func (m *ShimManager) findByToken(token string) ([]shimclient.ProcessID, error) {
+	ctx, cancel := context.WithTimeout(m.ctx, shimproc.ScanTime)
+	defer cancel()
+	return shimclient.FindByToken(ctx, token)
+}
+
+// runs tells whether a process is one that the shim has told as the container's, with Create, Start or an event, or descends from one.
+func (i *Instance) runs(id shimclient.ProcessID) bool {
+	return slices.ContainsFunc(i.ledger.toldPids(), func(pid uint32) bool {
+		if pid == 0 || int(pid) == id.Pid {
+			return pid != 0
+		}
+		ancestor, err := shimclient.LookupProcess(int(pid))
+		return err == nil && id.DescendsFrom(ancestor)
+	})
+}
+
+// hasProcess tells whether a process lives, or may live, that looks like the instance's shim.
+func (i *Instance) hasProcess() bool {
+	i.mu.Lock()
+	var tokens, dirs []string
+	if token := i.ledger.passageLocked().token(); token != "" {
+		tokens = append(tokens, token)
+	}
+	if i.bundle != nil {
+		dirs = append(dirs, i.bundle.Path)
+	}
+	i.mu.Unlock()
+	answered := i.ledger.answered()
+	is, err := shimproc.Found(i.m.ctx, tokens, dirs, func(id shimclient.ProcessID) bool {
+		if answered != 0 {
+			return id.StartTime <= answered
+		}
+		return !i.runs(id)
+	})
+	if errdefs.IsNotImplemented(err) {
+		return false
+	}
+	if err != nil {
+		log.G(i.context()).WithError(err).Warn("cannot tell whether the shim lives, so it is taken to")
+	}
+	return is
+}
+
+// keyedLock is one lock for each key. The zero value is ready. Unlike a mutex it is held across
+// a launch or an RPC, and a caller that waits for it can leave.
+type keyedLock struct {
+	mu   sync.Mutex
+	held map[string]chan struct{} // closed when the key is free again
+}
+
+// lock waits for the key; unlock must be called once, if there is no error.
+func (l *keyedLock) lock(ctx context.Context, key string) (unlock func(), err error) {
+	mine := make(chan struct{})
+	err = await.Until(ctx, func() (await.Wake, bool) {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if free, taken := l.held[key]; taken {
+			return await.Wake{free}, false
+		}
+		if l.held == nil {
+			l.held = make(map[string]chan struct{})
+		}
+		l.held[key] = mine
+		return await.Wake{}, true
+	})
+	if err != nil {
+		return nil, errors.Wrapf(err, "waiting for another call for %s to end", key)
+	}
+	return func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		delete(l.held, key)
+		close(mine)
+	}, nil
+}
+
+// bootstrap returns how to reach the instance's shim: what its bundle says or, if that is lost, what our record does.
+func (i *Instance) bootstrap() (*bootapi.BootstrapResult, error) {
+	i.mu.Lock()
+	d, known := i.bundle, i.ledger.endpointLocked()
+	i.mu.Unlock()
+	if d == nil {
+		return nil, errors.Wrapf(errdefs.ErrUnavailable, "%s %s is still being started", i.kind, i.id)
+	}
+	r, err := d.ReadBootstrap()
+	if known == nil || err == nil && r.Address != known.Address {
+		return r, err
+	}
+	// An address that a shim has left by itself says neither version nor protocol.
+	return &bootapi.BootstrapResult{
+		Version: int32(known.Version), Protocol: known.Protocol, Address: known.Address, Extensions: r.GetExtensions(),
+	}, nil
+}
+
+// recordEndpoint keeps how to reach the shim in the record too.
+func (i *Instance) recordEndpoint(ep shimclient.Endpoint) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.ledger.recordEndpointLocked(ep)
+	i.version = ep.Version
+}
+
+func (i *Instance) processDead() bool {
+	p := i.process()
+	return p == nil || p.IsDead()
+}
+
+// takenWarm tells whether a warm shim serves the instance.
+func (i *Instance) takenWarm() bool {
+	return i.ledger.passage().warm != ""
 }

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/containerd/log"
+
 	"github.com/shimyard/shimyard/bundle"
 	"github.com/shimyard/shimyard/shimclient"
 )
@@ -118,136 +120,6 @@ func (l *ledger) loadLocked(rec *bundle.Record) {
 	}
 }
 
-// passage is how an instance came by its shim.
-type passage struct {
-	runtime  string
-	launch   *bundle.Launch // of its own shim, which may have joined another process; nil for none. Read only
-	joined   bool           // the process was started for another instance, or for none
-	launched bool           // a daemon of this machine started the process
-	warm     string         // the id of the warm shim that it was given; "" for none
-	started  bool           // that one was started when the instance came
-	took     uint64         // when the instance got its shim, in clock ticks since boot; 0 when that is not known
-}
-
-// passage of the instance, as far as it is on record.
-func (l *ledger) passage() passage {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.passageLocked()
-}
-
-func (l *ledger) passageLocked() passage {
-	return passage{
-		runtime: l.rec.Runtime, launch: l.rec.Launch, joined: l.rec.Joined, launched: l.rec.Launched, warm: l.rec.Warm, started: l.rec.Started,
-		took: l.rec.Took,
-	}
-}
-
-// token of the launch; "" for none.
-func (g passage) token() string {
-	if g.launch == nil {
-		return ""
-	}
-	return g.launch.Token
-}
-
-// source is the way in a word, for metrics and for clients; "" before it is known.
-func (g passage) source() string {
-	switch {
-	case g.started:
-		return "start"
-	case g.warm != "":
-		return "warm"
-	case g.joined:
-		return "join"
-	case g.launch != nil:
-		return "start"
-	}
-	return ""
-}
-
-// launchingLocked records that a shim is about to be started for the instance and returns the launch's token. A
-// second start, after the process of a group has gone, is part of the same launch.
-func (l *ledger) launchingLocked(binary string, groups []string) (token string) {
-	token = shimclient.NewToken()
-	if l.rec.Launch != nil {
-		token = l.rec.Launch.Token
-	}
-	l.rec.Launch = &bundle.Launch{Token: token, Binary: binary, At: time.Now().UTC(), Groups: groups}
-	if l.rec.Took == 0 {
-		l.rec.Took = shimclient.Now()
-	}
-	return token
-}
-
-// recordAnswer notes when the shim that was launched for the instance had answered.
-func (l *ledger) recordAnswer(at uint64) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	launch := *l.rec.Launch // others have the pointer
-	launch.Answered = at
-	l.rec.Launch = &launch
-}
-
-// answered is when the shim that the instance has launched answered, as recorded; 0 for one that another was launched
-// for.
-func (l *ledger) answered() uint64 {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.rec.Launch == nil || l.rec.Joined {
-		return 0
-	}
-	return l.rec.Launch.Answered
-}
-
-// givenWarmLocked records that a warm shim serves the instance, and returns the record as it was before.
-func (l *ledger) givenWarmLocked(id string, took uint64) (before bundle.Record) {
-	before = l.rec
-	l.rec.Warm, l.rec.Joined, l.rec.Launched, l.rec.Launch = id, true, true, nil
-	l.rec.Took = took
-	return before
-}
-
-// startedWarmLocked records that the warm shim that it is given next is started for it.
-func (l *ledger) startedWarmLocked() { l.rec.Started = true }
-
-// restoreLocked puts back what givenWarmLocked returned.
-func (l *ledger) restoreLocked(before bundle.Record) { l.rec = before }
-
-// joinLocked records that another's shim is to serve the instance.
-func (l *ledger) joinLocked() { l.rec.Joined, l.rec.Took = true, shimclient.Now() }
-
-// attachedLocked records whose process the instance is behind.
-func (l *ledger) attachedLocked(created, launched bool) {
-	l.rec.Joined = l.rec.Joined || !created
-	l.rec.Launched = launched
-}
-
-// recordEndpointLocked keeps how to reach the shim in the record too.
-func (l *ledger) recordEndpointLocked(ep shimclient.Endpoint) {
-	l.rec.Endpoint = &bundle.Endpoint{Version: ep.Version, Protocol: ep.Protocol, Address: ep.Address}
-}
-
-// recordShim keeps the verified pid of the shim; a zero one is not known and changes nothing.
-func (l *ledger) recordShim(pid shimclient.ProcessID) {
-	if (pid == shimclient.ProcessID{}) {
-		return
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.rec.Shim = recordOf(pid)
-}
-
-// recordedShim is the verified pid from the record; zero when there is none, or when it is from before a reboot.
-func (l *ledger) recordedShim() shimclient.ProcessID {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.rec.BootID != shimclient.BootID() {
-		return shimclient.ProcessID{}
-	}
-	return procOf(l.rec.Shim)
-}
-
 // recordOf is a process as a record names it; nil for none.
 func recordOf(id shimclient.ProcessID) *bundle.Proc {
 	if (id == shimclient.ProcessID{}) {
@@ -313,17 +185,103 @@ func (l *ledger) wasLingering() bool {
 	return l.rec.Lingers
 }
 
-// endpointLocked is how to reach the shim, as the record has it; nil when that is not known.
-func (l *ledger) endpointLocked() *bundle.Endpoint { return l.rec.Endpoint }
-
-func (l *ledger) knowsEndpoint() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.endpointLocked() != nil
-}
-
 // begunLocked is when the create began; the zero time for what another containerd has left.
 func (l *ledger) begunLocked() time.Time { return l.rec.Begun }
 
 // recordLocked is a copy of the whole record, for a bundle that is made with it.
 func (l *ledger) recordLocked() *bundle.Record { return cloneRecord(&l.rec) }
+
+// savePause is between two attempts to write a record that could not be written.
+const savePause = time.Second
+
+// save writes the record. One that cannot be written does not fail the call that caused it; it is tried again until it
+// is written, since an exit that is not on record when the daemon dies may be told a second time, and differently.
+func (l *ledger) save() {
+	err := l.persist()
+	if err == nil {
+		return
+	}
+	l.mu.Lock()
+	again := !l.writing.failed
+	l.writing.failed = true
+	l.mu.Unlock()
+	if again {
+		log.G(l.keeper.context()).WithError(err).
+			Warn("cannot write the instance's record; it is tried again until it succeeds")
+		l.keeper.spawn(l.saveLater)
+	}
+}
+
+// saveSoon is save for the follower, which must not wait for a disk: thousands of events may be behind this one. Of the
+// changes that are made before the write begins it takes all.
+func (l *ledger) saveSoon() {
+	l.mu.Lock()
+	due := l.writing.due
+	l.writing.due = true
+	l.mu.Unlock()
+	if due {
+		return
+	}
+	l.keeper.spawn(func() {
+		defer l.keeper.writeTurn()()
+		l.mu.Lock()
+		l.writing.due = false
+		l.mu.Unlock()
+		l.save()
+	})
+}
+
+// saveLater tries to write the record until that succeeds, the bundle goes, or the manager is closed.
+func (l *ledger) saveLater() {
+	for l.keeper.sleep(savePause) {
+		if l.persist() == nil {
+			l.mu.Lock()
+			l.writing.failed = false
+			l.mu.Unlock()
+			log.G(l.keeper.context()).Info("the instance's record is written")
+			return
+		}
+	}
+}
+
+// persist writes the record, unless the bundle is being removed: what is written then could land in the bundle of a
+// successor.
+func (l *ledger) persist() error {
+	l.saving.Lock()
+	defer l.saving.Unlock()
+	if l.sealed {
+		return nil
+	}
+	l.mu.Lock()
+	b, rec := l.keeper.recordBundleLocked(), cloneRecord(&l.rec)
+	l.mu.Unlock()
+	if b == nil {
+		return nil
+	}
+	return b.WriteRecord(rec)
+}
+
+// seal ends the writing of the record.
+func (l *ledger) seal() {
+	l.saving.Lock()
+	l.sealed = true
+	l.saving.Unlock()
+}
+
+func cloneRecord(r *bundle.Record) *bundle.Record {
+	c := *r
+	if r.Task != nil {
+		t := *r.Task
+		t.Exit = copyExit(t.Exit)
+		c.Task = &t
+	}
+	if r.Execs != nil {
+		c.Execs = make(map[string]*bundle.ExecState, len(r.Execs))
+		for id, x := range r.Execs {
+			y := *x
+			y.Exit = copyExit(x.Exit)
+			c.Execs[id] = &y
+		}
+	}
+	return &c
+}

@@ -134,3 +134,13 @@ func (l *ledger) execsLocked() map[string]bundle.ExecState {
 	}
 	return execs
 }
+
+// execPid is the pid of an exec; 0 means not known.
+func (l *ledger) execPid(id string) uint32 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if x := l.rec.Execs[id]; x != nil {
+		return x.Pid
+	}
+	return 0
+}

@@ -11,7 +11,6 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 
-	"github.com/shimyard/shimyard/bundle"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -35,20 +34,6 @@ func (i *Instance) judgePid(pid uint32) (start uint64, owned bool) {
 		return 0, false
 	}
 	return id.StartTime, true
-}
-
-// foreignPid judges the init.pid of a bundle that stock containerd left, whose shim may be silent: the process is taken for the
-// container's if it began before the file was written. That is good for answering, not for signals.
-func foreignPid(b *bundle.Bundle) (pid int, start uint64) {
-	pid, written, err := b.InitPid()
-	if err != nil {
-		return 0, 0
-	}
-	id, err := shimclient.LookupProcess(pid)
-	if err != nil || !id.StartedBefore(written) {
-		return pid, 0
-	}
-	return pid, id.StartTime
 }
 
 // initGone tells whether the container's init is certainly gone: its exit is on record, or it is known and not there any more.

@@ -23,8 +23,15 @@ import (
 	"github.com/shimyard/shimyard/shimclient"
 )
 
-// goodbyeTime is for a shim that serves no task to go by itself. It is a part of Close's time.
-const goodbyeTime = 2 * time.Second
+const (
+	// trusted is how long an idle shim is given away unasked; one that was idle for longer has askTime to answer first.
+	trusted = 5 * time.Second
+	askTime = 250 * time.Millisecond
+	// goodbyeTime is for a shim that serves no task to go by itself. It is a part of Close's time.
+	goodbyeTime = 2 * time.Second
+	// endWarmTime bounds the end of what a launch has left.
+	endWarmTime = 10 * time.Second
+)
 
 // poolSpec is what a container wants of a shim that was not started for it.
 type poolSpec struct {
@@ -247,4 +254,17 @@ func (m *ShimManager) removeWarm(ctx context.Context, dir *bundle.Warm, namespac
 		log.G(ctx).WithError(err).
 			Warn("cannot remove the directory of a warm shim, leaving it for the next start of the daemon")
 	}
+}
+
+// warmOf is a warm shim as its record tells of it, without a process.
+func (m *ShimManager) warmOf(dir *bundle.Warm, rec *bundle.WarmRecord) *warmShim {
+	b := shimclient.Binary{Runtime: rec.Runtime, Path: rec.Launch.Binary}
+	w := m.pool.newWarm(dir, rec.Launch.Token, poolSpec{
+		key: rec.Key, namespace: rec.Namespace, binary: b, limits: m.config.pool(b),
+	})
+	w.answered = rec.Launch.Answered
+	if w.answered != 0 {
+		w.served = w.answered + 1 // it may have been
+	}
+	return w
 }

@@ -7,8 +7,8 @@ import (
 	"context"
 	"maps"
 	"slices"
-	"time"
 
+	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/pkg/errors"
@@ -84,19 +84,6 @@ func (m *ShimManager) restoreOneWarm(ctx context.Context, dir *bundle.Warm) {
 		m.pool.distrust(w.p) // before one of those in it can be deleted
 	}
 	m.onBegin(func() { w.takeOver(ctx, m, created) })
-}
-
-// warmOf is a warm shim as its record tells of it, without a process.
-func (m *ShimManager) warmOf(dir *bundle.Warm, rec *bundle.WarmRecord) *warmShim {
-	b := shimclient.Binary{Runtime: rec.Runtime, Path: rec.Launch.Binary}
-	w := m.pool.newWarm(dir, rec.Launch.Token, poolSpec{
-		key: rec.Key, namespace: rec.Namespace, binary: b, limits: m.config.pool(b),
-	})
-	w.answered = rec.Launch.Answered
-	if w.answered != 0 {
-		w.served = w.answered + 1 // it may have been
-	}
-	return w
 }
 
 // sparingAfter spares what began after a shim had answered, and may have served; nothing where it did not come to that.
@@ -194,10 +181,49 @@ func (m *ShimManager) sweepWarm(ctx context.Context, dir *bundle.Warm, rec *bund
 	log.G(ctx).Info("removed a warm shim that was left behind")
 }
 
-// endWarmTime bounds the end of what a launch has left.
-const endWarmTime = 10 * time.Second
+// loadHouse is the warm shim whose directory the bundle is, nil when it is none's. id is the shim that serves the
+// instance.
+func (i *Instance) loadHouse(ctx context.Context, b *bundle.Bundle, id string) *warmShim {
+	if id == "" {
+		// Our record is lost, or it is no warm shim's.
+		var err error
+		if id, err = b.LentID(); err != nil {
+			return nil
+		}
+	}
+	dir, err := i.layout.Lent(b, id)
+	if errdefs.IsNotFound(err) {
+		return nil // another task of the shim has it
+	}
+	var rec *bundle.WarmRecord
+	if err == nil {
+		rec, err = dir.ReadRecord()
+	}
+	if err != nil {
+		log.G(ctx).WithError(err).Error("cannot use the record of the warm shim whose directory a bundle is")
+		return nil
+	}
+	return i.m.warmOf(dir, rec)
+}
 
-// takenWarm tells whether a warm shim serves the instance.
-func (i *Instance) takenWarm() bool {
-	return i.ledger.passage().warm != ""
+// restoreHouse makes the process of a restored instance whose bundle is the directory of a warm shim the pool's, which
+// ends it with the last that is in it: it is not known whether all that it did went well.
+func (i *Instance) restoreHouse(ctx context.Context, p *shimproc.Process) {
+	i.mu.Lock()
+	w := i.house
+	i.mu.Unlock()
+	if w == nil {
+		return
+	}
+	w.reply = &bootapi.BootstrapResult{}
+	if p.LostAddress() == nil {
+		ep := p.Endpoint
+		w.reply = &bootapi.BootstrapResult{Version: int32(ep.Version), Protocol: ep.Protocol, Address: ep.Address}
+	}
+	if err := p.KeepFor(w, w.facts(shimclient.ProcessID{})); err != nil {
+		log.G(ctx).WithError(err).Error("cannot use the record of a warm shim; it ends with its task")
+		return
+	}
+	i.m.pool.distrust(w.p)
+	i.m.onBegin(func() { w.takeOver(ctx, i.m, false) })
 }

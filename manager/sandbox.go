@@ -106,11 +106,6 @@ func (c *SandboxController) build(ctx context.Context, i *Instance, info sandbox
 	return nil
 }
 
-// box calls the Sandbox API of the instance's shim.
-func (i *Instance) box(ctx context.Context, mode shimproc.Mode, f func(context.Context, *shimclient.Sandbox) error) error {
-	return i.callLink(ctx, mode, func(ctx context.Context, l *shimproc.Link) error { return f(ctx, l.Conn.Sandbox()) })
-}
-
 // call finds a sandbox that is restored or running and calls its shim.
 func (c *SandboxController) call(ctx context.Context, name, id string, mode shimproc.Mode, f func(context.Context, *shimclient.Sandbox) error) (*Instance, error) {
 	i, err := c.get(ctx, id)

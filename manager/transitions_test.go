@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -57,4 +58,42 @@ func transitionTable() string {
 		fmt.Fprintf(&b, "| %s | %s |\n", from, strings.Join(next, ", "))
 	}
 	return b.String()
+}
+
+// TestMapOfFiles holds the table of DESIGN.md to the directory: it names every file of the package and every room below it,
+// and no file that is not there.
+func TestMapOfFiles(t *testing.T) {
+	page, err := os.ReadFile("DESIGN.md")
+	require.NoError(t, err)
+	_, table, ok := strings.Cut(string(page), "## What lives where")
+	require.True(t, ok)
+	table, _, ok = strings.Cut(table, "\n## ")
+	require.True(t, ok)
+	var named []string
+	for _, row := range strings.Split(table, "\n") {
+		dir := ""
+		for n, word := range strings.Split(row, "`") {
+			switch {
+			case n%2 == 0: // not between backticks
+			case strings.HasSuffix(word, ".go"):
+				found, err := filepath.Glob(filepath.Join(dir, word))
+				require.NoError(t, err)
+				require.NotEmpty(t, found, "DESIGN.md names %s, which is not there", filepath.Join(dir, word))
+				named = append(named, found...)
+			default:
+				dir = filepath.Clean(word)
+				require.DirExists(t, dir)
+				named = append(named, dir)
+			}
+		}
+	}
+	there, err := filepath.Glob("*.go")
+	require.NoError(t, err)
+	rooms, err := filepath.Glob("internal/*")
+	require.NoError(t, err)
+	for _, name := range append(there, rooms...) {
+		if name != "doc.go" && !strings.HasSuffix(name, "_test.go") {
+			require.Contains(t, named, name, "say in DESIGN.md what lives there")
+		}
+	}
 }
