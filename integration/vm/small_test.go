@@ -16,7 +16,7 @@ func TestSmallNode(t *testing.T) {
 	n.sh(t, `
 oom() { awk '/^oom_kill / {print $2}' /proc/vmstat; }
 before=$(oom)
-/payload/guest registry /payload/pulled.tar >/run/registry.log 2>&1 &
+start_registry
 /payload/guest load vm 8 2 >/run/load.log 2>&1 & load=$!
 /payload/guest warm $load | tee /tmp/warm
 wait $load || { cat /run/load.log; fail "the load has failed"; }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"sync"
 	"syscall"
 	"time"
 
@@ -29,8 +30,9 @@ const (
 )
 
 // load creates, starts, kills and deletes containers without a pause, one worker for each id c0, c1, …, and pulls and
-// removes an image beside them, for so many rounds each; with 0 rounds until the machine is gone. Each round of each is
-// a line on the standard output. What an earlier boot left of an id's container is removed as a user would, by delete.
+// removes an image beside them, for so many rounds each; with 0 rounds until the machine is gone. Each round of each
+// is a line on the standard output, and "busy" once each has had its first. What an earlier boot left of an id's
+// container is removed as a user would, by delete.
 func load(args []string) error {
 	namespace, err := argument(args, 0)
 	if err != nil {
@@ -54,13 +56,18 @@ func load(args []string) error {
 		return errors.Wrap(err, "cannot find the image")
 	}
 	all, ctx := errgroup.WithContext(ctx)
+	var first sync.WaitGroup // the first round of each
 	repeat := func(name string, round func() error) {
+		first.Add(1)
 		all.Go(func() error {
 			for n := 1; rounds == 0 || n <= rounds; n++ {
 				if err := round(); err != nil {
 					return errors.Wrap(err, name)
 				}
 				fmt.Fprintf(os.Stdout, "%s %d\n", name, n)
+				if n == 1 {
+					first.Done()
+				}
 			}
 			return nil
 		})
@@ -70,6 +77,10 @@ func load(args []string) error {
 		repeat(id, func() error { return oneLife(ctx, client, image, id) })
 	}
 	repeat("pull", func() error { return pull(ctx, client) })
+	go func() {
+		first.Wait()
+		fmt.Fprintln(os.Stdout, "busy")
+	}()
 	return all.Wait()
 }
 

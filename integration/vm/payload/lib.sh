@@ -42,6 +42,12 @@ stock=/usr/bin/containerd
 
 import_image() { ctr image ls -q | grep -qx "$image" || ctr image import /payload/image.tar; }
 
+# start_registry: what guest load pulls from, for as long as the machine runs.
+start_registry() {
+  /payload/guest registry /payload/pulled.tar >/run/registry.log 2>&1 &
+  eventually 60 bash -c 'exec 3<>/dev/tcp/127.0.0.1/5000'
+}
+
 # start_box ID [FLAGS...]: a container that counts into a log until /tmp/done is there, and then exits with 7. Once a
 # second: without KVM each sleep is a tenth of a second's work.
 start_box() {
