@@ -144,20 +144,21 @@ nothing_left() { [ -z "$(leftovers)" ]; }
 # script that holds it); of them those that wait for a container.
 shims() { pgrep -a -x containerd-shim || true; }
 waiting() { shims | awk '/ -id _/ {print $1}'; }
-# no_leftovers: once the daemon was stopped cleanly, and with it the shims that wait, there is nothing. It is started
-# again.
+# no_leftovers: once the daemon was stopped cleanly, and with it the shims that wait, there is nothing. It is started again, and
+# there still is nothing. A clean stop has five seconds: where the machine is too slow for them the daemon says so, and the next
+# start removes what it has left of shims that waited.
 no_leftovers() {
   systemctl stop containerd
-  local end=$((SECONDS + 30))
-  until nothing_left; do
-    if [ "$SECONDS" -ge "$end" ]; then
-      leftovers
-      fail "there are leftovers"
-    fi
-    sleep 0.5
-  done
+  local left end=$((SECONDS + 30))
+  while left=$(leftovers) && [ -n "$left" ] && [ "$SECONDS" -lt "$end" ]; do sleep 0.5; done
+  if [ -n "$left" ]; then
+    echo "$left"
+    journalctl -b -u containerd -o cat -n 100 | grep 'taken up at the next start' || fail "there are leftovers"
+    if grep -v ' /run/containerd/io.containerd.runtime.v2.task/\._' <<<"$left"; then fail "there are leftovers"; fi
+  fi
   systemctl start containerd
   eventually 60 ctr version
+  if ! (eventually 30 nothing_left); then leftovers; fail "there are leftovers after a start"; fi
 }
 # install FILE: dpkg alone, no network; what it says is kept.
 install() { dpkg --install "$@" 2>&1 | tee /tmp/dpkg.out; }
