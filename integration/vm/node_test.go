@@ -55,7 +55,7 @@ done
 no_leftovers`},
 
 	{"a container is killed for want of memory", `
-ctr events >/tmp/events & events=$!
+follow_events
 start_box other; mark other
 ctr run --detach --memory-limit 16777216 $image oom /bin/sh -c 'x=0123456789abcdef; while :; do x=$x$x; done'
 eventually 120 stopped oom
@@ -72,7 +72,7 @@ finish_box other
 no_leftovers`},
 
 	{"a shim is killed for want of memory", `
-ctr events >/tmp/events & events=$!
+follow_events
 start_box other; mark other
 start_box victim
 init=$(pid_of victim)
@@ -101,6 +101,7 @@ finish_box victim other
 no_leftovers`},
 
 	{"stop with KillMode=control-group", `
+follow_events
 start_box one; start_box two
 pids="$(pid_of one) $(pid_of two)"
 mkdir -p /etc/systemd/system/containerd.service.d
@@ -109,7 +110,6 @@ systemctl daemon-reload
 systemctl stop containerd
 [ -z "$(shims)" ] || fail "shims are alive: this checks nothing"
 systemctl start containerd
-ctr events >/tmp/events & events=$!
 gone() { [ -z "$(status_of one)$(status_of two)" ]; }
 eventually 60 gone
 for pid in $pids; do [ ! -e /proc/$pid ] || fail "$pid, of a container without a shim, lives on"; done

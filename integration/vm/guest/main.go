@@ -15,11 +15,11 @@ import (
 
 func main() {
 	commands := map[string]func([]string) error{
-		"agent": agent, "leftovers": leftovers, "load": load, "registry": registry,
+		"agent": agent, "events": follow, "leftovers": leftovers, "load": load, "registry": registry,
 		"warm": warm,
 	}
 	if len(os.Args) < 2 || commands[os.Args[1]] == nil {
-		fmt.Fprintln(os.Stderr, "usage: guest agent DEVICE | leftovers NAMESPACE | load NAMESPACE WORKERS ROUNDS | registry IMAGE.tar | warm PID")
+		fmt.Fprintln(os.Stderr, "usage: guest agent DEVICE | events NAMESPACE | leftovers NAMESPACE | load NAMESPACE WORKERS ROUNDS | registry IMAGE.tar | warm PID")
 		os.Exit(2)
 	}
 	if err := commands[os.Args[1]](os.Args[2:]); err != nil {

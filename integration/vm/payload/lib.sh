@@ -48,6 +48,13 @@ start_registry() {
   eventually 60 bash -c 'exec 3<>/dev/tcp/127.0.0.1/5000'
 }
 
+# follow_events: into /tmp/events, until $events is killed.
+follow_events() {
+  /payload/guest events "$CONTAINERD_NAMESPACE" >/tmp/events & events=$!
+  eventually 60 grep -x here /tmp/events
+  sleep 0.5 # a subscription does not say when it has been made
+}
+
 # start_box ID [FLAGS...]: a container that counts into a log until /tmp/done is there, and then exits with 7. Once a
 # second: without KVM each sleep is a tenth of a second's work.
 start_box() {
