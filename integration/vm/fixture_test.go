@@ -191,7 +191,7 @@ func (n *node) sh(t *testing.T, script string) string {
 }
 
 // limit keeps a script that hangs from hanging for ever; on a busy host without KVM everything takes its time.
-const limit = 8 * time.Minute
+const limit = 20 * time.Minute
 
 // try runs a script that may fail.
 func (n *node) try(t *testing.T, script string) (string, int) {
