@@ -43,8 +43,9 @@ func (i *Instance) learnState(s *taskapi.StateResponse, asked uint64) {
 	i.ledger.learnState(s, asked)
 }
 
-// current is the state as the record has it, where that is known to be what the shim would say: the runtime is vouched for (runc's shim
-// answers from its memory too), the process answers, no change is under way or has failed, and the pid is its init's and alive.
+// current is the state as the record has it, where that is known to be what the shim would say: the runtime is vouched
+// for (runc's shim answers from its memory too), the process answers, no change is under way or has failed, and the pid
+// is its init's and alive.
 func (i *Instance) current() (runtime.State, bool) {
 	i.mu.Lock()
 	st, b, p, sure := i.state, i.binary, i.proc, i.ledger.sureLocked()
@@ -70,7 +71,8 @@ func (i *Instance) stateNow(ctx context.Context, patience time.Duration) (runtim
 		return runtime.State{}, errNoInstance(i.kind, i.id)
 	}
 	if st == restoring || i.silent() || i.ledger.exit("") != nil {
-		// An exit is the last word. Deleted in the shim and not yet here: its caller asks for the state before it deletes again.
+		// An exit is the last word. Deleted in the shim and not yet here: its caller asks for the state before it
+		// deletes again.
 		if s, ok := i.ledger.lastKnown(); ok {
 			return s, nil
 		}
@@ -89,8 +91,8 @@ func (i *Instance) stateNow(ctx context.Context, patience time.Duration) (runtim
 	return runtime.State{}, err
 }
 
-// lostTask: a living shim has said that there is no such task. Where its exit is known it was deleted by a Delete that nobody waited
-// for, and is one that is deleted in the shim and not yet here.
+// lostTask: a living shim has said that there is no such task. Where its exit is known it was deleted by a Delete that
+// nobody waited for, and is one that is deleted in the shim and not yet here.
 func (i *Instance) lostTask() bool {
 	if st, _ := i.watch(); !st.listed() || i.processDead() || i.ledger.exit("") == nil {
 		return false
@@ -99,7 +101,8 @@ func (i *Instance) lostTask() bool {
 	return true
 }
 
-// answerBefore leaves the caller's context some time to be answered from the record: containerd gives a State 2 s in all.
+// answerBefore leaves the caller's context some time to be answered from the record: containerd gives a State 2 s in
+// all.
 func answerBefore(ctx context.Context, patience time.Duration) (context.Context, context.CancelFunc) {
 	if patience > 0 {
 		return context.WithTimeout(ctx, patience)
@@ -176,14 +179,18 @@ func statusOf(s tasktypes.Status) runtime.Status {
 	}
 }
 
-// call runs f with the Task client of the instance's process. What the shim answers passes through unchanged; a dead shim is
-// NotFound, one that is being reconnected is Unavailable once the verdict cannot be awaited any longer.
-func (i *Instance) call(ctx context.Context, mode shimproc.Mode, f func(context.Context, *shimclient.Task) error) error {
+// call runs f with the Task client of the instance's process. What the shim answers passes through unchanged; a dead
+// shim is NotFound, one that is being reconnected is Unavailable once the verdict cannot be awaited any longer.
+func (i *Instance) call(
+	ctx context.Context, mode shimproc.Mode, f func(context.Context, *shimclient.Task) error,
+) error {
 	return i.callLink(ctx, mode, func(ctx context.Context, l *shimproc.Link) error { return f(ctx, l.Task) })
 }
 
 // callLink is call for all APIs that the connection serves.
-func (i *Instance) callLink(ctx context.Context, mode shimproc.Mode, f func(context.Context, *shimproc.Link) error) error {
+func (i *Instance) callLink(
+	ctx context.Context, mode shimproc.Mode, f func(context.Context, *shimproc.Link) error,
+) error {
 	p := i.process()
 	if p == nil {
 		return errNoInstance(i.kind, i.id)
@@ -199,7 +206,9 @@ type outlasting[T any] struct {
 }
 
 // outlast has run do f without the caller's cancellation, and returns when that has ended or the caller leaves.
-func outlast[T any](ctx context.Context, run func(func()), f func(context.Context) (T, error)) (c *outlasting[T], left bool) {
+func outlast[T any](
+	ctx context.Context, run func(func()), f func(context.Context) (T, error),
+) (c *outlasting[T], left bool) {
 	c = &outlasting[T]{done: make(chan struct{})}
 	run(func() {
 		defer close(c.done)
@@ -218,7 +227,8 @@ func outlast[T any](ctx context.Context, run func(func()), f func(context.Contex
 	}
 }
 
-// detach runs f, which the manager's Close waits for, without the caller's cancellation and returns when it does or the caller leaves.
+// detach runs f, which the manager's Close waits for, without the caller's cancellation and returns when it does or the
+// caller leaves.
 func detach[T any](ctx context.Context, m *ShimManager, f func(context.Context) (T, error)) (T, error) {
 	c, left := outlast(ctx, func(f func()) { m.spawn(f) }, f)
 	if left {
@@ -228,8 +238,8 @@ func detach[T any](ctx context.Context, m *ShimManager, f func(context.Context) 
 	return c.value, c.err
 }
 
-// settled waits until a restored instance's shim has answered, up to the load timeout. Every other listed state needs no waiting, and
-// a forced call waits no longer than until there is somebody to send it to.
+// settled waits until a restored instance's shim has answered, up to the load timeout. Every other listed state needs
+// no waiting, and a forced call waits no longer than until there is somebody to send it to.
 func (i *Instance) settled(ctx context.Context, mode shimproc.Mode) error {
 	if st, _ := i.watch(); st != restoring {
 		return i.usable(st)
@@ -309,7 +319,9 @@ func errReserved(i *Instance) error {
 }
 
 // box calls the Sandbox API of the instance's shim.
-func (i *Instance) box(ctx context.Context, mode shimproc.Mode, f func(context.Context, *shimclient.Sandbox) error) error {
+func (i *Instance) box(
+	ctx context.Context, mode shimproc.Mode, f func(context.Context, *shimclient.Sandbox) error,
+) error {
 	return i.callLink(ctx, mode, func(ctx context.Context, l *shimproc.Link) error { return f(ctx, l.Conn.Sandbox()) })
 }
 

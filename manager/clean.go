@@ -38,8 +38,8 @@ func (i *Instance) cleaningAfter(orderly bool) cleaning {
 	return cleaning{shimDelete: !orderly || i.deletesAlways(), orderly: orderly}
 }
 
-// clean removes what is left of the instance and then the instance, trying with growing pauses until it succeeds or the manager is
-// closed. Until then the id stays reserved; after a close the next start goes on.
+// clean removes what is left of the instance and then the instance, trying with growing pauses until it succeeds or the
+// manager is closed. Until then the id stays reserved; after a close the next start goes on.
 func (i *Instance) clean(c cleaning) {
 	for pause := i.m.cleanPause; ; pause = min(2*pause, lastCleanPause) {
 		err := i.cleanOnce(i.context(), &c)
@@ -59,8 +59,8 @@ func (i *Instance) clean(c cleaning) {
 // spread is a pause of half to one and a half times d, so that those who failed together do not try again together.
 func spread(d time.Duration) time.Duration { return d/2 + rand.N(d) }
 
-// cleanOnce is one attempt: processes of a launch that got no task, `shim delete` where it is due, sockets nobody listens on, the
-// bundle, and the mounts that were activated for it.
+// cleanOnce is one attempt: processes of a launch that got no task, `shim delete` where it is due, sockets nobody
+// listens on, the bundle, and the mounts that were activated for it.
 func (i *Instance) cleanOnce(ctx context.Context, c *cleaning) error {
 	err := i.tryClean(ctx, c)
 	metrics.Cleanup(err == nil)
@@ -82,8 +82,8 @@ func (i *Instance) tryClean(ctx context.Context, c *cleaning) error {
 	return err
 }
 
-// endLaunches ends the processes that carry the tokens of launches that came to nothing, but those that were there before the instance.
-// It must succeed before the bundle goes: the tokens are in it.
+// endLaunches ends the processes that carry the tokens of launches that came to nothing, but those that were there
+// before the instance. It must succeed before the bundle goes: the tokens are in it.
 func (i *Instance) endLaunches(ctx context.Context) error {
 	tokens, spare := i.remains.launches()
 	ctx, cancel := timeout.WithContext(ctx, TimeoutCleanup)
@@ -108,7 +108,8 @@ func (i *Instance) removeRest(ctx context.Context) error {
 	if warm && i.homeless() {
 		i.m.launcher.RemoveSockets(i.namespace, []string{way.warm}, i.addresses()...)
 	}
-	// The last of a group removes the group's socket: that the shim was started for the first does not help one who is not there any more.
+	// The last of a group removes the group's socket: that the shim was started for the first does not help one who is
+	// not there any more.
 	if p := i.process(); !way.joined || !warm && p != nil && p.IsOver() {
 		ids := []string{i.id}
 		if way.launch != nil {
@@ -130,8 +131,8 @@ func (i *Instance) removeRest(ctx context.Context) error {
 	return nil
 }
 
-// homeless tells whether the instance was served by a warm shim that is over and of whose directory nothing is known: where the record of it
-// is lost, nobody else removes its sockets.
+// homeless tells whether the instance was served by a warm shim that is over and of whose directory nothing is known:
+// where the record of it is lost, nobody else removes its sockets.
 func (i *Instance) homeless() bool {
 	i.mu.Lock()
 	house, p := i.house, i.proc
@@ -150,8 +151,8 @@ func (i *Instance) addresses() []string {
 	return nil
 }
 
-// deleteBinary finds the binary: the one that started the shim, else the one that its runtime's name resolves to today, else one of the same
-// file name, since runtimes that clients name by path resolve to nothing else.
+// deleteBinary finds the binary: the one that started the shim, else the one that its runtime's name resolves to today,
+// else one of the same file name, since runtimes that clients name by path resolve to nothing else.
 func (i *Instance) deleteBinary(ctx context.Context) (shimclient.Binary, error) {
 	i.mu.Lock()
 	b, name := i.binary, i.ledger.passageLocked().runtime
@@ -191,7 +192,8 @@ func (i *Instance) container(ctx context.Context) containers.Container {
 	return c
 }
 
-// cleanUpDead is what follows the proof of death: the exit is found out and told, then the deletion, and nothing is left behind.
+// cleanUpDead is what follows the proof of death: the exit is found out and told, then the deletion, and nothing is
+// left behind.
 func (i *Instance) cleanUpDead() {
 	ctx, end := i.startSpan(i.context(), spanReap)
 	defer end(nil)
@@ -221,7 +223,8 @@ func (i *Instance) cleanUpDead() {
 	i.clean(cleaning{shimDelete: true})
 }
 
-// waitInFlight waits until what the shim itself has told must have arrived and, at a start of the daemon, until somebody can listen.
+// waitInFlight waits until what the shim itself has told must have arrived and, at a start of the daemon, until
+// somebody can listen.
 func (i *Instance) waitInFlight() bool {
 	return i.m.awaitTold(max(inFlight, subscribersBack-time.Since(i.m.started)))
 }
@@ -244,8 +247,8 @@ const (
 
 // shutDown asks the process, which serves nobody else, to go. lingering is nil when it is gone within the shutdown
 // timeout. One that has said yes and lingers must keep the id: the `start` of the next task under it would find the old
-// shim at its socket, take it for the group's, and end with it. Nor may anybody else join it, so it stays known, closing,
-// until it is gone.
+// shim at its socket, take it for the group's, and end with it. Nor may anybody else join it, so it stays known,
+// closing, until it is gone.
 func (i *Instance) shutDown(ctx context.Context, p *shimproc.Process) (lingering *shimproc.Leaving, err error) {
 	ctx, cancel := timeout.WithContext(ctx, TimeoutShutdown)
 	defer cancel()

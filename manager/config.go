@@ -20,8 +20,8 @@ import (
 
 // Names of the timeouts in containerd's [timeouts] section, as stock containerd calls them. They are read at each use.
 const (
-	// TimeoutLoad bounds how long a call waits for the connection to a shim, and how long a shim that can only be judged by its
-	// connection (vsock, not launched by us) may stay unreachable before it counts as dead.
+	// TimeoutLoad bounds how long a call waits for the connection to a shim, and how long a shim that can only be
+	// judged by its connection (vsock, not launched by us) may stay unreachable before it counts as dead.
 	TimeoutLoad = shimproc.TimeoutLoad
 	// TimeoutCleanup bounds one attempt to clean up, and how long a create waits for an id that is still being cleaned.
 	TimeoutCleanup = shimproc.TimeoutCleanup
@@ -32,7 +32,8 @@ const (
 // RuncV2 is the runtime whose shims are vouched for: they clean up by themselves when their Delete succeeds.
 const RuncV2 = plugins.RuntimeRuncV2
 
-// MemoryRule says what idle shims may take of the machine's memory, each in percent; 0: that condition is not looked at.
+// MemoryRule says what idle shims may take of the machine's memory, each in percent; 0: that condition is not looked
+// at.
 type MemoryRule struct {
 	// Share of the memory is how much idle shims may hold together.
 	Share int
@@ -53,9 +54,9 @@ func (d Dirs) layout() bundle.Layout { return bundle.Layout{State: d.State, Root
 
 // Config of a ShimManager.
 type Config struct {
-	// Tasks and Boxes are where the bundles of tasks and of sandboxes are: the directories of the plugins io.containerd.runtime.v2.task and
-	// io.containerd.sandbox.controller.v1.shim. The manager must know both before it can judge any shim, since a task may be served by a
-	// sandbox's.
+	// Tasks and Boxes are where the bundles of tasks and of sandboxes are: the directories of the plugins
+	// io.containerd.runtime.v2.task and io.containerd.sandbox.controller.v1.shim. The manager must know both before it
+	// can judge any shim, since a task may be served by a sandbox's.
 	Tasks, Boxes Dirs
 	// GRPCAddress and TTRPCAddress are the daemon's own sockets, handed to shims.
 	GRPCAddress, TTRPCAddress string
@@ -69,20 +70,22 @@ type Config struct {
 	Sandboxes sandbox.Store
 	// Containers is the metadata store of containers: it names the runtime of a bundle that does not.
 	Containers containers.Store
-	// Deadlines per method of the Task and the Sandbox API; nil is shimclient.DefaultDeadlines(). Those of shimclient.OwnCalls must be set.
+	// Deadlines per method of the Task and the Sandbox API; nil is shimclient.DefaultDeadlines(). Those of
+	// shimclient.OwnCalls must be set.
 	Deadlines shimclient.Deadlines
 	// EscalateAfter is how long a shim may be unresponsive before it is ended, its containers with it; 0 is for ever.
 	EscalateAfter time.Duration
-	// WarmLimit is how many idle shims there may be at a time, of all runtimes and namespaces; 0: none are kept. WarmIdle is for how long one is
-	// kept that nobody wants.
+	// WarmLimit is how many idle shims there may be at a time, of all runtimes and namespaces; 0: none are kept.
+	// WarmIdle is for how long one is kept that nobody wants.
 	WarmLimit int
 	WarmIdle  time.Duration
 	// WarmMemory is what idle shims may take of the machine's memory; the zero value is: as many as there may be.
 	WarmMemory MemoryRule
 	// machine reads the machine's memory; nil asks the kernel. Another in tests.
 	machine func() warm.Machine
-	// AllowedRuntimes are patterns, of which one must match the name of a runtime that is started, or the path of its binary; none allows all.
-	// BinaryCheck is what is done about a shim binary that others could replace; "" is to warn. See shimclient.Policy.
+	// AllowedRuntimes are patterns, of which one must match the name of a runtime that is started, or the path of its
+	// binary; none allows all. BinaryCheck is what is done about a shim binary that others could replace; "" is to
+	// warn. See shimclient.Policy.
 	AllowedRuntimes []string
 	BinaryCheck     shimclient.BinaryCheck
 	// Runtimes by name, by absolute path of the binary, or by a pattern for either (IsFamily).

@@ -40,7 +40,8 @@ type RuntimeConfig struct {
 	Cleanup CleanupPolicy
 	// Env is added to the environment of its shims, after the one for all.
 	Env []string
-	// ShimCgroup is the cgroup that its shims are put into where their clients name none; "" leaves them in the daemon's.
+	// ShimCgroup is the cgroup that its shims are put into where their clients name none; "" leaves them in the
+	// daemon's.
 	ShimCgroup string
 	// Pool is how its shims are kept warm; nil is DefaultPool of the runtime.
 	Pool *PoolConfig
@@ -48,8 +49,8 @@ type RuntimeConfig struct {
 	Deadlines shimclient.Deadlines
 }
 
-// PoolConfig says how the shims of one runtime are kept warm. The zero value is: not at all. In a RuntimeConfig a negative
-// number is DefaultPool's, which a family does not know before it is asked for one of its runtimes.
+// PoolConfig says how the shims of one runtime are kept warm. The zero value is: not at all. In a RuntimeConfig a
+// negative number is DefaultPool's, which a family does not know before it is asked for one of its runtimes.
 type PoolConfig struct {
 	// Warm is how many idle shims are started ahead, at most, for containers that differ in nothing a shim gets at its
 	// start. 0: each container's shim is started for it and ends with it.
@@ -83,13 +84,13 @@ func (p PoolConfig) Over(def PoolConfig) PoolConfig {
 	return p
 }
 
-// IsFamily tells whether the name of a RuntimeConfig is a pattern, as of path.Match, for the names of runtimes or for the
-// paths of binaries.
+// IsFamily tells whether the name of a RuntimeConfig is a pattern, as of path.Match, for the names of runtimes or for
+// the paths of binaries.
 func IsFamily(name string) bool { return strings.ContainsAny(name, `*?[\`) }
 
 // runtime is the one RuntimeConfig that counts for a binary: that of the name which Create saw (a path where CRI's
-// runtime_path is set), else of the binary's path, else that of the longest pattern for either; of two as long the first
-// in the alphabet.
+// runtime_path is set), else of the binary's path, else that of the longest pattern for either; of two as long the
+// first in the alphabet.
 func (c *Config) runtime(b shimclient.Binary) RuntimeConfig {
 	for _, name := range []string{b.Runtime, b.Path} {
 		if r, ok := c.Runtimes[name]; ok && !IsFamily(name) {
@@ -110,7 +111,8 @@ func matches(pattern, name string) bool {
 	return ok && err == nil
 }
 
-// checkRuntimes returns an InvalidArgument error for a pattern that is malformed, or that names one binary for many runtimes.
+// checkRuntimes returns an InvalidArgument error for a pattern that is malformed, or that names one binary for many
+// runtimes.
 func (c *Config) checkRuntimes() error {
 	for name, r := range c.Runtimes {
 		if !IsFamily(name) {
@@ -120,7 +122,8 @@ func (c *Config) checkRuntimes() error {
 			return errors.Wrapf(errdefs.ErrInvalidArgument, "runtime pattern %q: %v", name, err)
 		}
 		if r.Path != "" {
-			return errors.Wrapf(errdefs.ErrInvalidArgument, "runtime pattern %q: a family has no path, %q is one binary", name, r.Path)
+			return errors.Wrapf(errdefs.ErrInvalidArgument, "runtime pattern %q: a family has no path, %q is one binary",
+				name, r.Path)
 		}
 	}
 	return nil

@@ -26,19 +26,20 @@ import (
 )
 
 const (
-	// createGrace is how long the undo of a create waits for a Create call whose caller has left, helperGrace for what the shim has run
-	// for one that was cut off, before the launch is ended by force, where the shim serves nobody else. Until then nobody knows what is
-	// being made, and what is made afterwards would be left behind: an OCI runtime that is ended half way leaves cgroups that its own
-	// delete does not know of.
+	// createGrace is how long the undo of a create waits for a Create call whose caller has left, helperGrace for what
+	// the shim has run for one that was cut off, before the launch is ended by force, where the shim serves nobody
+	// else. Until then nobody knows what is being made, and what is made afterwards would be left behind: an OCI
+	// runtime that is ended half way leaves cgroups that its own delete does not know of.
 	createGrace = 30 * time.Second
 	helperGrace = 10 * time.Second
 	helperPause = 20 * time.Millisecond // between looks at what the shim runs
-	// strandedLimit is how many Creates of callers that have left a shim may leave unanswered before it gets no further one. Each keeps an
-	// instance and a goroutine until it is answered.
+	// strandedLimit is how many Creates of callers that have left a shim may leave unanswered before it gets no further
+	// one. Each keeps an instance and a goroutine until it is answered.
 	strandedLimit = 8
 )
 
-// createTask sends Create. When ctx ends first, the call goes on without the caller and its answer is left for the undo to wait for.
+// createTask sends Create. When ctx ends first, the call goes on without the caller and its answer is left for the undo
+// to wait for.
 func (i *Instance) createTask(ctx context.Context, opts runtime.CreateOpts, rootfs []mount.Mount) (uint32, error) {
 	req := &taskapi.CreateTaskRequest{
 		ID: i.id, Bundle: i.bundle.Path,
@@ -56,14 +57,15 @@ func (i *Instance) createTask(ctx context.Context, opts runtime.CreateOpts, root
 	return resp.Pid, nil
 }
 
-// detached runs a create call that must not be abandoned half way. It fails with Unavailable, and nothing is sent, where the shim owes
-// the answers to too many such calls already.
+// detached runs a create call that must not be abandoned half way. It fails with Unavailable, and nothing is sent,
+// where the shim owes the answers to too many such calls already.
 func (i *Instance) detached(ctx context.Context, call func(context.Context) error) error {
 	if p := i.process(); p != nil && stranded(p) >= strandedLimit {
 		return errors.Wrapf(errdefs.ErrUnavailable, "shim at %s has left %d creates unanswered whose callers have given up; "+
 			"it gets no further one before it answers", p.Endpoint, strandedLimit)
 	}
-	c, left := outlast(ctx, func(f func()) { go f() }, func(ctx context.Context) (struct{}, error) { return struct{}{}, call(ctx) })
+	send := func(ctx context.Context) (struct{}, error) { return struct{}{}, call(ctx) }
+	c, left := outlast(ctx, func(f func()) { go f() }, send)
 	if left {
 		i.creation.onCallerLeft(c.done)
 		return errors.Wrapf(ctx.Err(), "creating %s %s", i.kind, i.id)
@@ -81,7 +83,9 @@ func stranded(p *shimproc.Process) (n int) {
 	return n
 }
 
-func (i *Instance) sendCreate(ctx context.Context, req *taskapi.CreateTaskRequest) (resp *taskapi.CreateTaskResponse, err error) {
+func (i *Instance) sendCreate(
+	ctx context.Context, req *taskapi.CreateTaskRequest,
+) (resp *taskapi.CreateTaskResponse, err error) {
 	i.creation.setCut(true)
 	err = i.call(ctx, shimproc.Forced, func(ctx context.Context, t *shimclient.Task) error {
 		resp, err = t.Create(ctx, req)
@@ -91,8 +95,8 @@ func (i *Instance) sendCreate(ctx context.Context, req *taskapi.CreateTaskReques
 	return resp, err
 }
 
-// endLaunchOf makes cleaning begin with the end of all processes of the instance's launch, and of those that made its process, which
-// nobody else is behind.
+// endLaunchOf makes cleaning begin with the end of all processes of the instance's launch, and of those that made its
+// process, which nobody else is behind.
 func (i *Instance) endLaunchOf(p *shimproc.Process) {
 	var tokens []string
 	var spare func(shimclient.ProcessID) bool
@@ -117,9 +121,9 @@ func (i *Instance) endLaunchOf(p *shimproc.Process) {
 	i.remains.setLaunches(tokens, spare)
 }
 
-// awaitHelpers waits until no process of the instance's launch is left but the shim itself: a Create that a crash of the daemon, or the
-// death of the shim, has cut off goes on in the OCI runtime that the shim has run for it. What was there before, and what was detached, as
-// a hook detaches a daemon, is not waited for.
+// awaitHelpers waits until no process of the instance's launch is left but the shim itself: a Create that a crash of
+// the daemon, or the death of the shim, has cut off goes on in the OCI runtime that the shim has run for it. What was
+// there before, and what was detached, as a hook detaches a daemon, is not waited for.
 func (i *Instance) awaitHelpers(p *shimproc.Process) {
 	tokens := i.launchTokens(p)
 	if len(tokens) == 0 || p == nil {
@@ -141,7 +145,8 @@ func (i *Instance) awaitHelpers(p *shimproc.Process) {
 	}
 }
 
-// launchTokens are the launches by which what the shim runs for the instance is found, if a Create of it may still be under way.
+// launchTokens are the launches by which what the shim runs for the instance is found, if a Create of it may still be
+// under way.
 func (i *Instance) launchTokens(p *shimproc.Process) []string {
 	way := i.ledger.passage()
 	switch {
@@ -156,12 +161,13 @@ func (i *Instance) launchTokens(p *shimproc.Process) []string {
 	return []string{way.launch.Token}
 }
 
-// rootfsDiff is the archive of what a container had changed in its rootfs, beside the checkpoint's directory: part of the layout that
-// CRIU tooling writes (github.com/checkpoint-restore/checkpointctl).
+// rootfsDiff is the archive of what a container had changed in its rootfs, beside the checkpoint's directory: part of
+// the layout that CRIU tooling writes (github.com/checkpoint-restore/checkpointctl).
 const rootfsDiff = "rootfs-diff.tar"
 
-// restoreCheckpoint finishes a create that CRI restores from a checkpoint: the rootfs diff goes in once the shim has mounted the
-// rootfs and before the process starts, and the process is started here since CRI takes a restored container for a running one.
+// restoreCheckpoint finishes a create that CRI restores from a checkpoint: the rootfs diff goes in once the shim has
+// mounted the rootfs and before the process starts, and the process is started here since CRI takes a restored
+// container for a running one.
 func (i *Instance) restoreCheckpoint(ctx context.Context, checkpoint string) (uint32, error) {
 	if err := i.applyDiff(ctx, filepath.Join(checkpoint, "..", rootfsDiff)); err != nil {
 		return 0, err

@@ -22,8 +22,8 @@ import (
 	"github.com/shimyard/shimyard/shimclient"
 )
 
-// delete removes the task. The work is done without the caller's cancellation: one who leaves while the shim deletes gets the exit
-// that was recorded when he comes back.
+// delete removes the task. The work is done without the caller's cancellation: one who leaves while the shim deletes
+// gets the exit that was recorded when he comes back.
 func (i *Instance) delete(ctx context.Context) (*runtime.Exit, error) {
 	mine, err := i.claimDelete(ctx)
 	if err != nil {
@@ -45,8 +45,8 @@ func (i *Instance) delete(ctx context.Context) (*runtime.Exit, error) {
 	return exit, errors.Wrapf(err, "cannot delete task %s", i.id)
 }
 
-// claimDelete makes the caller the one who deletes, waiting for another delete or for the restore as long as ctx and the load
-// timeout allow. Not mine: the other one has done it.
+// claimDelete makes the caller the one who deletes, waiting for another delete or for the restore as long as ctx and
+// the load timeout allow. Not mine: the other one has done it.
 func (i *Instance) claimDelete(ctx context.Context) (mine bool, err error) {
 	wctx, cancel := timeout.WithContext(ctx, TimeoutLoad)
 	defer cancel()
@@ -79,8 +79,8 @@ func (i *Instance) claimDelete(ctx context.Context) (mine bool, err error) {
 	return mine, verdict
 }
 
-// runDelete is the orderly way: Delete in the shim, record the exit, release the process, remove what is left. ctx has no
-// cancellation; caller tells whether somebody still waits.
+// runDelete is the orderly way: Delete in the shim, record the exit, release the process, remove what is left. ctx has
+// no cancellation; caller tells whether somebody still waits.
 func (i *Instance) runDelete(ctx, caller context.Context) (*runtime.Exit, error) {
 	i.ledger.awaitSilence()
 	i.tellOOMBeforeDelete()
@@ -114,8 +114,9 @@ func (i *Instance) runDelete(ctx, caller context.Context) (*runtime.Exit, error)
 	return toExit(exit), nil
 }
 
-// deleteInShim sends Delete, unless an earlier attempt was answered. After a lost connection it is sent once more. NotFound with
-// an exit on record is that exit; NotFound without one is returned as it is, for the caller to clean up and pass on.
+// deleteInShim sends Delete, unless an earlier attempt was answered. After a lost connection it is sent once more.
+// NotFound with an exit on record is that exit; NotFound without one is returned as it is, for the caller to clean up
+// and pass on.
 func (i *Instance) deleteInShim(ctx context.Context) (*bundle.Exit, error) {
 	if i.ledger.wasDeleted() {
 		return i.ledger.exit(""), nil
@@ -150,8 +151,8 @@ func (i *Instance) deleteInShim(ctx context.Context) (*bundle.Exit, error) {
 	return nil, err
 }
 
-// exitInFlight is the exit on record. The shim tells it on another connection than it answers on, so one that is not there yet may
-// still be coming: an earlier Delete may have been done after nobody waited for its answer any more.
+// exitInFlight is the exit on record. The shim tells it on another connection than it answers on, so one that is not
+// there yet may still be coming: an earlier Delete may have been done after nobody waited for its answer any more.
 func (i *Instance) exitInFlight() *bundle.Exit {
 	select {
 	case <-i.ledger.exited:
@@ -160,7 +161,8 @@ func (i *Instance) exitInFlight() *bundle.Exit {
 	return i.ledger.exit("")
 }
 
-// deleteContext gives a shim that does not answer and whose container is gone one cleanup timeout, instead of Delete's own deadline.
+// deleteContext gives a shim that does not answer and whose container is gone one cleanup timeout, instead of Delete's
+// own deadline.
 func (i *Instance) deleteContext(ctx context.Context) (context.Context, context.CancelFunc) {
 	if i.silent() && i.initGone() {
 		return timeout.WithContext(ctx, TimeoutCleanup)
@@ -168,13 +170,14 @@ func (i *Instance) deleteContext(ctx context.Context) (context.Context, context.
 	return context.WithCancel(ctx)
 }
 
-// unanswered tells errors that a silent shim is the reason for, whether it has left the call unanswered or could not be sent it.
+// unanswered tells errors that a silent shim is the reason for, whether it has left the call unanswered or could not be
+// sent it.
 func (i *Instance) unanswered(err error) bool {
 	return errdefs.IsDeadlineExceeded(err) || errdefs.IsUnavailable(err) && i.isUnresponsive()
 }
 
-// endSilentShim ends a shim that leaves a Delete unanswered and that has nothing to lose: its container's init is gone, it serves
-// nobody else, and its pid is verified. True when it is dead.
+// endSilentShim ends a shim that leaves a Delete unanswered and that has nothing to lose: its container's init is gone,
+// it serves nobody else, and its pid is verified. True when it is dead.
 func (i *Instance) endSilentShim(ctx context.Context) bool {
 	p := i.process()
 	if p == nil {
@@ -190,8 +193,8 @@ func (i *Instance) endSilentShim(ctx context.Context) bool {
 	return killed
 }
 
-// deleteFailed puts the task back for a retry. Where the shim has died meanwhile it is cleaned up instead, and the exit that is
-// found then is the answer.
+// deleteFailed puts the task back for a retry. Where the shim has died meanwhile it is cleaned up instead, and the exit
+// that is found then is the answer.
 func (i *Instance) deleteFailed(ctx context.Context, err error) (*runtime.Exit, error) {
 	i.m.pool.distrust(i.process())
 	if !i.takeDeleteBack() {
@@ -207,11 +210,13 @@ func (i *Instance) deleteFailed(ctx context.Context, err error) (*runtime.Exit, 
 	}
 }
 
-// releaseProcess gives the process back to the pool if it is of that and the delete was orderly, else sends it away when nobody else is
-// behind it. One that a sandboxer of its own started is that one's to send away: a runc shim would take a Shutdown between two
-// containers of a pod for the end of the pod.
-// One that said yes and still runs is lingering, see cleanUpOnceGone; nil for none.
-func (i *Instance) releaseProcess(ctx context.Context, p *shimproc.Process, orderly bool) (lingering *shimproc.Leaving, err error) {
+// releaseProcess gives the process back to the pool if it is of that and the delete was orderly, else sends it away
+// when nobody else is behind it. One that a sandboxer of its own started is that one's to send away: a runc shim would
+// take a Shutdown between two containers of a pod for the end of the pod. One that said yes and still runs is
+// lingering, see cleanUpOnceGone; nil for none.
+func (i *Instance) releaseProcess(
+	ctx context.Context, p *shimproc.Process, orderly bool,
+) (lingering *shimproc.Leaving, err error) {
 	if p == nil || i.recycle(p, orderly) || !p.Leave(behind{i}) {
 		return nil, nil
 	}
@@ -232,8 +237,9 @@ func (i *Instance) releaseProcess(ctx context.Context, p *shimproc.Process, orde
 	return lingering, nil
 }
 
-// cleanUpDeleted ends what a delete of an earlier daemon's has begun: the shim is well and does not know the task any more. Unlike the
-// undo of a create it ends nothing by force, since the task may have left something that is not the shim's.
+// cleanUpDeleted ends what a delete of an earlier daemon's has begun: the shim is well and does not know the task any
+// more. Unlike the undo of a create it ends nothing by force, since the task may have left something that is not the
+// shim's.
 func (i *Instance) cleanUpDeleted() {
 	ctx := i.context()
 	i.activated()
@@ -250,7 +256,8 @@ func (i *Instance) cleanUpDeleted() {
 			return
 		}
 		if i.remains.setLeft(err) {
-			log.G(ctx).WithError(err).Errorf("cannot release the shim of a deleted %s; it is tried again until it succeeds", i.kind)
+			log.G(ctx).WithError(err).
+				Errorf("cannot release the shim of a deleted %s; it is tried again until it succeeds", i.kind)
 		}
 		if !i.m.sleep(pause) {
 			return
@@ -273,8 +280,8 @@ func (i *Instance) finishReleased(ctx context.Context, lingering *shimproc.Leavi
 	i.finishDelete(ctx, c)
 }
 
-// finishDelete cleans up. The task is deleted whatever comes of it: what cannot be removed now is tried again in the background,
-// with the id reserved.
+// finishDelete cleans up. The task is deleted whatever comes of it: what cannot be removed now is tried again in the
+// background, with the id reserved.
 func (i *Instance) finishDelete(ctx context.Context, c cleaning) {
 	err := i.cleanOnce(ctx, &c)
 	i.backToPool(err == nil)
@@ -303,8 +310,8 @@ func (i *Instance) deletesAlways() bool {
 	return i.m.config.deletesAlways(b, v)
 }
 
-// tellLate tells what a shim took with it when it ended after an orderly delete: shims queue their events and end without waiting
-// for them. The id may have a new instance by now, so events still in flight are matched by pid.
+// tellLate tells what a shim took with it when it ended after an orderly delete: shims queue their events and end
+// without waiting for them. The id may have a new instance by now, so events still in flight are matched by pid.
 func (i *Instance) tellLate() {
 	i.m.awaitTold(inFlight) // told twice is better than never, so the end of the daemon does not keep it from telling
 	if i.ledger.unspoken() {

@@ -26,7 +26,8 @@ const subscribersBack = 3 * time.Second
 // maxTries bounds how often an exit is told where crashes leave it unknown whether it was.
 const maxTries = 3
 
-// tell says for a dead shim what it can no longer say: exits of execs, the exit of init, the deletion, each only if nobody said it.
+// tell says for a dead shim what it can no longer say: exits of execs, the exit of init, the deletion, each only if
+// nobody said it.
 func (i *Instance) tell() {
 	i.tellExits("dead_shim")
 	e := i.ledger.exit("")
@@ -40,8 +41,8 @@ func (i *Instance) tell() {
 	i.ledger.note("", func(e *bundle.Exit) { e.DeleteTold = true })
 }
 
-// tellExits tells what is known and untold of exits, those of execs first. What is told is in the bundle before it is told, and that it
-// was told is marked there before the next thing is said: a crash in between repeats the same words.
+// tellExits tells what is known and untold of exits, those of execs first. What is told is in the bundle before it is
+// told, and that it was told is marked there before the next thing is said: a crash in between repeats the same words.
 func (i *Instance) tellExits(by string) {
 	for _, execID := range i.ledger.untold() {
 		e := i.ledger.exit(execID)
@@ -98,8 +99,8 @@ const (
 	oomPause = time.Second
 )
 
-// repeat tells exits, and OOM kills before them, again until none is owed or the task is deleted. While a Delete is under way it waits for what
-// becomes of that.
+// repeat tells exits, and OOM kills before them, again until none is owed or the task is deleted. While a Delete is
+// under way it waits for what becomes of that.
 func (i *Instance) repeat() {
 	for {
 		i.mu.Lock()
@@ -230,15 +231,15 @@ func (i *Instance) placeMemory() {
 	i.ledger.placeMemory(pid, cgroup, kills)
 }
 
-// ownRetries is how long after an exit its shim may still tell it by itself: containerd's shims try again for 15 s after a crash of the
-// daemon and for 45 s after a clean stop.
+// ownRetries is how long after an exit its shim may still tell it by itself: containerd's shims try again for 15 s
+// after a crash of the daemon and for 45 s after a clean stop.
 const ownRetries = time.Minute
 
 // execGrace is how long an exec that has stopped is waited for.
 const execGrace = 2 * time.Second
 
-// replay tells the exits that a living shim does not tell. It waits until the shim has given up on telling them and, after a start of the
-// daemon, until subscribers can have come back; nothing is told once somebody deletes the task.
+// replay tells the exits that a living shim does not tell. It waits until the shim has given up on telling them and,
+// after a start of the daemon, until subscribers can have come back; nothing is told once somebody deletes the task.
 func (i *Instance) replay() {
 	for {
 		i.mu.Lock()

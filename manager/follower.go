@@ -28,8 +28,8 @@ const (
 	quietLooks = 10 * time.Millisecond
 )
 
-// follower hears the exits, deletions and OOM kills that shims tell, one after the other, in the order in which they came to the
-// exchange. It does no IO but for the first reading of an instance. The zero value follows nothing.
+// follower hears the exits, deletions and OOM kills that shims tell, one after the other, in the order in which they
+// came to the exchange. It does no IO but for the first reading of an instance. The zero value follows nothing.
 type follower struct {
 	// mu guards all below.
 	mu        sync.Mutex

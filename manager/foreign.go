@@ -20,8 +20,8 @@ func foreignState(b *bundle.Bundle) *bundle.TaskState {
 	return &bundle.TaskState{Status: tasktypes.Status_RUNNING.String(), Pid: uint32(pid), PidStart: start}
 }
 
-// launchedHere tells whether a daemon of this machine started the shim: a sandbox that a proxy plugin's sandboxer owns has its shim
-// wherever that one wants. Of a bundle that stock containerd left, only the lack of a sandbox tells.
+// launchedHere tells whether a daemon of this machine started the shim: a sandbox that a proxy plugin's sandboxer owns
+// has its shim wherever that one wants. Of a bundle that stock containerd left, only the lack of a sandbox tells.
 func (i *Instance) launchedHere() bool {
 	i.mu.Lock()
 	way, d := i.ledger.passageLocked(), i.bundle
@@ -40,8 +40,8 @@ func (i *Instance) foreign() bool {
 	return way.launch == nil && !way.joined
 }
 
-// leader is the id of the instance whose shim serves this one, as its bundle tells: the sandbox that it joined, or its group; "" where
-// it is served by a shim of its own.
+// leader is the id of the instance whose shim serves this one, as its bundle tells: the sandbox that it joined, or its
+// group; "" where it is served by a shim of its own.
 func (i *Instance) leader() string {
 	i.mu.Lock()
 	d, launch := i.bundle, i.ledger.passageLocked().launch
@@ -79,8 +79,8 @@ func groupOf(d *bundle.Bundle) string {
 	return facts.groups[0]
 }
 
-// openLog takes over the log of a restored shim. Only an instance that started its shim has one; in a pod that stock containerd left it
-// is the pause container, whose bundle the shim was started in.
+// openLog takes over the log of a restored shim. Only an instance that started its shim has one; in a pod that stock
+// containerd left it is the pause container, whose bundle the shim was started in.
 func (i *Instance) openLog() {
 	i.mu.Lock()
 	p, d, joined := i.proc, i.bundle, i.ledger.passageLocked().joined
@@ -96,8 +96,8 @@ func (i *Instance) openLog() {
 	p.SetLog(c)
 }
 
-// foreignPid judges the init.pid of a bundle that stock containerd left, whose shim may be silent: the process is taken for the
-// container's if it began before the file was written. That is good for answering, not for signals.
+// foreignPid judges the init.pid of a bundle that stock containerd left, whose shim may be silent: the process is taken
+// for the container's if it began before the file was written. That is good for answering, not for signals.
 func foreignPid(b *bundle.Bundle) (pid int, start uint64) {
 	pid, written, err := b.InitPid()
 	if err != nil {

@@ -21,8 +21,8 @@ import (
 
 // infoCache keeps the answers of `-info`. The zero value is ready.
 type infoCache struct {
-	// mu guards answers. A stale entry is replaced under its key's path when a binary is upgraded, so the map stays as small as the
-	// number of runtimes and options in use.
+	// mu guards answers. A stale entry is replaced under its key's path when a binary is upgraded, so the map stays as
+	// small as the number of runtimes and options in use.
 	mu      sync.Mutex
 	answers map[infoQuestion]infoAnswer
 }
@@ -38,8 +38,11 @@ type infoAnswer struct {
 	info    *apitypes.RuntimeInfo
 }
 
-// info asks a shim's binary about its runtime, once per identity of the binary, options and identity of the OCI runtime.
-func (m *ShimManager) info(ctx context.Context, b shimclient.Binary, options *anypb.Any) (*apitypes.RuntimeInfo, error) {
+// info asks a shim's binary about its runtime, once per identity of the binary, options and identity of the OCI
+// runtime.
+func (m *ShimManager) info(
+	ctx context.Context, b shimclient.Binary, options *anypb.Any,
+) (*apitypes.RuntimeInfo, error) {
 	q := infoQuestion{path: b.Path, options: options.GetTypeUrl() + "\x00" + string(options.GetValue())}
 	rt := ociRuntime(options)
 	m.infos.mu.Lock()
@@ -85,10 +88,11 @@ func ociRuntime(options *anypb.Any) shimclient.FileID {
 	return id
 }
 
-// checkIDMap refuses a spec with id-mapped mounts, at the destinations given, unless the OCI runtime says that it does them: runc ignores what
-// it does not know, and the files would get wrong owners (https://github.com/opencontainers/runtime-spec/pull/1219). A runtime that tells
-// nothing of its features may be an old runc, so it is refused too. One that tells them in a form of its own is not of runc's kind and is
-// not held to the rule, as in containerd's own runtime. Errors: NotImplemented; that of `-info`.
+// checkIDMap refuses a spec with id-mapped mounts, at the destinations given, unless the OCI runtime says that it does
+// them: runc ignores what it does not know, and the files would get wrong owners
+// (https://github.com/opencontainers/runtime-spec/pull/1219). A runtime that tells nothing of its features may be an
+// old runc, so it is refused too. One that tells them in a form of its own is not of runc's kind and is not held to the
+// rule, as in containerd's own runtime. Errors: NotImplemented; that of `-info`.
 func (m *ShimManager) checkIDMap(ctx context.Context, b shimclient.Binary, options *anypb.Any, mounts []string) error {
 	info, err := m.info(ctx, b, options)
 	if err != nil {
@@ -113,6 +117,7 @@ func (m *ShimManager) checkIDMap(ctx context.Context, b shimclient.Binary, optio
 }
 
 func refuseIDMap(b shimclient.Binary, options *anypb.Any, mounts []string, why string) error {
-	return errors.Wrapf(errdefs.ErrNotImplemented, "the spec has id-mapped mounts (%q) and the OCI runtime %s of %s (%s) %s; use one that does (runc 1.2 or later)",
+	return errors.Wrapf(errdefs.ErrNotImplemented,
+		"the spec has id-mapped mounts (%q) and the OCI runtime %s of %s (%s) %s; use one that does (runc 1.2 or later)",
 		mounts, ociRuntimeName(options), b.Runtime, b.Path, why)
 }

@@ -21,8 +21,8 @@ import (
 // dumpPatience is how long a shim may take to write its stacks when a client asks for them.
 const dumpPatience = 2 * time.Second
 
-// inspect answers the questions of package inspect. known is false for any other request. Nothing is sent to a shim but the signal of a
-// dump, so that the answers come at once however many shims are silent.
+// inspect answers the questions of package inspect. known is false for any other request. Nothing is sent to a shim but
+// the signal of a dump, so that the answers come at once however many shims are silent.
 func (m *ShimManager) inspect(ctx context.Context, request any) (answer any, known bool, err error) {
 	switch q := request.(type) {
 	case *inspect.ListRequest:
@@ -203,7 +203,8 @@ func (m *ShimManager) dump(ctx context.Context, q *inspect.DumpRequest) (*inspec
 		return nil, err
 	}
 	if (pid == shimclient.ProcessID{}) {
-		return nil, errors.Wrapf(errdefs.ErrFailedPrecondition, "the pid of the shim of %s is not verified, so it gets no signal", q.ID)
+		return nil, errors.Wrapf(errdefs.ErrFailedPrecondition,
+			"the pid of the shim of %s is not verified, so it gets no signal", q.ID)
 	}
 	ctx, cancel := context.WithTimeout(ctx, dumpPatience)
 	defer cancel()

@@ -21,8 +21,8 @@ import (
 	"github.com/shimyard/shimyard/shimclient"
 )
 
-// Instance is the record that ties one (namespace, id) to a bundle and a shim process. Every event of its life is one method that
-// takes the lock and switches on the state; effects follow outside the lock.
+// Instance is the record that ties one (namespace, id) to a bundle and a shim process. Every event of its life is one
+// method that takes the lock and switches on the state; effects follow outside the lock.
 type Instance struct {
 	m             *ShimManager
 	kind          Kind
@@ -84,7 +84,8 @@ func newInstance(m *ShimManager, layout bundle.Layout, kind Kind, namespace, id 
 
 func (i *Instance) key() key { return key{i.namespace, i.id} }
 
-// read fills a restored instance from its bundle, unless that was done; it must come before anything is asked of the instance or told to it.
+// read fills a restored instance from its bundle, unless that was done; it must come before anything is asked of the
+// instance or told to it.
 func (i *Instance) read() {
 	if i.reading != nil {
 		i.reading()
@@ -131,7 +132,8 @@ func (i *Instance) knowsExec(id string) bool {
 	return i.state.listed() && i.ledger.execLocked(id) != nil
 }
 
-// spawn, later, sleep, writeTurn, daemonStart and recordBundleLocked are what the ledger needs of the instance, see keeper.
+// spawn, later, sleep, writeTurn, daemonStart and recordBundleLocked are what the ledger needs of the instance, see
+// keeper.
 func (i *Instance) spawn(f func()) { i.m.spawn(f) }
 
 func (i *Instance) later(d time.Duration, f func()) {
@@ -151,8 +153,8 @@ func (i *Instance) daemonStart() time.Time { return i.m.started }
 
 func (i *Instance) recordBundleLocked() *bundle.Bundle { return i.bundle }
 
-// cleanUpIfDead sees to a death that came while the state was one in which somebody else had to: it is asked after every return to
-// running. True when the instance is dead.
+// cleanUpIfDead sees to a death that came while the state was one in which somebody else had to: it is asked after
+// every return to running. True when the instance is dead.
 func (i *Instance) cleanUpIfDead() bool {
 	p := i.process()
 	if p == nil || !p.IsDead() {
@@ -218,7 +220,8 @@ func (m *ShimManager) findByToken(token string) ([]shimclient.ProcessID, error) 
 	return shimclient.FindByToken(ctx, token)
 }
 
-// runs tells whether a process is one that the shim has told as the container's, with Create, Start or an event, or descends from one.
+// runs tells whether a process is one that the shim has told as the container's, with Create, Start or an event, or
+// descends from one.
 func (i *Instance) runs(id shimclient.ProcessID) bool {
 	return slices.ContainsFunc(i.ledger.toldPids(), func(pid uint32) bool {
 		if pid == 0 || int(pid) == id.Pid {

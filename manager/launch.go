@@ -219,7 +219,9 @@ func (m *ShimManager) shimFor(
 }
 
 // ownShim gives the instance a shim of the pool, or a new one.
-func (m *ShimManager) ownShim(ctx context.Context, i *Instance, facts specFacts, given *anypb.Any) (*bootapi.BootstrapResult, error) {
+func (m *ShimManager) ownShim(
+	ctx context.Context, i *Instance, facts specFacts, given *anypb.Any,
+) (*bootapi.BootstrapResult, error) {
 	opts, err := m.config.startOptions(i.binary, given)
 	if err != nil {
 		return nil, err
@@ -252,12 +254,12 @@ func (m *ShimManager) launchAlone(
 	return m.launch(ctx, i, opts)
 }
 
-// sandboxVersion is the first version of the Task API whose shims serve a whole sandbox by themselves. Older ones want `start` for
-// each container, even where a group shares one process.
+// sandboxVersion is the first version of the Task API whose shims serve a whole sandbox by themselves. Older ones want
+// `start` for each container, even where a group shares one process.
 const sandboxVersion = 3
 
-// recordJoin notes that another's shim is to serve the instance. The record first: a bundle with a sandbox or a bootstrap and without a
-// record is one of stock containerd, of a task that was created.
+// recordJoin notes that another's shim is to serve the instance. The record first: a bundle with a sandbox or a
+// bootstrap and without a record is one of stock containerd, of a task that was created.
 func (i *Instance) recordJoin(sandbox string, r *bootapi.BootstrapResult) error {
 	if ep, err := shimclient.EndpointOf(r); err == nil {
 		if p := i.m.procs.At(ep.Followed()); p != nil {
@@ -275,9 +277,11 @@ func (i *Instance) recordJoin(sandbox string, r *bootapi.BootstrapResult) error 
 	return d.WriteSandbox(sandbox)
 }
 
-// sandboxShim returns how to reach the shim of the sandbox that opts names; nil when there is none to join: no sandbox named, or one
-// from before containerd had a sandbox store, whose containers are grouped by the shim's own `start`.
-func (m *ShimManager) sandboxShim(ctx context.Context, i *Instance, opts runtime.CreateOpts) (*bootapi.BootstrapResult, error) {
+// sandboxShim returns how to reach the shim of the sandbox that opts names; nil when there is none to join: no sandbox
+// named, or one from before containerd had a sandbox store, whose containers are grouped by the shim's own `start`.
+func (m *ShimManager) sandboxShim(
+	ctx context.Context, i *Instance, opts runtime.CreateOpts,
+) (*bootapi.BootstrapResult, error) {
 	if opts.SandboxID == "" {
 		return nil, nil
 	}
@@ -308,8 +312,8 @@ func (m *ShimManager) sandboxShim(ctx context.Context, i *Instance, opts runtime
 	return r, nil
 }
 
-// binaryFor finds the binary of a create's runtime. A container that joins the shim of a sandbox starts none, so that a binary that is gone
-// does not keep it from being created: then Path is where the binary was, as far as that is known.
+// binaryFor finds the binary of a create's runtime. A container that joins the shim of a sandbox starts none, so that a
+// binary that is gone does not keep it from being created: then Path is where the binary was, as far as that is known.
 func (m *ShimManager) binaryFor(ctx context.Context, i *Instance, opts runtime.CreateOpts) (shimclient.Binary, error) {
 	b, err := m.resolve(ctx, opts.Runtime)
 	if !errdefs.IsNotFound(err) {
@@ -319,7 +323,8 @@ func (m *ShimManager) binaryFor(ctx context.Context, i *Instance, opts runtime.C
 	if jerr != nil || r == nil || r.Version < sandboxVersion {
 		return b, err
 	}
-	log.G(ctx).WithError(err).WithField("sandbox", opts.SandboxID).Warn("the shim's binary is gone; joining the sandbox's shim without it")
+	log.G(ctx).WithError(err).WithField("sandbox", opts.SandboxID).
+		Warn("the shim's binary is gone; joining the sandbox's shim without it")
 	path := filepath.Clean(opts.Runtime)
 	if !filepath.IsAbs(path) {
 		path = m.binaryPath(i.namespace, opts.SandboxID)

@@ -30,7 +30,8 @@ func (l *ledger) passage() passage {
 
 func (l *ledger) passageLocked() passage {
 	return passage{
-		runtime: l.rec.Runtime, launch: l.rec.Launch, joined: l.rec.Joined, launched: l.rec.Launched, warm: l.rec.Warm, started: l.rec.Started,
+		runtime: l.rec.Runtime, launch: l.rec.Launch, joined: l.rec.Joined, launched: l.rec.Launched,
+		warm: l.rec.Warm, started: l.rec.Started,
 		took: l.rec.Took,
 	}
 }

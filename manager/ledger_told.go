@@ -175,8 +175,8 @@ func (l *ledger) repeatDueLocked(st state) (due time.Time, ok bool) {
 	return due, l.telling.repeating
 }
 
-// takeRepeats counts what is due to be told again: an OOM kill, and the exits of the processes that it names. That it is
-// done is on record before, so that a crash costs a repeat and never makes one too many.
+// takeRepeats counts what is due to be told again: an OOM kill, and the exits of the processes that it names. That it
+// is done is on record before, so that a crash costs a repeat and never makes one too many.
 func (l *ledger) takeRepeats() (oom bool, due []string) {
 	l.mu.Lock()
 	if at := l.telling.oomDue; !at.IsZero() && !time.Now().Before(at) {

@@ -40,8 +40,8 @@ type ShimManager struct {
 	infos    infoCache
 	pool     *pool
 
-	// ctx is the life of the manager's own goroutines. It carries the values of the context given to New but not its cancellation:
-	// containerd cancels that one before it calls Close.
+	// ctx is the life of the manager's own goroutines. It carries the values of the context given to New but not its
+	// cancellation: containerd cancels that one before it calls Close.
 	ctx    context.Context
 	cancel context.CancelFunc
 	// wg counts what Close waits for; nothing is added once closed is set.
@@ -80,8 +80,8 @@ type ShimManager struct {
 	mounts *mountController
 }
 
-// New makes a manager and lists what is on disk as restoring: by the names of the bundles, without looking into any. Of ctx only the values
-// are used.
+// New makes a manager and lists what is on disk as restoring: by the names of the bundles, without looking into any. Of
+// ctx only the values are used.
 func New(ctx context.Context, config Config) (*ShimManager, error) {
 	m, err := newManager(ctx, config)
 	if err != nil {
@@ -97,7 +97,8 @@ func New(ctx context.Context, config Config) (*ShimManager, error) {
 		}
 	}
 	metrics.RestoreStage("listed", time.Since(m.started))
-	// Not before: what is heard of an instance that is not listed is lost. No shim can tell anything before the daemon serves.
+	// Not before: what is heard of an instance that is not listed is lost. No shim can tell anything before the daemon
+	// serves.
 	m.follow()
 	return m, nil
 }
@@ -105,7 +106,8 @@ func New(ctx context.Context, config Config) (*ShimManager, error) {
 // newManager makes a manager that knows of nothing: it has looked at no directory and follows no events.
 func newManager(ctx context.Context, config Config) (*ShimManager, error) {
 	if config.Events == nil || config.Sandboxes == nil {
-		return nil, errors.Wrap(errdefs.ErrInvalidArgument, "cannot make a shim manager without an event exchange and a sandbox store")
+		return nil, errors.Wrap(errdefs.ErrInvalidArgument,
+			"cannot make a shim manager without an event exchange and a sandbox store")
 	}
 	if config.Deadlines == nil {
 		config.Deadlines = shimclient.DefaultDeadlines()
@@ -166,8 +168,8 @@ func (m *ShimManager) registryConfig() shimproc.Config {
 	}
 }
 
-// begin starts the work in the background on what was found on disk. Not before all records are read: until then it cannot be told who
-// else is behind a shim.
+// begin starts the work in the background on what was found on disk. Not before all records are read: until then it
+// cannot be told who else is behind a shim.
 func (m *ShimManager) begin() {
 	m.mu.Lock()
 	found := m.found
@@ -212,8 +214,8 @@ func (m *ShimManager) ID() string { return plugins.ShimPlugin.String() + ".manag
 // Env is the configured environment of shims. CRI asks for it to tell whether SCHED_CORE is set.
 func (m *ShimManager) Env() []string { return slices.Clone(m.config.Env) }
 
-// Close ends the idle warm shims and the manager's goroutines within closeTimeout. It ends no shim that serves a task, closes no
-// connection of one and fails no Wait: the containers go on, and the next daemon takes them over.
+// Close ends the idle warm shims and the manager's goroutines within closeTimeout. It ends no shim that serves a task,
+// closes no connection of one and fails no Wait: the containers go on, and the next daemon takes them over.
 func (m *ShimManager) Close() error {
 	m.mu.Lock()
 	m.closed = true
@@ -231,7 +233,8 @@ func (m *ShimManager) Close() error {
 	case <-done:
 		return nil
 	case <-time.After(closeTimeout):
-		return errors.Wrap(context.DeadlineExceeded, "cannot end all background work of the shim manager; what is unfinished is taken up at the next start")
+		return errors.Wrap(context.DeadlineExceeded,
+			"cannot end all background work of the shim manager; what is unfinished is taken up at the next start")
 	}
 }
 

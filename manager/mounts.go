@@ -16,8 +16,8 @@ import (
 	"github.com/pkg/errors"
 )
 
-// allowedMounts is the annotation of `-info` by which a shim from before the MountCapabilities extension names what it mounts itself.
-// Kata's EROFS shim uses it (https://github.com/kata-containers/kata-containers/pull/12763).
+// allowedMounts is the annotation of `-info` by which a shim from before the MountCapabilities extension names what it
+// mounts itself. Kata's EROFS shim uses it (https://github.com/kata-containers/kata-containers/pull/12763).
 const allowedMounts = "containerd.io/runtime-allow-mounts"
 
 // ownerLabel ties an activation to its container for the garbage collector.
@@ -26,15 +26,17 @@ const ownerLabel = "containerd.io/gc.bref.container"
 // noAnnotation are the runtimes that never used the annotation, so that their binaries need not be asked.
 var noAnnotation = map[string]bool{RuncV2: true, "io.containerd.runhcs.v1": true}
 
-// mountController lets containerd's mount manager do those of a task's mounts that its shim does not do itself. A nil manager means
-// that there is none, and that shims do all mounts.
+// mountController lets containerd's mount manager do those of a task's mounts that its shim does not do itself. A nil
+// manager means that there is none, and that shims do all mounts.
 type mountController struct {
 	manager mount.Manager
 	shims   *ShimManager
 }
 
 // activate returns the mounts that are left for the shim. owned tells that a failed create has to deactivate them.
-func (c *mountController) activate(ctx context.Context, i *Instance, r *bootapi.BootstrapResult, rootfs []mount.Mount) (left []mount.Mount, owned bool, err error) {
+func (c *mountController) activate(
+	ctx context.Context, i *Instance, r *bootapi.BootstrapResult, rootfs []mount.Mount,
+) (left []mount.Mount, owned bool, err error) {
 	if c.manager == nil {
 		return rootfs, false, nil
 	}
@@ -76,9 +78,11 @@ func (c *mountController) deactivate(ctx context.Context, id string) error {
 	return nil
 }
 
-// capabilities is what the shim says it mounts itself: by its bootstrap answer, else by the annotation. What cannot be read claims
-// nothing, then the mount manager does the work.
-func (c *mountController) capabilities(ctx context.Context, i *Instance, r *bootapi.BootstrapResult) *apitypes.MountCapabilities {
+// capabilities is what the shim says it mounts itself: by its bootstrap answer, else by the annotation. What cannot be
+// read claims nothing, then the mount manager does the work.
+func (c *mountController) capabilities(
+	ctx context.Context, i *Instance, r *bootapi.BootstrapResult,
+) *apitypes.MountCapabilities {
 	var caps apitypes.MountCapabilities
 	found, err := r.FindExtension(&caps)
 	if err != nil {

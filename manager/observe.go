@@ -78,7 +78,8 @@ func (w *watched) launchedBy(i *Instance) {
 	}
 }
 
-// bundleError marks why a bundle could not be made. That is a part of the launch: the shim decides whose directory it is.
+// bundleError marks why a bundle could not be made. That is a part of the launch: the shim decides whose directory it
+// is.
 type bundleError struct{ error }
 
 func (e bundleError) Unwrap() error { return e.error }
@@ -93,7 +94,8 @@ func makingBundle(f func() error) error {
 	return nil
 }
 
-// done counts the create of an instance. runtime is the name that its client gave: it counts as a name only once it has resolved.
+// done counts the create of an instance. runtime is the name that its client gave: it counts as a name only once it has
+// resolved.
 func (w *watched) done(i *Instance, runtime string, err error) {
 	i.mu.Lock()
 	source, resolved := i.ledger.passageLocked().source(), i.binary.Path != ""
@@ -137,8 +139,8 @@ var reasonOfPhase = map[string]string{
 // restoredAs is what became of an instance that was found at the start, by the state that it leaves restoring for.
 var restoredAs = map[state]string{running: "running", reaping: "undone", dead: "dead", gone: "left_alone"}
 
-// observeRestoredLocked counts an instance that was found at the start, once it is decided what becomes of it, and notes when that is so of
-// all.
+// observeRestoredLocked counts an instance that was found at the start, once it is decided what becomes of it, and
+// notes when that is so of all.
 func (i *Instance) observeRestoredLocked(st state) {
 	outcome, decided := restoredAs[st]
 	if !i.found || !decided {
@@ -219,8 +221,10 @@ func (i *Instance) brief() brief {
 	defer i.mu.Unlock()
 	_, left := i.remains.whatIsLeft()
 	return brief{
-		Instances: metrics.Instances{Kind: string(i.kind), State: stateNames[i.state], Runtime: i.ledger.passageLocked().runtime, Namespace: i.namespace},
-		process:   i.proc, failing: left != nil && i.state.ending(), since: i.since,
+		Instances: metrics.Instances{
+			Kind: string(i.kind), State: stateNames[i.state], Runtime: i.ledger.passageLocked().runtime, Namespace: i.namespace,
+		},
+		process: i.proc, failing: left != nil && i.state.ending(), since: i.since,
 	}
 }
 
@@ -242,14 +246,15 @@ const (
 	spanSandbox = "runtime.sandbox."
 )
 
-// startSpan begins a span about the instance. end ends it with how it went. What a client has put into a spec, its environment or options is
-// never part of a span.
+// startSpan begins a span about the instance. end ends it with how it went. What a client has put into a spec, its
+// environment or options is never part of a span.
 func (i *Instance) startSpan(ctx context.Context, name string) (_ context.Context, end func(error)) {
 	id := "task.id"
 	if i.kind == KindSandbox {
 		id = "sandbox.id"
 	}
-	ctx, span := tracing.StartSpan(ctx, name, tracing.WithAttribute("namespace", i.namespace), tracing.WithAttribute(id, i.id))
+	ctx, span := tracing.StartSpan(ctx, name,
+		tracing.WithAttribute("namespace", i.namespace), tracing.WithAttribute(id, i.id))
 	return ctx, func(err error) {
 		i.describeSpan(span)
 		span.SetStatus(err)
@@ -277,7 +282,8 @@ func (i *Instance) describeSpan(span *tracing.Span) {
 	}
 }
 
-// childSpan begins a span for a step of what ctx's span is about. Work in the background that is tried until it succeeds has none.
+// childSpan begins a span for a step of what ctx's span is about. Work in the background that is tried until it
+// succeeds has none.
 func childSpan(ctx context.Context, name string) (_ context.Context, end func(error)) {
 	if !trace.SpanContextFromContext(ctx).IsValid() {
 		return ctx, func(error) {}

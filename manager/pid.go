@@ -14,9 +14,10 @@ import (
 	"github.com/shimyard/shimyard/shimclient"
 )
 
-// judgePid says what a pid that a shim told can be used for. The pid may be a guest's or one of another pid namespace, and then some
-// process of this machine has the number by chance. Its start time, which makes it the name of one process, is kept (start != 0) only
-// for the shim itself (some shims of VMs tell that) and for what descends from it; owned, fit to be signalled, are only the latter.
+// judgePid says what a pid that a shim told can be used for. The pid may be a guest's or one of another pid namespace,
+// and then some process of this machine has the number by chance. Its start time, which makes it the name of one
+// process, is kept (start != 0) only for the shim itself (some shims of VMs tell that) and for what descends from it;
+// owned, fit to be signalled, are only the latter.
 func (i *Instance) judgePid(pid uint32) (start uint64, owned bool) {
 	p := i.process()
 	if pid == 0 || p == nil {
@@ -36,7 +37,8 @@ func (i *Instance) judgePid(pid uint32) (start uint64, owned bool) {
 	return id.StartTime, true
 }
 
-// initGone tells whether the container's init is certainly gone: its exit is on record, or it is known and not there any more.
+// initGone tells whether the container's init is certainly gone: its exit is on record, or it is known and not there
+// any more.
 func (i *Instance) initGone() bool {
 	if i.ledger.exit("") != nil {
 		return true
@@ -45,7 +47,8 @@ func (i *Instance) initGone() bool {
 	return pid != (shimclient.ProcessID{}) && !pid.Alive()
 }
 
-// killInit ends the container's init without its shim. True when that was its init for certain, its alone, and it is ended.
+// killInit ends the container's init without its shim. True when that was its init for certain, its alone, and it is
+// ended.
 func (i *Instance) killInit(ctx context.Context) bool {
 	pid := i.ledger.initProcess()
 	if (pid == shimclient.ProcessID{}) || i.sharesInit(uint32(pid.Pid)) {
@@ -66,7 +69,8 @@ func (i *Instance) killInit(ctx context.Context) bool {
 	return true
 }
 
-// sharesInit tells whether another task of the same shim has the same pid, as in a VM, whose process stands for all containers in it.
+// sharesInit tells whether another task of the same shim has the same pid, as in a VM, whose process stands for all
+// containers in it.
 func (i *Instance) sharesInit(pid uint32) bool {
 	p := i.process()
 	if p == nil {

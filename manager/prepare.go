@@ -115,7 +115,8 @@ var groupLabels = []string{runcGroupLabel, "io.kubernetes.cri.sandbox-id"}
 
 const runcGroupLabel = "io.containerd.runc.v2.group"
 
-// readSpec reads the facts. A spec of another type than OCI's is passed on unread; one that is no JSON is an InvalidArgument error.
+// readSpec reads the facts. A spec of another type than OCI's is passed on unread; one that is no JSON is an
+// InvalidArgument error.
 func readSpec(spec typeurl.Any) (specFacts, error) {
 	if spec == nil || spec.GetValue() == nil {
 		return specFacts{}, nil
@@ -145,7 +146,8 @@ func parseSpec(raw []byte) (specFacts, error) {
 		return specFacts{}, errors.Wrapf(errdefs.ErrInvalidArgument, "cannot read the container's OCI spec: %v", err)
 	}
 	for _, m := range s.Mounts {
-		if m.UIDMappings != nil || m.GIDMappings != nil || slices.Contains(m.Options, "idmap") || slices.Contains(m.Options, "ridmap") {
+		if m.UIDMappings != nil || m.GIDMappings != nil ||
+			slices.Contains(m.Options, "idmap") || slices.Contains(m.Options, "ridmap") {
 			facts.idmapped = append(facts.idmapped, m.Destination)
 		}
 	}
@@ -174,8 +176,8 @@ func (i *Instance) describe(facts specFacts, b shimclient.Binary) {
 	i.ledger.beginLocked(b.Runtime)
 }
 
-// reserve enters i into the map. Where an earlier instance of the id is on its way out it waits, up to the cleanup timeout, then
-// says AlreadyExists and what is left.
+// reserve enters i into the map. Where an earlier instance of the id is on its way out it waits, up to the cleanup
+// timeout, then says AlreadyExists and what is left.
 func (m *ShimManager) reserve(ctx context.Context, i *Instance) error {
 	if err := m.awaitReady(ctx); err != nil {
 		return err

@@ -175,16 +175,17 @@ func (i *Instance) addressByName() (shimclient.Endpoint, bool) {
 	return shimclient.Endpoint{}, false
 }
 
-// confirm holds an address, if it was guessed or the task is unknown there, against the record: the shim's pid or, where that is not, the
-// container's, which a shim that does not know it is not in charge of. Errors: errStranger when it is another process;
-// any other decides nothing.
+// confirm holds an address, if it was guessed or the task is unknown there, against the record: the shim's pid or,
+// where that is not, the container's, which a shim that does not know it is not in charge of. Errors: errStranger when
+// it is another process; any other decides nothing.
 func (i *Instance) confirm(ctx context.Context, known bool) error {
 	i.mu.Lock()
 	guessed := i.guessed
 	i.mu.Unlock()
 	want := i.ledger.recordedShim()
 	switch {
-	// A shim that knows the task is the one. One that does not may be another, which has taken the name of a socket that was removed.
+	// A shim that knows the task is the one. One that does not may be another, which has taken the name of a socket
+	// that was removed.
 	case !guessed && (known || !want.Alive()):
 		return nil
 	case want == (shimclient.ProcessID{}):

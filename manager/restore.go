@@ -23,7 +23,8 @@ import (
 )
 
 const (
-	// restoreDelay is how long the restore leaves the machine to the daemon's own start, unless a caller asks for an instance.
+	// restoreDelay is how long the restore leaves the machine to the daemon's own start, unless a caller asks for an
+	// instance.
 	restoreDelay = 250 * time.Millisecond
 	// readers is how many bundles are read at a time.
 	readers = 4
@@ -57,8 +58,9 @@ func logUnknown(ctx context.Context, path string) {
 	log.G(ctx).WithField("path", path).Warn("found something that is no bundle among the bundles, leaving it alone")
 }
 
-// restore reads all that was listed and then lets the work on it begin: connecting to shims, undoing, cleaning up. It leaves the daemon's
-// start alone for a moment; whoever asks for one instance reads that one by himself, and who has to wait for more makes it begin at once.
+// restore reads all that was listed and then lets the work on it begin: connecting to shims, undoing, cleaning up. It
+// leaves the daemon's start alone for a moment; whoever asks for one instance reads that one by himself, and who has to
+// wait for more makes it begin at once.
 func (m *ShimManager) restore() {
 	select {
 	case <-after(restoreDelay):
@@ -97,7 +99,8 @@ func (m *ShimManager) sweep(ctx context.Context, layout bundle.Layout) {
 	}
 }
 
-// restoreOne reads the records of one bundle and puts the instance behind its process. It sends nothing and starts nothing.
+// restoreOne reads the records of one bundle and puts the instance behind its process. It sends nothing and starts
+// nothing.
 func (m *ShimManager) restoreOne(ctx context.Context, i *Instance, b *bundle.Bundle) {
 	if !b.Recognized() {
 		logUnknown(ctx, b.Path)
@@ -173,7 +176,8 @@ func (i *Instance) load(ctx context.Context, b *bundle.Bundle) {
 	rec, err := b.ReadRecord()
 	if err != nil {
 		if !errdefs.IsNotFound(err) {
-			log.G(ctx).WithError(err).Warn("cannot read the record of a bundle, leaving it as it is and taking the bundle for one of stock containerd")
+			log.G(ctx).WithError(err).
+				Warn("cannot read the record of a bundle, leaving it as it is and taking the bundle for one of stock containerd")
 			i.ledger.seal()
 		}
 		// Nothing is known of it, so it is taken for a created task: whatever ends it is told.
@@ -205,8 +209,8 @@ func (i *Instance) load(ctx context.Context, b *bundle.Bundle) {
 // askAgain is the pause before a restored instance's shim is asked again after an answer that decides nothing.
 const askAgain = time.Second
 
-// takeOver asks the shim of a restored instance what it knows, until it says so or is proven dead. A shim that is silent keeps the
-// instance restoring, for as long as that takes.
+// takeOver asks the shim of a restored instance what it knows, until it says so or is proven dead. A shim that is
+// silent keeps the instance restoring, for as long as that takes.
 func (i *Instance) takeOver() {
 	// At the end of the daemon the next start goes on.
 	_ = await.Until(i.m.ctx, func() (await.Wake, bool) {
@@ -278,8 +282,8 @@ func (i *Instance) disownStranger() bool {
 	return true
 }
 
-// askKnown tells whether the instance exists: by its shim's word, or because the sandbox store knows the id. A sandbox's shim may
-// serve no task under the sandbox's id.
+// askKnown tells whether the instance exists: by its shim's word, or because the sandbox store knows the id. A
+// sandbox's shim may serve no task under the sandbox's id.
 func (i *Instance) askKnown(ctx context.Context) (bool, error) {
 	err := i.askShim(ctx)
 	if !errdefs.IsNotFound(err) || i.processDead() {
@@ -303,8 +307,8 @@ func (i *Instance) askShim(ctx context.Context) error {
 	return err
 }
 
-// verifyAgain verifies the shim's pid where the Connect of its launch was not answered in time. What cannot be verified after some
-// tries never will be: a VM's pid, or one of another pid namespace.
+// verifyAgain verifies the shim's pid where the Connect of its launch was not answered in time. What cannot be verified
+// after some tries never will be: a VM's pid, or one of another pid namespace.
 func (i *Instance) verifyAgain(ctx context.Context) {
 	p := i.process()
 	if p == nil || p.Verified() != (shimclient.ProcessID{}) || !p.MayTryToVerify() {

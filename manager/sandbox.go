@@ -24,7 +24,8 @@ import (
 	"github.com/shimyard/shimyard/shimclient"
 )
 
-// SandboxController is the "shim" sandboxer: each sandbox is a shim process that serves the Sandbox API. Safe for concurrent use.
+// SandboxController is the "shim" sandboxer: each sandbox is a shim process that serves the Sandbox API. Safe for
+// concurrent use.
 type SandboxController struct {
 	shims  *ShimManager
 	layout bundle.Layout
@@ -70,7 +71,9 @@ func (c *SandboxController) Create(ctx context.Context, info sandbox.Sandbox, op
 	return nil
 }
 
-func (c *SandboxController) build(ctx context.Context, i *Instance, info sandbox.Sandbox, o *sandbox.CreateOptions) error {
+func (c *SandboxController) build(
+	ctx context.Context, i *Instance, info sandbox.Sandbox, o *sandbox.CreateOptions,
+) error {
 	facts, err := readSpec(info.Spec)
 	if err != nil {
 		return err
@@ -95,7 +98,9 @@ func (c *SandboxController) build(ctx context.Context, i *Instance, info sandbox
 		req.Options = typeurl.MarshalProto(o.Options)
 	}
 	err = i.detached(ctx, func(ctx context.Context) error {
-		return i.box(ctx, shimproc.Forced, func(ctx context.Context, s *shimclient.Sandbox) error { return s.Create(ctx, req) })
+		return i.box(ctx, shimproc.Forced, func(ctx context.Context, s *shimclient.Sandbox) error {
+			return s.Create(ctx, req)
+		})
 	})
 	if err != nil {
 		return err
@@ -107,7 +112,9 @@ func (c *SandboxController) build(ctx context.Context, i *Instance, info sandbox
 }
 
 // call finds a sandbox that is restored or running and calls its shim.
-func (c *SandboxController) call(ctx context.Context, name, id string, mode shimproc.Mode, f func(context.Context, *shimclient.Sandbox) error) (*Instance, error) {
+func (c *SandboxController) call(
+	ctx context.Context, name, id string, mode shimproc.Mode, f func(context.Context, *shimclient.Sandbox) error,
+) (*Instance, error) {
 	i, err := c.get(ctx, id)
 	if err != nil {
 		return nil, err
@@ -154,7 +161,8 @@ func (c *SandboxController) Start(ctx context.Context, id string) (sandbox.Contr
 	}, nil
 }
 
-// refused tells an answer of the shim's from the lack of one: only after an answer is it certain that the sandbox does not run.
+// refused tells an answer of the shim's from the lack of one: only after an answer is it certain that the sandbox does
+// not run.
 func refused(err error) bool {
 	return !errdefs.IsUnavailable(err) && !errdefs.IsDeadlineExceeded(err) && !errdefs.IsCanceled(err) &&
 		!errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded)
@@ -176,19 +184,19 @@ func (c *SandboxController) end(ctx context.Context, i *Instance) {
 // Platform of the sandbox's containers.
 func (c *SandboxController) Platform(ctx context.Context, id string) (imagespec.Platform, error) {
 	var r *sandboxapi.PlatformResponse
-	_, err := c.call(ctx, "Platform", id, shimproc.Repeatable, func(ctx context.Context, s *shimclient.Sandbox) (err error) {
+	ask := func(ctx context.Context, s *shimclient.Sandbox) (err error) {
 		r, err = s.Platform(ctx, &sandboxapi.PlatformRequest{SandboxID: id})
 		return err
-	})
-	if err != nil {
+	}
+	if _, err := c.call(ctx, "Platform", id, shimproc.Repeatable, ask); err != nil {
 		return imagespec.Platform{}, errors.Wrapf(err, "cannot get the platform of sandbox %s", id)
 	}
 	p := r.GetPlatform()
 	return imagespec.Platform{OS: p.GetOS(), Architecture: p.GetArchitecture(), Variant: p.GetVariant()}, nil
 }
 
-// Stop stops the sandbox. One that is unknown, or whose shim is gone, is stopped. Where the shim leaves that unanswered, or cannot be told,
-// the sandbox's process is ended without it, as with a task's SIGKILL.
+// Stop stops the sandbox. One that is unknown, or whose shim is gone, is stopped. Where the shim leaves that
+// unanswered, or cannot be told, the sandbox's process is ended without it, as with a task's SIGKILL.
 func (c *SandboxController) Stop(ctx context.Context, id string, opts ...sandbox.StopOpt) error {
 	var o sandbox.StopOptions
 	for _, opt := range opts {
@@ -198,7 +206,9 @@ func (c *SandboxController) Stop(ctx context.Context, id string, opts ...sandbox
 	if o.Timeout != nil {
 		req.TimeoutSecs = uint32(max(0, o.Timeout.Round(time.Second)) / time.Second)
 	}
-	i, err := c.call(ctx, "Stop", id, shimproc.Forced, func(ctx context.Context, s *shimclient.Sandbox) error { return s.Stop(ctx, req) })
+	i, err := c.call(ctx, "Stop", id, shimproc.Forced, func(ctx context.Context, s *shimclient.Sandbox) error {
+		return s.Stop(ctx, req)
+	})
 	if i != nil && i.ignores(err) && i.killInit(ctx) {
 		return nil
 	}
@@ -208,7 +218,8 @@ func (c *SandboxController) Stop(ctx context.Context, id string, opts ...sandbox
 	return nil
 }
 
-// Shutdown ends the sandbox and its shim and removes what they leave. NotFound for an unknown one; when it fails it may be tried again.
+// Shutdown ends the sandbox and its shim and removes what they leave. NotFound for an unknown one; when it fails it may
+// be tried again.
 func (c *SandboxController) Shutdown(ctx context.Context, id string) error {
 	i, err := c.get(ctx, id)
 	if err != nil {
@@ -224,8 +235,8 @@ func (c *SandboxController) Shutdown(ctx context.Context, id string) error {
 	return errors.Wrapf(err, "cannot shut down sandbox %s", id)
 }
 
-// shutdownBox is the orderly end of a sandbox that the caller has claimed. The shim ends by itself after it has answered; other
-// instances that it serves keep it until they go.
+// shutdownBox is the orderly end of a sandbox that the caller has claimed. The shim ends by itself after it has
+// answered; other instances that it serves keep it until they go.
 func (i *Instance) shutdownBox(ctx context.Context) error {
 	l, _ := i.link()
 	bctx, cancel := i.deleteContext(ctx)
@@ -264,7 +275,8 @@ func (i *Instance) shutdownBox(ctx context.Context) error {
 	return nil
 }
 
-// Wait blocks until the sandbox has exited. Like a task's Wait it outlasts stalls, lost connections, restores and the daemon's stop.
+// Wait blocks until the sandbox has exited. Like a task's Wait it outlasts stalls, lost connections, restores and the
+// daemon's stop.
 func (c *SandboxController) Wait(ctx context.Context, id string) (sandbox.ExitStatus, error) {
 	i, err := c.get(ctx, id)
 	if err != nil {
@@ -307,11 +319,11 @@ func (c *SandboxController) Status(ctx context.Context, id string, verbose bool)
 // Metrics of the sandbox.
 func (c *SandboxController) Metrics(ctx context.Context, id string) (*types.Metric, error) {
 	var r *sandboxapi.SandboxMetricsResponse
-	_, err := c.call(ctx, "Metrics", id, shimproc.Repeatable, func(ctx context.Context, s *shimclient.Sandbox) (err error) {
+	ask := func(ctx context.Context, s *shimclient.Sandbox) (err error) {
 		r, err = s.Metrics(ctx, &sandboxapi.SandboxMetricsRequest{SandboxID: id})
 		return err
-	})
-	if err != nil {
+	}
+	if _, err := c.call(ctx, "Metrics", id, shimproc.Repeatable, ask); err != nil {
 		return nil, errors.Wrapf(err, "cannot get the metrics of sandbox %s", id)
 	}
 	return r.GetMetrics(), nil
@@ -320,7 +332,9 @@ func (c *SandboxController) Metrics(ctx context.Context, id string) (*types.Metr
 // Update changes parts of the sandbox. Shims need not implement it: NotImplemented is for the caller to tolerate.
 func (c *SandboxController) Update(ctx context.Context, id string, sb sandbox.Sandbox, fields ...string) error {
 	req := &sandboxapi.UpdateSandboxRequest{SandboxID: id, Sandbox: sandbox.ToProto(&sb), Fields: fields}
-	_, err := c.call(ctx, "Update", id, shimproc.Once, func(ctx context.Context, s *shimclient.Sandbox) error { return s.Update(ctx, req) })
+	_, err := c.call(ctx, "Update", id, shimproc.Once, func(ctx context.Context, s *shimclient.Sandbox) error {
+		return s.Update(ctx, req)
+	})
 	return errors.Wrapf(err, "cannot update sandbox %s", id)
 }
 

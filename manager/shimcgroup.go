@@ -19,10 +19,10 @@ import (
 // runcShim is the file name of the shim that takes runc's options whatever the runtime is called.
 const runcShim = "containerd-shim-runc-v2"
 
-// startOptions are what a shim of a binary is started with, where its client gives opts: with the cgroup that config names
-// for the shim, if the client names none. Only runc's options can say it, and the shim goes there by itself before it
-// serves anything; for a shim with options of another kind it is an InvalidArgument error, so that none ends up elsewhere
-// unseen.
+// startOptions are what a shim of a binary is started with, where its client gives opts: with the cgroup that config
+// names for the shim, if the client names none. Only runc's options can say it, and the shim goes there by itself
+// before it serves anything; for a shim with options of another kind it is an InvalidArgument error, so that none ends
+// up elsewhere unseen.
 func (c *Config) startOptions(b shimclient.Binary, opts *anypb.Any) (*anypb.Any, error) {
 	cgroup := c.runtime(b).ShimCgroup
 	if cgroup == "" {

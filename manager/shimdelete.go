@@ -22,8 +22,8 @@ import (
 )
 
 const (
-	// shimDeleteTries is how often a failing `shim delete` is tried before the bundle goes without it. By then no process may
-	// be left, and nothing that the OCI runtime keeps of the container.
+	// shimDeleteTries is how often a failing `shim delete` is tried before the bundle goes without it. By then no
+	// process may be left, and nothing that the OCI runtime keeps of the container.
 	shimDeleteTries = 5
 	// exitTries is how often it is tried before the exit of the container is told as unknown.
 	exitTries = 3
@@ -34,9 +34,9 @@ const (
 // errNoBinary: there is no binary to run `delete` with now.
 var errNoBinary = errors.Wrap(errdefs.ErrNotFound, "the shim's binary is gone")
 
-// findExit is the exit as already known, else as `shim delete` says, else as the shim has written it down, else unknown. A delete that
-// fails, as many do when hundreds of shims die at once, is tried some times more before the exit is unknown for good. Not ok: the manager was
-// closed before.
+// findExit is the exit as already known, else as `shim delete` says, else as the shim has written it down, else
+// unknown. A delete that fails, as many do when hundreds of shims die at once, is tried some times more before the exit
+// is unknown for good. Not ok: the manager was closed before.
 func (i *Instance) findExit(ctx context.Context) (exit bundle.Exit, ok bool) {
 	for pause := i.m.cleanPause; ; pause *= 2 {
 		r, err := i.shimDelete(ctx)
@@ -61,7 +61,8 @@ func (i *Instance) findExit(ctx context.Context) (exit bundle.Exit, ok bool) {
 	}
 }
 
-// exitAfter is the exit as it is known after an attempt to delete, whose answer r is nil if it gave none; nil when it is not known.
+// exitAfter is the exit as it is known after an attempt to delete, whose answer r is nil if it gave none; nil when it
+// is not known.
 func (i *Instance) exitAfter(r *shimclient.DeleteResult) *bundle.Exit {
 	if known := i.ledger.exit(""); known != nil {
 		return known
@@ -86,8 +87,9 @@ func (i *Instance) exitAfter(r *shimclient.DeleteResult) *bundle.Exit {
 	return e
 }
 
-// tryShimDelete runs `shim delete`. What it fails with matters only while something may hang on it: a process, or state of the OCI runtime,
-// which would refuse the next container of that id. A shim's delete may succeed and leave that behind.
+// tryShimDelete runs `shim delete`. What it fails with matters only while something may hang on it: a process, or state
+// of the OCI runtime, which would refuse the next container of that id. A shim's delete may succeed and leave that
+// behind.
 func (i *Instance) tryShimDelete(ctx context.Context, c *cleaning) error {
 	ctx, end := childSpan(ctx, spanDelete+".shim_delete")
 	_, err := i.shimDelete(ctx)
@@ -110,7 +112,8 @@ func (i *Instance) tryShimDelete(ctx context.Context, c *cleaning) error {
 	}
 	i.remains.deleteAgain()
 	if err != nil {
-		return errors.Wrapf(err, "the OCI runtime keeps state of the container in %s, which the shim's delete has to remove", state)
+		return errors.Wrapf(err,
+			"the OCI runtime keeps state of the container in %s, which the shim's delete has to remove", state)
 	}
 	return errors.Errorf("the shim's delete has left state of the OCI runtime in %s", state)
 }
@@ -128,7 +131,8 @@ func (i *Instance) runcState(ctx context.Context) string {
 	return path
 }
 
-// runcOptions are those in the bundle, else those that the metadata store has of the container; nil when nobody has any.
+// runcOptions are those in the bundle, else those that the metadata store has of the container; nil when nobody has
+// any.
 func (i *Instance) runcOptions(ctx context.Context) *runcoptions.Options {
 	i.mu.Lock()
 	d := i.bundle
@@ -145,7 +149,8 @@ func (i *Instance) runcOptions(ctx context.Context) *runcoptions.Options {
 	return o
 }
 
-// shimDelete runs `shim delete`, waiting for its turn and then within the cleanup timeout. It succeeds once per instance; later calls do nothing.
+// shimDelete runs `shim delete`, waiting for its turn and then within the cleanup timeout. It succeeds once per
+// instance; later calls do nothing.
 func (i *Instance) shimDelete(ctx context.Context) (*shimclient.DeleteResult, error) {
 	i.mu.Lock()
 	d := i.bundle
@@ -173,7 +178,9 @@ func (i *Instance) shimDelete(ctx context.Context) (*shimclient.DeleteResult, er
 	return r, nil
 }
 
-func (i *Instance) runShimDelete(ctx context.Context, d *bundle.Bundle, b shimclient.Binary) (*shimclient.DeleteResult, error) {
+func (i *Instance) runShimDelete(
+	ctx context.Context, d *bundle.Bundle, b shimclient.Binary,
+) (*shimclient.DeleteResult, error) {
 	if err := i.prepareBundle(ctx, d); err != nil {
 		return nil, err
 	}
@@ -186,9 +193,10 @@ func (i *Instance) runShimDelete(ctx context.Context, d *bundle.Bundle, b shimcl
 	})
 }
 
-// prepareBundle gives `shim delete` a bundle to run in where a tmp cleaner, or an operator, has removed the directory, and the
-// options that it needs to find runc's state where they, or the file that names runc, are gone or damaged. The record goes into the new directory, so that a
-// daemon that dies meanwhile does not take it for a create that was cut short.
+// prepareBundle gives `shim delete` a bundle to run in where a tmp cleaner, or an operator, has removed the directory,
+// and the options that it needs to find runc's state where they, or the file that names runc, are gone or damaged. The
+// record goes into the new directory, so that a daemon that dies meanwhile does not take it for a create that was cut
+// short.
 func (i *Instance) prepareBundle(ctx context.Context, d *bundle.Bundle) error {
 	made, err := d.Replace()
 	if err != nil {

@@ -19,7 +19,8 @@ import (
 	"github.com/shimyard/shimyard/shimclient"
 )
 
-// Task is one container's task. It is a view of an instance: cheap, and valid as long as the instance is. Safe for concurrent use.
+// Task is one container's task. It is a view of an instance: cheap, and valid as long as the instance is. Safe for
+// concurrent use.
 type Task struct {
 	i *Instance
 	// list is what the task came with; nil outside of lists. asked is what it got for the task's state.
@@ -49,7 +50,8 @@ func (t *Task) call(ctx context.Context, mode shimproc.Mode, f func(context.Cont
 	return t.i.call(ctx, mode, f)
 }
 
-// PID of the init process, as the shim told it at create or start. Where it was not told (a restore from a checkpoint) it is asked.
+// PID of the init process, as the shim told it at create or start. Where it was not told (a restore from a checkpoint)
+// it is asked.
 func (t *Task) PID(ctx context.Context) (uint32, error) {
 	if pid := t.i.ledger.pid(); pid != 0 {
 		return pid, nil
@@ -92,8 +94,9 @@ func (i *Instance) sendStart(ctx context.Context, execID string) (pid uint32, er
 	return pid, err
 }
 
-// Kill sends a signal to the init process, or to all processes. It goes out even while the shim does not answer. A SIGKILL that the
-// shim leaves unanswered for the whole deadline, or that cannot be sent within the load timeout, goes to the container's init directly.
+// Kill sends a signal to the init process, or to all processes. It goes out even while the shim does not answer. A
+// SIGKILL that the shim leaves unanswered for the whole deadline, or that cannot be sent within the load timeout, goes
+// to the container's init directly.
 func (t *Task) Kill(ctx context.Context, signal uint32, all bool) error {
 	err := t.call(ctx, shimproc.Forced, func(ctx context.Context, c *shimclient.Task) error {
 		return c.Kill(ctx, &taskapi.KillRequest{ID: t.i.id, Signal: signal, All: all})
@@ -104,7 +107,8 @@ func (t *Task) Kill(ctx context.Context, signal uint32, all bool) error {
 	return err
 }
 
-// ignores tells errors of a forced call that the shim has left unanswered for the whole deadline, or that could not be sent to it.
+// ignores tells errors of a forced call that the shim has left unanswered for the whole deadline, or that could not be
+// sent to it.
 func (i *Instance) ignores(err error) bool {
 	return errors.Is(err, shimclient.ErrNoAnswer) || errdefs.IsUnavailable(err) && i.silent()
 }
@@ -145,9 +149,9 @@ func (t *Task) Exec(ctx context.Context, id string, opts runtime.ExecOpts) (runt
 	return &Exec{task: t, id: id}, nil
 }
 
-// Process returns an exec that exists. One that was added through us needs no asking, so that its Wait and Kill work while the shim
-// stalls. One that nobody has on record is returned without an answer from a shim that is silent: containerd looks an exec up before it
-// waits for it, and a Wait may not fail for a stall.
+// Process returns an exec that exists. One that was added through us needs no asking, so that its Wait and Kill work
+// while the shim stalls. One that nobody has on record is returned without an answer from a shim that is silent:
+// containerd looks an exec up before it waits for it, and a Wait may not fail for a stall.
 func (t *Task) Process(ctx context.Context, id string) (runtime.ExecProcess, error) {
 	e := &Exec{task: t, id: id}
 	if t.i.knowsExec(id) {
@@ -217,9 +221,10 @@ func (t *Task) Update(ctx context.Context, resources *anypb.Any, annotations map
 	})
 }
 
-// Stats returns the runtime's metrics. containerd's collector of metrics keeps the first handle that it is given of an id until a client
-// deletes the task. A task that was dead at the daemon's start is deleted by no client, so its handle would hide every later task of the
-// id. Therefore the handle of a task that is gone answers for the task that has the id now, NotFound where there is none.
+// Stats returns the runtime's metrics. containerd's collector of metrics keeps the first handle that it is given of an
+// id until a client deletes the task. A task that was dead at the daemon's start is deleted by no client, so its handle
+// would hide every later task of the id. Therefore the handle of a task that is gone answers for the task that has the
+// id now, NotFound where there is none.
 func (t *Task) Stats(ctx context.Context) (*anypb.Any, error) {
 	t = t.current()
 	var r *taskapi.StatsResponse
@@ -248,8 +253,8 @@ func (t *Task) current() *Task {
 // Wait for the exit of the init process.
 func (t *Task) Wait(ctx context.Context) (*runtime.Exit, error) { return t.i.wait(ctx, "") }
 
-// State of the init process. Where the shim does not answer it is what was last known, as long as the container is known to run or
-// to have exited: CRI and the restart monitor take a State that fails for a dead container and kill it.
+// State of the init process. Where the shim does not answer it is what was last known, as long as the container is
+// known to run or to have exited: CRI and the restart monitor take a State that fails for a dead container and kill it.
 func (t *Task) State(ctx context.Context) (runtime.State, error) {
 	if t.list != nil {
 		t.list.ask(ctx)

@@ -24,7 +24,8 @@ import (
 	"github.com/shimyard/shimyard/shimclient"
 )
 
-// listPatience is how long a list waits for the shims, all at once; what is not answered by then is answered from the record.
+// listPatience is how long a list waits for the shims, all at once; what is not answered by then is answered from the
+// record.
 const listPatience = 25 * time.Millisecond
 
 // TaskManager shows the tasks of a ShimManager as containerd's runtime. Safe for concurrent use.
@@ -35,8 +36,8 @@ type TaskManager struct {
 
 var _ runtime.PlatformRuntime = (*TaskManager)(nil)
 
-// NewTaskManager makes a task manager, with containerd's mount manager where there is one, and lets the takeover of what was found on
-// disk begin in the background.
+// NewTaskManager makes a task manager, with containerd's mount manager where there is one, and lets the takeover of
+// what was found on disk begin in the background.
 func NewTaskManager(mounts mount.Manager, shims *ShimManager) (*TaskManager, error) {
 	t := &TaskManager{shims: shims, layout: shims.config.Tasks.layout()}
 	// The state directory must be passable for containers with a remapped root.
@@ -79,15 +80,17 @@ func (t *TaskManager) Create(ctx context.Context, id string, opts runtime.Create
 		if again || !i.lostWarm(err) {
 			return nil, errors.Wrapf(err, "cannot create task %s", id)
 		}
-		log.G(ctx).WithError(err).WithField("id", id).Info("the warm shim that a create was given has died; trying once more, with another")
+		log.G(ctx).WithError(err).WithField("id", id).
+			Info("the warm shim that a create was given has died; trying once more, with another")
 	}
 }
 
-// lostWarm tells whether a create failed since the shim that it was given had died while it was idle, or just then. All of it is undone, or
-// being undone with the id reserved.
+// lostWarm tells whether a create failed since the shim that it was given had died while it was idle, or just then. All
+// of it is undone, or being undone with the id reserved.
 func (i *Instance) lostWarm(err error) bool {
 	p := i.process()
-	return i.takenWarm() && p != nil && (errors.Is(err, shimclient.ErrConnectionLost) || errors.Is(err, shimproc.ErrDead)) && !p.Verified().Alive()
+	died := errors.Is(err, shimclient.ErrConnectionLost) || errors.Is(err, shimproc.ErrDead)
+	return died && i.takenWarm() && p != nil && !p.Verified().Alive()
 }
 
 func (t *TaskManager) build(ctx context.Context, i *Instance, opts runtime.CreateOpts, w *watched) error {
@@ -156,9 +159,10 @@ func (t *TaskManager) Get(ctx context.Context, id string) (runtime.Task, error) 
 	return &Task{i: i}, nil
 }
 
-// Tasks lists the tasks of the context's namespace, or of all. What is listed of a namespace has one State, for all of them at once: the
-// first that is asked for has all asked for, at the same time, and each answers with what that brought. Only containerd's list wants
-// states; its metrics do not, nor does it at its start, when it looks for what there is to monitor.
+// Tasks lists the tasks of the context's namespace, or of all. What is listed of a namespace has one State, for all of
+// them at once: the first that is asked for has all asked for, at the same time, and each answers with what that
+// brought. Only containerd's list wants states; its metrics do not, nor does it at its start, when it looks for what
+// there is to monitor.
 func (t *TaskManager) Tasks(ctx context.Context, all bool) ([]runtime.Task, error) {
 	ns := ""
 	if !all {
@@ -186,8 +190,8 @@ type listing struct {
 	once  sync.Once
 }
 
-// ask gets all states, once. Those that the records are not known to hold are asked for; what is not answered soon is answered from the
-// record after all. A caller who leaves does not spoil it for the others.
+// ask gets all states, once. Those that the records are not known to hold are asked for; what is not answered soon is
+// answered from the record after all. A caller who leaves does not spoil it for the others.
 func (l *listing) ask(ctx context.Context) {
 	l.once.Do(func() {
 		ctx := context.WithoutCancel(ctx)
@@ -226,8 +230,8 @@ func (t *TaskManager) Delete(ctx context.Context, id string) (*runtime.Exit, err
 	return i.delete(ctx)
 }
 
-// PluginInfo answers a containerd.types.RuntimeRequest by asking the shim's binary, each time, and the questions of package inspect. Any other
-// request is NotImplemented.
+// PluginInfo answers a containerd.types.RuntimeRequest by asking the shim's binary, each time, and the questions of
+// package inspect. Any other request is NotImplemented.
 func (t *TaskManager) PluginInfo(ctx context.Context, request any) (any, error) {
 	if answer, known, err := t.shims.inspect(ctx, request); known {
 		return answer, err

@@ -198,7 +198,8 @@ func (i *Instance) undoCreate(ctx context.Context, l *shimproc.Link) error {
 		if err == nil || errdefs.IsNotFound(err) || errdefs.IsUnavailable(err) || ctx.Err() != nil {
 			return err
 		}
-		if kerr := l.Task.Kill(ctx, &taskapi.KillRequest{ID: i.id, Signal: uint32(syscall.SIGKILL), All: true}); kerr != nil && !errdefs.IsNotFound(kerr) {
+		kerr := l.Task.Kill(ctx, &taskapi.KillRequest{ID: i.id, Signal: uint32(syscall.SIGKILL), All: true})
+		if kerr != nil && !errdefs.IsNotFound(kerr) {
 			return err
 		}
 		if !await.Sleep(ctx, pause) {
@@ -218,6 +219,7 @@ func (i *Instance) endCreated(ctx context.Context, l *shimproc.Link) {
 		return
 	}
 	if _, err := l.Task.Wait(ctx, &taskapi.WaitRequest{ID: i.id}); err != nil {
-		log.G(ctx).WithError(err).Warn("shim does not say that the init of a failed create has ended; deleting it without that")
+		log.G(ctx).WithError(err).
+			Warn("shim does not say that the init of a failed create has ended; deleting it without that")
 	}
 }

@@ -32,9 +32,9 @@ func (i *Instance) wait(ctx context.Context, execID string) (*runtime.Exit, erro
 	})
 }
 
-// waitFor returns an exit that is on record, or that ask was answered with. It fails only for what the caller did (its context
-// ended) and for what the shim says of the process (no such one). It outlasts stalls, lost connections, restores and the stop of the
-// daemon: CRI takes a Wait that fails for exit 255 and kills the container.
+// waitFor returns an exit that is on record, or that ask was answered with. It fails only for what the caller did (its
+// context ended) and for what the shim says of the process (no such one). It outlasts stalls, lost connections,
+// restores and the stop of the daemon: CRI takes a Wait that fails for exit 255 and kills the container.
 func (i *Instance) waitFor(ctx context.Context, execID string, ask waiter) (*runtime.Exit, error) {
 	var exit *runtime.Exit
 	var verdict error
@@ -101,7 +101,8 @@ func (i *Instance) askWait(ctx context.Context, l *shimproc.Link, execID string,
 	return toExit(i.ledger.learnExecExit(execID, x, *e)), nil
 }
 
-// endsWait tells the errors that a Wait ends with: the caller's context, and the shim's word that there is no such process or method.
+// endsWait tells the errors that a Wait ends with: the caller's context, and the shim's word that there is no such
+// process or method.
 func (i *Instance) endsWait(ctx context.Context, err error) bool {
 	if ctx.Err() != nil {
 		return true
