@@ -92,7 +92,7 @@ func (i *Instance) stateNow(ctx context.Context, patience time.Duration) (runtim
 }
 
 // lostTask: a living shim has said that there is no such task. Where its exit is known it was deleted by a Delete that
-// nobody waited for, and is one that is deleted in the shim and not yet here.
+// no caller waited for, and is one that is deleted in the shim and not yet here.
 func (i *Instance) lostTask() bool {
 	if st, _ := i.watch(); !st.listed() || i.processDead() || i.ledger.exit("") == nil {
 		return false
@@ -239,7 +239,7 @@ func detach[T any](ctx context.Context, m *ShimManager, f func(context.Context) 
 }
 
 // settled waits until a restored instance's shim has answered, up to the load timeout. Every other listed state needs
-// no waiting, and a forced call waits no longer than until there is somebody to send it to.
+// no waiting, and a forced call waits no longer than until there is a connection to send it on.
 func (i *Instance) settled(ctx context.Context, mode shimproc.Mode) error {
 	if st, _ := i.watch(); st != restoring {
 		return i.usable(st)
@@ -304,7 +304,7 @@ func (i *Instance) unavailable() error {
 	return shimproc.Unavailable(i.id, since, "has not answered after the daemon's start,")
 }
 
-// errNoInstance is the answer for an id that nobody knows, or that is not yet, or no longer, a task.
+// errNoInstance is the answer for an id that is not known, or that is not yet, or no longer, a task.
 func errNoInstance(k Kind, id string) error {
 	return errors.Wrapf(errdefs.ErrNotFound, "%s %s", k, id)
 }

@@ -59,7 +59,7 @@ func (i *Instance) clean(c cleaning) {
 // spread is a pause of half to one and a half times d, so that those who failed together do not try again together.
 func spread(d time.Duration) time.Duration { return d/2 + rand.N(d) }
 
-// cleanOnce is one attempt: processes of a launch that got no task, `shim delete` where it is due, sockets nobody
+// cleanOnce is one attempt: processes of a launch that got no task, `shim delete` where it is due, sockets no process
 // listens on, the bundle, and the mounts that were activated for it.
 func (i *Instance) cleanOnce(ctx context.Context, c *cleaning) error {
 	err := i.tryClean(ctx, c)
@@ -132,7 +132,7 @@ func (i *Instance) removeRest(ctx context.Context) error {
 }
 
 // homeless tells whether the instance was served by a warm shim that is over and of whose directory nothing is known:
-// where the record of it is lost, nobody else removes its sockets.
+// where the record of it is lost, nothing else removes its sockets.
 func (i *Instance) homeless() bool {
 	i.mu.Lock()
 	house, p := i.house, i.proc
@@ -224,12 +224,12 @@ func (i *Instance) cleanUpDead() {
 }
 
 // waitInFlight waits until what the shim itself has told must have arrived and, at a start of the daemon, until
-// somebody can listen.
+// subscribers can listen.
 func (i *Instance) waitInFlight() bool {
 	return i.m.awaitTold(max(inFlight, subscribersBack-time.Since(i.m.started)))
 }
 
-// leaveProcess detaches the instance from its process and ends that when nobody is left.
+// leaveProcess detaches the instance from its process and ends that when no instance is left in it.
 func (i *Instance) leaveProcess() {
 	if p := i.process(); p != nil && p.Leave(behind{i}) {
 		p.End()
@@ -245,10 +245,10 @@ const (
 	lingerTimes = 6
 )
 
-// shutDown asks the process, which serves nobody else, to go. lingering is nil when it is gone within the shutdown
-// timeout. One that has said yes and lingers must keep the id: the `start` of the next task under it would find the old
-// shim at its socket, take it for the group's, and end with it. Nor may anybody else join it, so it stays known,
-// closing, until it is gone.
+// shutDown asks the process, which serves no other instance, to go. lingering is nil when it is gone within the
+// shutdown timeout. One that has said yes and lingers must keep the id: the `start` of the next task under it would
+// find the old shim at its socket, take it for the group's, and end with it. Nor may another instance join it, so it
+// stays known, closing, until it is gone.
 func (i *Instance) shutDown(ctx context.Context, p *shimproc.Process) (lingering *shimproc.Leaving, err error) {
 	ctx, cancel := timeout.WithContext(ctx, TimeoutShutdown)
 	defer cancel()

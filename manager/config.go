@@ -76,7 +76,7 @@ type Config struct {
 	// EscalateAfter is how long a shim may be unresponsive before it is ended, its containers with it; 0 is for ever.
 	EscalateAfter time.Duration
 	// WarmLimit is how many idle shims there may be at a time, of all runtimes and namespaces; 0: none are kept.
-	// WarmIdle is for how long one is kept that nobody wants.
+	// WarmIdle is for how long one is kept that no create wants.
 	WarmLimit int
 	WarmIdle  time.Duration
 	// WarmMemory is what idle shims may take of the machine's memory; the zero value is: as many as there may be.

@@ -27,8 +27,8 @@ import (
 
 const (
 	// createGrace is how long the undo of a create waits for a Create call whose caller has left, helperGrace for what
-	// the shim has run for one that was cut off, before the launch is ended by force, where the shim serves nobody
-	// else. Until then nobody knows what is being made, and what is made afterwards would be left behind: an OCI
+	// the shim has run for one that was cut off, before the launch is ended by force, where the shim serves no other
+	// instance. Until then it is not known what is being made, and what is made afterwards would be left behind: an OCI
 	// runtime that is ended half way leaves cgroups that its own delete does not know of.
 	createGrace = 30 * time.Second
 	helperGrace = 10 * time.Second
@@ -96,7 +96,7 @@ func (i *Instance) sendCreate(
 }
 
 // endLaunchOf makes cleaning begin with the end of all processes of the instance's launch, and of those that made its
-// process, which nobody else is behind.
+// process, which no other instance is behind.
 func (i *Instance) endLaunchOf(p *shimproc.Process) {
 	var tokens []string
 	var spare func(shimclient.ProcessID) bool
@@ -205,7 +205,7 @@ type creation struct {
 	cut    bool            // a Create may still be under way in what the shim has run for it
 }
 
-// onCallerLeft notes what is closed when the answer comes to a Create that nobody waits for any more.
+// onCallerLeft notes what is closed when the answer comes to a Create that no caller waits for any more.
 func (c *creation) onCallerLeft(answer <-chan struct{}) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -80,7 +80,7 @@ func (i *Instance) claimDelete(ctx context.Context) (mine bool, err error) {
 }
 
 // runDelete is the orderly way: Delete in the shim, record the exit, release the process, remove what is left. ctx has
-// no cancellation; caller tells whether somebody still waits.
+// no cancellation; caller tells whether one still waits.
 func (i *Instance) runDelete(ctx, caller context.Context) (*runtime.Exit, error) {
 	i.ledger.awaitSilence()
 	i.tellOOMBeforeDelete()
@@ -89,7 +89,7 @@ func (i *Instance) runDelete(ctx, caller context.Context) (*runtime.Exit, error)
 		return i.deleteFailed(ctx, derr)
 	}
 	if caller.Err() != nil && exit != nil {
-		// Nobody is there to be given the exit: it stays, recorded, for the retry.
+		// No caller is there to be given the exit: it stays, recorded, for the retry.
 		i.takeDeleteBack()
 		return nil, caller.Err()
 	}
@@ -152,7 +152,7 @@ func (i *Instance) deleteInShim(ctx context.Context) (*bundle.Exit, error) {
 }
 
 // exitInFlight is the exit on record. The shim tells it on another connection than it answers on, so one that is not
-// there yet may still be coming: an earlier Delete may have been done after nobody waited for its answer any more.
+// there yet may still be coming: an earlier Delete may have been done after its caller had left.
 func (i *Instance) exitInFlight() *bundle.Exit {
 	select {
 	case <-i.ledger.exited:
@@ -177,7 +177,7 @@ func (i *Instance) unanswered(err error) bool {
 }
 
 // endSilentShim ends a shim that leaves a Delete unanswered and that has nothing to lose: its container's init is gone,
-// it serves nobody else, and its pid is verified. True when it is dead.
+// it serves no other instance, and its pid is verified. True when it is dead.
 func (i *Instance) endSilentShim(ctx context.Context) bool {
 	p := i.process()
 	if p == nil {
@@ -211,8 +211,8 @@ func (i *Instance) deleteFailed(ctx context.Context, err error) (*runtime.Exit, 
 }
 
 // releaseProcess gives the process back to the pool if it is of that and the delete was orderly, else sends it away
-// when nobody else is behind it. One that a sandboxer of its own started is that one's to send away: a runc shim would
-// take a Shutdown between two containers of a pod for the end of the pod. One that said yes and still runs is
+// when no other instance is behind it. One that a sandboxer of its own started is that one's to shut down: a runc shim
+// would take a Shutdown between two containers of a pod for the end of the pod. One that said yes and still runs is
 // lingering, see cleanUpOnceGone; nil for none.
 func (i *Instance) releaseProcess(
 	ctx context.Context, p *shimproc.Process, orderly bool,

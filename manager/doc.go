@@ -22,7 +22,7 @@
 //   - A shim that served one task serves another only if its whole start would have been the same and all that it did
 //     was in order.
 //   - Nothing is begun with any process that an earlier daemon left before the records of all instances are read: until
-//     then nobody knows who else is behind it.
+//     then it is not known which others are behind it.
 //   - Launch, join and restore end in the same constructor of a Process; a failed launch, a launch that a crash cut
 //     short and a dead shim end in the same cleaning.
 //   - Removal compares identity: a late callback of an earlier instance never evicts its successor under the same id.

@@ -27,7 +27,7 @@ const subscribersBack = 3 * time.Second
 const maxTries = 3
 
 // tell says for a dead shim what it can no longer say: exits of execs, the exit of init, the deletion, each only if
-// nobody said it.
+// it was not said.
 func (i *Instance) tell() {
 	i.tellExits("dead_shim")
 	e := i.ledger.exit("")
@@ -158,7 +158,7 @@ func (i *Instance) beginSpeaking() bool {
 	return i.ledger.beginSpeakingLocked(i.state)
 }
 
-// exitKilled is the status of a process that SIGKILL ended: the kernel's for lack of memory, or anybody's.
+// exitKilled is the status of a process that SIGKILL ended: the kernel's for lack of memory, or a client's.
 const exitKilled = 128 + 9
 
 // A shim tells TaskOOM before the exit, and both are lost when the daemon is away for longer than the shim tries. The
@@ -239,7 +239,7 @@ const ownRetries = time.Minute
 const execGrace = 2 * time.Second
 
 // replay tells the exits that a living shim does not tell. It waits until the shim has given up on telling them and,
-// after a start of the daemon, until subscribers can have come back; nothing is told once somebody deletes the task.
+// after a start of the daemon, until subscribers can have come back; nothing is told once a client deletes the task.
 func (i *Instance) replay() {
 	for {
 		i.mu.Lock()

@@ -116,7 +116,7 @@ func (i *Instance) deleteExec(ctx, caller context.Context, id string) (*runtime.
 	case caller.Err() == nil:
 		i.ledger.execDeleted(id, x)
 	default:
-		// Nobody is there to be given the exit: it stays, recorded, for the retry.
+		// No caller is there to be given the exit: it stays, recorded, for the retry.
 	}
 	return exit, nil
 }

@@ -153,7 +153,7 @@ func (i *Instance) daemonStart() time.Time { return i.m.started }
 
 func (i *Instance) recordBundleLocked() *bundle.Bundle { return i.bundle }
 
-// cleanUpIfDead sees to a death that came while the state was one in which somebody else had to: it is asked after
+// cleanUpIfDead sees to a death that came while the state was one in which another step had to: it is asked after
 // every return to running. True when the instance is dead.
 func (i *Instance) cleanUpIfDead() bool {
 	p := i.process()

@@ -21,7 +21,7 @@ type process struct {
 	pid  uint32
 }
 
-// exitUnknown is the status of a process whose exit nobody saw, as in stock containerd and in CRI.
+// exitUnknown is the status of a process whose exit was not seen, as in stock containerd and in CRI.
 const exitUnknown = 255
 
 // learnExit records the exit of the init process, once: the first one that is learnt stays, so that State, Wait,

@@ -69,7 +69,7 @@ type ShimManager struct {
 	// unaddressed are those of restored whose bundles do not say how to reach their shims.
 	unaddressed []unaddressed
 
-	// ready is closed when all records are read; urgent, once, when somebody waits for that.
+	// ready is closed when all records are read; urgent, once, when a caller waits for that.
 	ready, urgent chan struct{}
 	urge          func()
 
@@ -248,7 +248,7 @@ func (m *ShimManager) spawn(f func()) <-chan struct{} {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.closed {
-		go run() // for a call that outlasts Close; a WaitGroup takes nobody in while it is waited for
+		go run() // for a call that outlasts Close; a WaitGroup must not grow while it is waited for
 	} else {
 		m.wg.Go(run)
 	}

@@ -171,7 +171,7 @@ func codeOf(err error) string {
 	return status.Code(errgrpc.ToGRPC(err)).String()
 }
 
-// Now counts what there is, for the metrics. It asks nobody and reads no file.
+// Now counts what there is, for the metrics. It asks no shim and reads no file.
 func (m *ShimManager) Now() metrics.Now {
 	now := metrics.Now{
 		Instances: make(map[metrics.Instances]int), Processes: make(map[metrics.Processes]int),

@@ -244,7 +244,7 @@ func (i *Instance) lose(why error) *shimproc.Process {
 	traced := !i.servedByAnother()
 	launched := i.launchedHere()
 	p := i.m.procs.AttachLost(behind{i}, name, why, traced, shimproc.Origin{Pid: pid, Launched: launched})
-	i.announce() // whoever waits for the process that it had, or for it to have one, has another to look at
+	i.announce() // what waits for the process that it had, or for it to have one, has another to look at
 	return p
 }
 

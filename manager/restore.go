@@ -59,7 +59,7 @@ func logUnknown(ctx context.Context, path string) {
 }
 
 // restore reads all that was listed and then lets the work on it begin: connecting to shims, undoing, cleaning up. It
-// leaves the daemon's start alone for a moment; whoever asks for one instance reads that one by himself, and who has to
+// leaves the daemon's start alone for a moment; a call for one instance reads that one by itself, and one that has to
 // wait for more makes it begin at once.
 func (m *ShimManager) restore() {
 	select {

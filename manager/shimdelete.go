@@ -131,7 +131,7 @@ func (i *Instance) runcState(ctx context.Context) string {
 	return path
 }
 
-// runcOptions are those in the bundle, else those that the metadata store has of the container; nil when nobody has
+// runcOptions are those in the bundle, else those that the metadata store has of the container; nil when neither has
 // any.
 func (i *Instance) runcOptions(ctx context.Context) *runcoptions.Options {
 	i.mu.Lock()

@@ -36,7 +36,8 @@ const (
 	running
 	// deleting: a Delete is under way. Ends in running (failed, may be retried), dead or gone.
 	deleting
-	// reaping: never became a task, or is no longer one; what is left of it is being removed without a word to anybody.
+	// reaping: never became a task, or is no longer one; what is left of it is being removed, and nothing is told of
+	// it.
 	reaping
 	// dead: its shim is proven dead; exit and delete are told, then it is cleaned up.
 	dead

@@ -150,7 +150,7 @@ func (t *Task) Exec(ctx context.Context, id string, opts runtime.ExecOpts) (runt
 }
 
 // Process returns an exec that exists. One that was added through us needs no asking, so that its Wait and Kill work
-// while the shim stalls. One that nobody has on record is returned without an answer from a shim that is silent:
+// while the shim stalls. One that is not on record is returned without an answer from a shim that is silent:
 // containerd looks an exec up before it waits for it, and a Wait may not fail for a stall.
 func (t *Task) Process(ctx context.Context, id string) (runtime.ExecProcess, error) {
 	e := &Exec{task: t, id: id}

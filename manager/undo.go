@@ -51,8 +51,8 @@ func (m *ShimManager) abandon(caller context.Context, i *Instance) {
 }
 
 // undo takes back what a create, or a launch that a crash cut short, has made: the task in the shim, the shim process
-// if it serves nobody else, what was launched with it, and the bundle. The manager tells nothing of it: there was no
-// task. What the shim tells by itself cannot be held back: of a Create that was answered after its caller had left,
+// if it serves no other instance, what was launched with it, and the bundle. The manager tells nothing of it: there was
+// no task. What the shim tells by itself cannot be held back: of a Create that was answered after its caller had left,
 // subscribers hear create, exit and delete, in this order.
 func (i *Instance) undo() {
 	ctx := i.context()
@@ -80,9 +80,9 @@ func (i *Instance) undo() {
 	i.clean(cleaning{shimDelete: p != nil})
 }
 
-// awaitCreate waits for the answer of a Create whose caller has left; false when it did not come. A shim that serves
-// nobody else is ended by force when it has not answered within createGrace. One that serves others cannot be, and an
-// answer that nobody waited for would leave a container in it that nobody knows: it is waited for as long as that
+// awaitCreate waits for the answer of a Create whose caller has left; false when it did not come. A shim that serves no
+// other instance is ended by force when it has not answered within createGrace. One that serves others cannot be, and
+// an answer that is not waited for would leave a container in it that no record knows: it is waited for as long as that
 // takes.
 func (i *Instance) awaitCreate(ctx context.Context) (answered bool) {
 	answer := i.creation.owed()
@@ -139,8 +139,8 @@ func (i *Instance) stuck(err error) {
 }
 
 // undoTask deletes what Create may have made in the shim. Where the shim serves others it is asked until it says that
-// nothing is there: what it keeps nobody would know of, and it could not end. Where it serves nobody else one attempt
-// is made; what follows ends the shim. False when it has not said so.
+// nothing is there: what it keeps would not be known, and it could not end. Where it serves no other instance one
+// attempt is made; what follows ends the shim. False when it has not said so.
 func (i *Instance) undoTask(ctx context.Context, p *shimproc.Process) bool {
 	limit, pause := timeout.Get(TimeoutCleanup), firstUndoPause
 	for {
@@ -179,7 +179,7 @@ func (i *Instance) tryUndoTask(ctx context.Context, p *shimproc.Process, limit t
 	return err
 }
 
-// undoShim sends the process away, which nobody is behind any more.
+// undoShim shuts the process down, which no instance is behind any more.
 func (i *Instance) undoShim(ctx context.Context, p *shimproc.Process) {
 	if p == nil || !p.IsLaunched() {
 		return

@@ -47,7 +47,7 @@ func (i *Instance) waitFor(ctx context.Context, execID string, ask waiter) (*run
 			return await.Wake{}, true
 		}
 		if st == gone || st == reaping || st == dead && i.ledger.exit("") != nil {
-			// An exec that nobody knows: with init's exit those of all execs are known.
+			// An exec that is not known: with init's exit those of all execs are known.
 			verdict = errNoInstance(i.kind, i.id)
 			return await.Wake{}, true
 		}
