@@ -28,7 +28,7 @@ export GOFLAGS += -buildvcs=false
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help build test check unit race lint vuln reference monitoring cross fuzz integration conformance conformance-cri conformance-quick scale chaos soak pools nightly bench microbench tools demo clean
+.PHONY: help build test check unit race lint vuln reference monitoring cross fuzz integration conformance conformance-cri conformance-quick scale chaos soak pools nightly bench dashboard microbench tools demo clean
 
 help: ## show this list
 	@echo "Shimyard: a containerd whose task runtime is ours."
@@ -64,7 +64,7 @@ race: ## unit tests with the race detector (needs a C compiler)
 lint: ## gofmt, licence headers, go vet, staticcheck
 	@bash hack/lint.sh
 
-vuln: ## known vulnerabilities in what is linked into the daemon (some minutes)
+vuln: build ## known vulnerabilities in what is linked into the daemon; not in lint, since one in Go's own library fails every build of that Go
 	@bash hack/vuln.sh
 
 reference: ## write .github/docs/config.md from the config structs and their comments
@@ -132,6 +132,9 @@ nightly: ## the longer suites: ten minutes of chaos in each mode of the pool, po
 
 bench: ## measure beside stock containerd and bare runc, as root, on an idle machine; writes integration/bench/; 10 minutes, 4 GB
 	SHIMYARD_BENCH=1 go -C integration test -count=1 -run '^TestBench$$' -timeout 60m -v . $(if $(README),-bench.readme=$(CURDIR)/README.md) $(BENCH)
+
+dashboard: ## draw the dashboard over a daemon's life, as root, into .github/docs/dashboard.png (Prometheus is unpacked, not installed)
+	SHIMYARD_DASHBOARD=$(CURDIR)/.github/docs/dashboard.png go -C integration test -count=1 -timeout 20m -run '^TestDrawDashboard$$' -v .
 
 microbench: ## the hot paths inside the daemon, with allocations
 	go test -run '^$$' -bench . -benchmem ./manager

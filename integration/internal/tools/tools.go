@@ -131,6 +131,11 @@ func (t *Tools) CNI() (string, error) {
 	return t.fromDeb(filepath.Join("cni", "loopback"), "containernetworking-plugins", "usr/lib/cni/loopback")
 }
 
+// Prometheus is what draws the dashboard's data together.
+func (t *Tools) Prometheus() (string, error) {
+	return t.fromDeb(filepath.Join("prometheus", "prometheus"), "prometheus", "usr/bin/prometheus")
+}
+
 // Busybox is a statically linked busybox, all that the test image holds.
 func (t *Tools) Busybox() (string, error) {
 	dst := filepath.Join(t.Dir, "busybox")
