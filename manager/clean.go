@@ -220,6 +220,9 @@ func (i *Instance) cleanUpDead() {
 		}
 	}
 	i.activated()
+	if !i.ledger.wasCreated() {
+		i.endOwnLaunch()
+	}
 	i.clean(cleaning{shimDelete: true})
 }
 

@@ -121,6 +121,16 @@ func (i *Instance) endLaunchOf(p *shimproc.Process) {
 	i.remains.setLaunches(tokens, spare)
 }
 
+// endOwnLaunch makes cleaning begin with the end of all processes of a launch whose answer is not on record, so that no
+// Create was sent: which shim it has made is not known, it may be another than the one that has died.
+func (i *Instance) endOwnLaunch() {
+	way := i.ledger.passage()
+	if way.launch == nil || way.joined || way.launch.Answered != 0 {
+		return
+	}
+	i.remains.setLaunches([]string{way.launch.Token}, shimproc.Sparing(shimclient.ProcessID{}, 0, way.took))
+}
+
 // awaitHelpers waits until no process of the instance's launch is left but the shim itself: a Create that a crash of
 // the daemon, or the death of the shim, has cut off goes on in the OCI runtime that the shim has run for it. What was
 // there before, and what was detached, as a hook detaches a daemon, is not waited for.

@@ -156,7 +156,10 @@ func (t *taskLaunch) attach(
 	}
 	t.ep = ep
 	if t.from.Launched {
-		t.from.Anew = t.m.procs.StartedAnew(ctx, ep)
+		var err error
+		if t.from.Anew, err = t.m.procs.StartedAnew(ctx, ep); err != nil {
+			return nil, false, err
+		}
 	}
 	t.i.mu.Lock()
 	d := t.i.bundle

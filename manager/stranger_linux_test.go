@@ -4,6 +4,7 @@
 package manager
 
 import (
+	"context"
 	"net"
 	"os"
 	"syscall"
@@ -176,4 +177,73 @@ func TestASuccessorTakesTheAddressOfALivingShim(t *testing.T) {
 			y.shim.AwaitNoProcs()
 		})
 	}
+}
+
+// TestCreateThatCannotTellWhichShimAnswers, since the group's next shim is silent, is undone with that shim. The group's
+// first one, which is not it, goes on.
+func TestCreateThatCannotTellWhichShimAnswers(t *testing.T) {
+	for name, cut := range map[string]bool{"the first is connected": false, "the first is cut off": true} {
+		t.Run(name, func(t *testing.T) {
+			y := newYard(t, shimtest.Scenario{})
+			y.start("c1", y.grouped("g"))
+			before := y.state(mustGet(y, "c1"))
+			path := y.socketOf("c1")
+			require.NoError(t, os.Rename(path, path+".old"))
+			first := y.instance("c1").process()
+			l, _, lost := first.Watch()
+			if cut {
+				require.NoError(t, l.Conn.Close())
+				<-lost
+			}
+			y.shim.Update(func(s *shimtest.Scenario) { s.Rules = []shimtest.Rule{{Method: "Connect", Hang: true}} })
+			ctx, cancel := context.WithCancel(y.ctx)
+			failed := make(chan error, 1)
+			go func() {
+				_, err := y.tasks.Create(ctx, "c2", y.grouped("g"))
+				failed <- err
+			}()
+			y.shim.Await(shimtest.KindRPC, "Connect", 1)
+			cancel()
+			require.ErrorIs(t, <-failed, context.Canceled)
+			y.until("the create is undone", func() bool { return y.instance("c2") == nil })
+			require.Len(t, y.shim.Procs(shimtest.RoleDaemon), 1)
+			y.shim.Update(func(s *shimtest.Scenario) { s.Rules = nil })
+			require.NoError(t, os.Rename(path+".old", path))
+			y.inState("c1", running)
+			require.Equal(t, before, y.state(mustGet(y, "c1")))
+			require.Same(t, first, y.instance("c1").process())
+			y.remove("c1")
+			y.empty()
+		})
+	}
+}
+
+// TestLaunchOfASuccessorCutShort: the daemon was killed when the successor of a living shim had answered and nothing
+// else was known of it. It may be either's address: the living one's task is not touched, and what the launch has made
+// goes with it at the latest.
+func TestLaunchOfASuccessorCutShort(t *testing.T) {
+	y := coldYard(t, shimtest.Scenario{})
+	y.config.Deadlines = deadlines(500 * time.Millisecond)
+	y.boot()
+	y.start("c1", y.grouped("g"))
+	before := y.state(mustGet(y, "c1"))
+	path := y.socketOf("c1")
+	require.NoError(t, os.Rename(path, path+".old"))
+	require.NoError(t, y.launchOf("c2", y.grouped("g")))
+	require.Len(t, y.shim.Procs(shimtest.RoleDaemon), 2)
+	y.restart(func() {
+		y.changeRecord("c2", func(r map[string]any) {
+			delete(r, "endpoint")
+			delete(r, "shim")
+			delete(r["launch"].(map[string]any), "answered")
+		})
+	})
+	y.awaitSilence("c1")
+	require.Equal(t, before, y.state(mustGet(y, "c1")))
+	require.NoError(t, y.instance("c1").process().Verified().Signal(syscall.SIGKILL))
+	y.events.await("c1", deleteTopic, 1)
+	y.empty()
+	y.shim.AwaitNoProcs()
+	require.Empty(t, y.events.of("c2"))
+	require.NoError(t, os.Remove(path+".old"))
 }

@@ -181,6 +181,14 @@ func (p *Process) recognize(ctx context.Context, conn *shimclient.Conn) error {
 	if err != nil {
 		return err
 	}
+	// A silent stranger does not hold up the news that the process has ended.
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	p.reg.spawn(func() {
+		if pid.Wait(ctx) == nil {
+			cancel()
+		}
+	})
 	r, err := task.Connect(ctx, &taskapi.ConnectRequest{ID: p.anyID()})
 	switch {
 	case err != nil:

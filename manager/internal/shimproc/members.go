@@ -79,6 +79,10 @@ func (p *Process) Join(m Member, from Origin) error {
 		return ErrClosing
 	}
 	p.launched = p.launched || from.Launched
+	if none := (shimclient.ProcessID{}); (p.pid == none) != (from.Pid == none) && len(p.behind) > 0 {
+		// The one without may have been answered by a successor, just before an earlier daemon ended.
+		p.contested = true
+	}
 	if p.pid == (shimclient.ProcessID{}) {
 		p.pid = from.Pid
 	}

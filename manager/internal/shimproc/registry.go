@@ -138,18 +138,23 @@ func sideName(ep shimclient.Endpoint, pid shimclient.ProcessID) string {
 }
 
 // StartedAnew tells whether what a `start` has answered with is another process than the known one whose address that
-// is: the socket of a living shim was removed, and its group's next shim has made a new one.
-func (r *Registry) StartedAnew(ctx context.Context, ep shimclient.Endpoint) bool {
+// is: the socket of a living shim was removed, and its group's next shim has made a new one. It must not be taken for
+// either on a guess, since then the other one is lost: an error means that it could not be told.
+func (r *Registry) StartedAnew(ctx context.Context, ep shimclient.Endpoint) (bool, error) {
 	p := r.At(ep)
-	if p == nil || p.Verified() == (shimclient.ProcessID{}) {
-		return false
+	if p == nil || !p.Verified().Alive() {
+		return false, nil
 	}
 	conn, err := shimclient.Dial(ctx, ep, p.limits())
 	if err != nil {
-		return false
+		return false, errors.Wrapf(err, "cannot connect to the shim at %s", ep)
 	}
 	defer conn.Close()
-	return errors.Is(p.recognize(ctx, conn), ErrStranger)
+	err = p.recognize(ctx, conn)
+	if errors.Is(err, ErrStranger) {
+		return true, nil
+	}
+	return false, errors.Wrapf(err, "cannot tell which shim listens at %s", ep)
 }
 
 // AttachLost puts a member behind a process whose address is not known, which is watched from now on. Members with the
