@@ -141,7 +141,7 @@ func TestCloseLogThatIsFlooded(t *testing.T) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		line := []byte(strings.Repeat("flood\n", 500))
+		line := []byte(strings.Repeat("flood ", 500) + "\n")
 		for {
 			if _, err := f.Write(line); err != nil {
 				return

@@ -26,7 +26,8 @@ var readEnviron = func(pid int) ([]byte, error) { return os.ReadFile(procPath(pi
 // environ is the environment with which a process was executed; empty for one that
 // is in an exec or an exit. Reading it takes the lock of the process's memory.
 func environ(ctx context.Context, id ProcessID) ([]byte, error) {
-	return beside(ctx, id, func() ([]byte, error) { return readEnviron(id.Pid) })
+	read := readEnviron
+	return beside(ctx, id, func() ([]byte, error) { return read(id.Pid) })
 }
 
 // stuck are the processes at which a look has not returned in time and still has

@@ -4,7 +4,7 @@
 package shimtest
 
 import (
-	"fmt"
+	"bytes"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -119,20 +119,25 @@ func openFiles() map[string]string {
 // children maps the child processes, dead ones that nobody waits for included, to their names.
 func children() map[string]string {
 	found := map[string]string{}
-	dirs, _ := os.ReadDir("/proc")
-	for _, d := range dirs {
-		pid, err := strconv.Atoi(d.Name())
+	proc, err := os.Open("/proc")
+	if err != nil {
+		return found
+	}
+	defer proc.Close()
+	names, _ := proc.Readdirnames(-1)
+	me := []byte(" " + strconv.Itoa(os.Getpid()) + " ")
+	for _, name := range names {
+		if name[0] < '0' || name[0] > '9' {
+			continue
+		}
+		data, err := os.ReadFile("/proc/" + name + "/stat")
 		if err != nil {
 			continue
 		}
-		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-		if err != nil {
-			continue
-		}
-		open, end := strings.IndexByte(string(data), '('), strings.LastIndexByte(string(data), ')')
-		fields := strings.Fields(string(data[end+1:]))
-		if len(fields) > 1 && fields[1] == strconv.Itoa(os.Getpid()) {
-			found[fmt.Sprintf("child %d", pid)] = string(data[open:end+1]) + " " + fields[0]
+		// PID (COMMAND) STATE PARENT …, of which the command may hold anything.
+		end := bytes.LastIndexByte(data, ')')
+		if rest := data[end+1:]; len(rest) > 2 && bytes.HasPrefix(rest[2:], me) {
+			found["child "+name] = string(data[bytes.IndexByte(data, '('):end+1]) + string(rest[:2])
 		}
 	}
 	return found
