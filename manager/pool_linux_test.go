@@ -50,11 +50,7 @@ func TestSteadyStateOfThePool(t *testing.T) {
 	y.round("c0", y.runcOpts("sleep"))
 	y.spares(2)
 	from := y.starts()
-	rounds := 40
-	if testing.Short() {
-		rounds = 15
-	}
-	y.steady(rounds, func(n int) { y.round(fmt.Sprintf("c%d", n%7), y.runcOpts("sleep")) })
+	y.steady(20, func(n int) { y.round(fmt.Sprintf("c%d", n%7), y.runcOpts("sleep")) })
 	require.Equal(t, from, y.starts())
 	y.spares(2)
 	require.Len(t, y.warmDirs(), 2)
@@ -234,10 +230,7 @@ func TestDeathOfASharedShim(t *testing.T) {
 // TestManyAtOnce: no process serves two tasks at a time, none is lost and none is left.
 func TestManyAtOnce(t *testing.T) {
 	y := poolYard(t, shimtest.Scenario{}, PoolConfig{Warm: 3, Reuse: 7})
-	workers, rounds := 6, 12
-	if testing.Short() {
-		rounds = 5
-	}
+	const workers, rounds = 6, 12
 	failed := make(chan error, workers)
 	for n := range workers {
 		go func() { failed <- y.churn(fmt.Sprintf("c%d", n), rounds) }()

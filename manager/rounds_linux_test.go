@@ -29,11 +29,7 @@ func TestRounds(t *testing.T) {
 	o.SandboxID = "s1"
 	y.round("c0", o)
 	y.events.await("c0", deleteTopic, 1) // its shim's connection for events has come to stay
-	rounds := 40
-	if testing.Short() {
-		rounds = 15
-	}
-	y.steady(rounds, func(n int) {
+	y.steady(20, func(n int) {
 		o := y.runcOpts("sleep")
 		if n%5 != 0 {
 			o.SandboxID = "s1"
@@ -62,11 +58,7 @@ func TestManyRounds(t *testing.T) {
 	o.SandboxID, o.Address, o.Version = "s1", "ttrpc+unix://"+path, 3
 	_, err = y.tasks.Create(y.ctx, "keep", o)
 	require.NoError(t, err)
-	rounds := 1000
-	if testing.Short() {
-		rounds = 100
-	}
-	y.steady(rounds, func(n int) { y.round(fmt.Sprintf("c%d", n%7), o) })
+	y.steady(250, func(n int) { y.round(fmt.Sprintf("c%d", n%7), o) })
 	_, err = y.tasks.Delete(y.ctx, "keep")
 	require.NoError(t, err)
 	y.empty()

@@ -56,7 +56,7 @@ func TestSilentSandbox(t *testing.T) {
 			y.box("s1")
 			y.hurryBoxes("s1")
 			setTimeout(t, TimeoutLoad, 200*time.Millisecond)
-			setTimeout(t, TimeoutCleanup, 3*time.Second)
+			setTimeout(t, TimeoutCleanup, time.Second)
 			c.do(y)
 			_, err := y.boxes.Status(y.ctx, "s1", false)
 			require.True(t, errdefs.IsDeadlineExceeded(err) || errdefs.IsUnavailable(err),

@@ -45,7 +45,7 @@ func TestWaysOutOfASilenceWithoutAConnection(t *testing.T) {
 	for _, c := range cutOff {
 		for name, timeouts := range map[string]struct{ load, cleanup time.Duration }{
 			"load first":    {200 * time.Millisecond, time.Minute},
-			"cleanup first": {time.Minute, 2 * time.Second},
+			"cleanup first": {time.Minute, time.Second},
 		} {
 			t.Run(c.name+", "+name, func(t *testing.T) {
 				y := newYard(t, c.scenario)

@@ -24,13 +24,14 @@ const (
 )
 
 // Main is a TestMain that does nothing but Dispatch and run the tests. Where these have the race detector, what they install
-// is built without it.
+// is built without it. Their directories are on a tmpfs where there is one, as a daemon's state is, unless TMPDIR is set.
 func Main(m *testing.M) {
 	Dispatch()
 	os.Exit(run(m))
 }
 
 func run(m *testing.M) int {
+	tempInMemory()
 	if raceDetector {
 		installed = newLean()
 		defer installed.remove()

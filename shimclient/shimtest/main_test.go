@@ -11,5 +11,6 @@ import (
 // TestMain has the fake execute the test binary itself, so that the race detector looks at the fake as well.
 func TestMain(m *testing.M) {
 	Dispatch()
+	tempInMemory()
 	os.Exit(m.Run())
 }
