@@ -51,6 +51,19 @@ func tmpfs(t testing.TB, target, data string) {
 	mountOn(t, "tmpfs", target, "tmpfs", 0, data)
 }
 
+// precious is a directory with a user's data, for which requirePrecious looks afterwards.
+func precious(t testing.TB) string {
+	t.Helper()
+	dir := t.TempDir()
+	put(t, filepath.Join(dir, "precious"), "x")
+	return dir
+}
+
+func requirePrecious(t testing.TB, dir string) {
+	t.Helper()
+	require.Equal(t, "x", content(t, filepath.Join(dir, "precious")))
+}
+
 func requireNoMounts(t testing.TB, l Layout) {
 	t.Helper()
 	for _, top := range []string{l.State, l.Root} {
@@ -118,8 +131,7 @@ func createOrNothing(t *testing.T, dir string, spec []byte) bool {
 func TestCreateRefusesMountInLeftoverWork(t *testing.T) {
 	needRoot(t)
 	l := newLayout(t)
-	data := t.TempDir()
-	put(t, filepath.Join(data, "precious"), "x")
+	data := precious(t)
 	target := filepath.Join(l.Root, testNS, testID, "m")
 	bind(t, data, target)
 	_, err := l.Create(testNS, testID, CreateOptions{})
@@ -150,7 +162,7 @@ func TestRemoveUnmountsRootfs(t *testing.T) {
 	requireNothing(t, l)
 	requireNoMounts(t, l)
 	require.Equal(t, "by the container", content(t, filepath.Join(layers, "upper", "written")))
-	require.Equal(t, "x", content(t, filepath.Join(data, "precious")))
+	requirePrecious(t, data)
 }
 
 // TestRemoveUnmountsBelowPlainRootfs: the mount goes, its mount point was made by somebody and stays.
@@ -158,12 +170,11 @@ func TestRemoveUnmountsBelowPlainRootfs(t *testing.T) {
 	needRoot(t)
 	l := newLayout(t)
 	b := create(t, l, testID)
-	data := t.TempDir()
-	put(t, filepath.Join(data, "precious"), "x")
+	data := precious(t)
 	bind(t, data, filepath.Join(b.Rootfs(), "data"))
 	require.ErrorIs(t, b.Remove(), ErrNotEmpty)
 	requireNoMounts(t, l)
-	require.Equal(t, "x", content(t, filepath.Join(data, "precious")))
+	requirePrecious(t, data)
 	require.NoError(t, os.Remove(filepath.Join(b.Rootfs(), "data")))
 	require.NoError(t, b.Remove())
 	requireNothing(t, l)
@@ -231,13 +242,12 @@ func TestRemoveOfWhatIsMountedElsewhereToo(t *testing.T) {
 	needRoot(t)
 	l := newLayout(t)
 	b := create(t, l, testID)
-	data := t.TempDir()
-	put(t, filepath.Join(data, "precious"), "x")
+	data := precious(t)
 	bind(t, data, b.Rootfs())
 	sleepIn(t, data, unix.CLONE_NEWNS)
 	require.NoError(t, b.Remove())
 	requireNothing(t, l)
-	require.Equal(t, "x", content(t, filepath.Join(data, "precious")))
+	requirePrecious(t, data)
 }
 
 // overlay mounts one, and returns its upper directory.
@@ -363,8 +373,7 @@ func TestRemoveRefusesMountsElsewhere(t *testing.T) {
 			l := newLayout(t)
 			b := create(t, l, testID)
 			fill(t, b)
-			data := t.TempDir()
-			put(t, filepath.Join(data, "precious"), "x")
+			data := precious(t)
 			put(t, filepath.Join(data, "rootfs", "mine"), "x")
 			bind(t, data, at(b))
 			err := b.Remove()
@@ -378,7 +387,7 @@ func TestRemoveRefusesMountsElsewhere(t *testing.T) {
 			require.NoError(t, unix.Unmount(at(b), 0))
 			require.NoError(t, b.Remove())
 			requireNothing(t, l)
-			require.Equal(t, "x", content(t, filepath.Join(data, "precious")))
+			requirePrecious(t, data)
 		})
 	}
 }
@@ -391,8 +400,7 @@ func TestRemoveGoesOnWhereItFailed(t *testing.T) {
 	fill(t, b)
 	require.NoError(t, os.Remove(b.Rootfs()))
 	require.NoError(t, b.dir.moveAway())
-	data := t.TempDir()
-	put(t, filepath.Join(data, "precious"), "x")
+	data := precious(t)
 	target := filepath.Join(b.dir.hidden, "m")
 	bind(t, data, target)
 
@@ -435,8 +443,7 @@ func TestSweepNeverCrossesAMount(t *testing.T) {
 					return // that is a bundle
 				}
 				path := filepath.Join(dir, side, testNS, name)
-				data := t.TempDir()
-				put(t, filepath.Join(data, "precious"), "x")
+				data := precious(t)
 				bind(t, data, filepath.Join(path, "a", "m"))
 				put(t, filepath.Join(l.Root, testNS, "other", "file"), "x")
 				swept, err := l.Sweep(nil)
@@ -458,8 +465,7 @@ func TestSweepFollowsNoLink(t *testing.T) {
 	needRoot(t)
 	l := newLayout(t)
 	live := create(t, l, testID)
-	data := t.TempDir()
-	put(t, filepath.Join(data, "precious"), "x")
+	data := precious(t)
 	bind(t, data, live.Rootfs())
 	links := []string{
 		filepath.Join(l.State, testNS, newLeftoverName("gone")),
@@ -495,7 +501,7 @@ func TestRemoveTreeStopsAtAMount(t *testing.T) {
 	err := removeTree(filepath.Join(top, "tree"))
 	require.ErrorIs(t, err, ErrMounted)
 	require.ErrorContains(t, err, target)
-	require.Equal(t, "x", content(t, filepath.Join(data, "precious")))
+	requirePrecious(t, data)
 	require.NoFileExists(t, filepath.Join(top, "tree", "file"), "the rest goes")
 	require.NoError(t, unix.Unmount(target, 0))
 	require.NoError(t, removeTree(filepath.Join(top, "tree")))

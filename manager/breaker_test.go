@@ -22,9 +22,7 @@ import (
 // TestBreaker: one call without an answer opens nothing, only a Connect that stays unanswered too; an answer closes it again.
 func TestBreaker(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, m := newMemShim(t), memManager(t)
-		i, p := memTask(t, m, "c1", ownPid())
-		require.NoError(t, p.OnConnected(s.connect()))
+		s, i, p := connectedTask(t, "c1", ownPid())
 		task := &Task{i: i}
 
 		s.stall("Pids")
@@ -81,9 +79,7 @@ func TestBreaker(t *testing.T) {
 // TestCallersDeadline: that a caller has less patience is worth one Connect, and no more.
 func TestCallersDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, m := newMemShim(t), memManager(t)
-		i, p := memTask(t, m, "c1", 0)
-		require.NoError(t, p.OnConnected(s.connect()))
+		s, i, p := connectedTask(t, "c1", 0)
 		s.stall("Pids")
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		defer cancel()
@@ -98,9 +94,7 @@ func TestCallersDeadline(t *testing.T) {
 // TestAnErrorIsAnAnswer: a shim that refuses Connect has answered.
 func TestAnErrorIsAnAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, m := newMemShim(t), memManager(t)
-		i, p := memTask(t, m, "c1", 0)
-		require.NoError(t, p.OnConnected(s.connect()))
+		s, i, p := connectedTask(t, "c1", 0)
 		s.fail("Connect", codes.Internal, "no mood")
 		s.stall("Pids")
 		_, err := (&Task{i: i}).Pids(t.Context())
@@ -125,9 +119,7 @@ func TestStateOfASilentShim(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s, m := newMemShim(t), memManager(t)
-				i, p := memTask(t, m, "c1", c.pid)
-				require.NoError(t, p.OnConnected(s.connect()))
+				s, i, p := connectedTask(t, "c1", c.pid)
 				s.stall("State", "Connect")
 				if c.exit {
 					i.ledger.learnExit(exitOf(4321, 3))

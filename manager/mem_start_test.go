@@ -63,6 +63,14 @@ func memTaskFrom(t testing.TB, m *ShimManager, id string, pid uint32, from shimp
 // testExchange serves all tests: an exchange has a goroutine that nothing ends.
 var testExchange = exchange.NewExchange()
 
+// connectedTask is a running task behind a process that is connected to the shim s.
+func connectedTask(t testing.TB, id string, pid uint32) (s *memShim, i *Instance, p *shimproc.Process) {
+	s = newMemShim(t)
+	i, p = memTask(t, memManager(t), id, pid)
+	require.NoError(t, p.OnConnected(s.connect()))
+	return s, i, p
+}
+
 // joining is an instance that is being created in a shim that serves others.
 func joining(t testing.TB, m *ShimManager, p *shimproc.Process, id string) *Instance {
 	i := memInstance(m, id, launching)

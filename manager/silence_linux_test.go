@@ -73,9 +73,7 @@ func TestWaysOutOfASilenceWithoutAConnection(t *testing.T) {
 				require.NoError(t, err)
 				require.NotZero(t, exit.Status)
 				require.Equal(t, exit.Status, (<-w).exit.Status)
-				require.Equal(t, []string{"c1", ""}, idsOf(y.exitsOf("c1")))
-				y.empty()
-				require.Empty(t, y.shim.Procs())
+				y.endedOnce("c1")
 			})
 		}
 	}
@@ -97,9 +95,7 @@ func TestDeleteOfASilentShimWhoseExitIsKnown(t *testing.T) {
 			exit, err := y.tasks.Delete(y.ctx, "c1")
 			require.NoError(t, err)
 			require.Equal(t, uint32(137), exit.Status)
-			require.Equal(t, []string{"c1", ""}, idsOf(y.exitsOf("c1")))
-			y.empty()
-			require.Empty(t, y.shim.Procs())
+			y.endedOnce("c1")
 		})
 	}
 }
@@ -115,9 +111,7 @@ func TestEscalateWithoutAConnection(t *testing.T) {
 			setTimeout(t, TimeoutLoad, 200*time.Millisecond)
 			c.do(y)
 			require.Equal(t, uint32(137), (<-y.waiting(mustGet(y, "c1"))).exit.Status)
-			require.Equal(t, []string{"c1", ""}, idsOf(y.exitsOf("c1")))
-			y.empty()
-			require.Empty(t, y.shim.Procs())
+			y.endedOnce("c1")
 		})
 	}
 }
@@ -136,7 +130,5 @@ func TestShimThatFallsSilentBeforeItsShutdown(t *testing.T) {
 	exit, err := y.tasks.Delete(y.ctx, "c1")
 	require.NoError(t, err)
 	require.Equal(t, uint32(137), exit.Status)
-	require.Equal(t, []string{"c1", ""}, idsOf(y.exitsOf("c1")))
-	y.empty()
-	require.Empty(t, y.shim.Procs())
+	y.endedOnce("c1")
 }

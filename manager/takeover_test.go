@@ -20,9 +20,7 @@ var silentMethods = []string{"State", "Connect", "Wait"}
 // TestWakingShim: whenever a shim goes on that had fallen silent, that is known at once.
 func TestWakingShim(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, m := newMemShim(t), memManager(t)
-		i, p := memTask(t, m, "c1", ownPid())
-		require.NoError(t, p.OnConnected(s.connect()))
+		s, i, p := connectedTask(t, "c1", ownPid())
 		for n := range 60 {
 			s.stall(silentMethods...)
 			_, err := (&Task{i: i}).State(t.Context())
@@ -40,9 +38,7 @@ func TestWakingShim(t *testing.T) {
 // TestProbesAreFew: one at a time, each with its deadline.
 func TestProbesAreFew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, m := newMemShim(t), memManager(t)
-		i, p := memTask(t, m, "c1", ownPid())
-		require.NoError(t, p.OnConnected(s.connect()))
+		s, i, p := connectedTask(t, "c1", ownPid())
 		s.stall(silentMethods...)
 		_, err := (&Task{i: i}).State(t.Context())
 		require.NoError(t, err)
@@ -76,9 +72,7 @@ func TestTakeoverOfAWakingShim(t *testing.T) {
 func TestWaitOfAnUnknownExec(t *testing.T) {
 	for _, open := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
-			s, m := newMemShim(t), memManager(t)
-			i, p := memTask(t, m, "c1", ownPid())
-			require.NoError(t, p.OnConnected(s.connect()))
+			s, i, p := connectedTask(t, "c1", ownPid())
 			s.stall(silentMethods...)
 			if open {
 				fallSilent(p)

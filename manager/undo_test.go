@@ -30,15 +30,20 @@ func giveUp(t testing.TB, i *Instance) error {
 	return err
 }
 
+// stalledInAPod is a create of c1 in the shim s of a pod that began with pause, which leaves calls unanswered.
+func stalledInAPod(t testing.TB, calls ...string) (s *memShim, pause, i *Instance) {
+	s, pause, p := connectedTask(t, "pause", ownPid())
+	i = joining(t, pause.m, p, "c1")
+	s.stall(calls...)
+	return s, pause, i
+}
+
 // TestGivenUpCreateInAPod: the caller is answered at once, the undo goes on behind it with the id reserved, and the
 // next create of the id waits for it.
 func TestGivenUpCreateInAPod(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, m := newMemShim(t), memManager(t)
-		_, p := memTask(t, m, "pause", ownPid())
-		require.NoError(t, p.OnConnected(s.connect()))
-		i := joining(t, m, p, "c1")
-		s.stall("Create", "Delete")
+		s, _, i := stalledInAPod(t, "Create", "Delete")
+		m, p := i.m, i.process()
 		before := time.Now()
 		require.ErrorIs(t, giveUp(t, i), context.DeadlineExceeded)
 		require.Equal(t, 10*time.Millisecond, time.Since(before), "nothing holds a caller that has given up")
@@ -63,11 +68,8 @@ func TestGivenUpCreateInAPod(t *testing.T) {
 // TestUndoRepeatsADelete that was not answered in time: what a shim keeps nobody would know of, and it could not end.
 func TestUndoRepeatsADelete(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, m := newMemShim(t), memManager(t)
-		_, p := memTask(t, m, "pause", ownPid())
-		require.NoError(t, p.OnConnected(s.connect()))
-		i := joining(t, m, p, "c1")
-		s.stall("Create", "Delete")
+		s, _, i := stalledInAPod(t, "Create", "Delete")
+		m := i.m
 		require.Error(t, giveUp(t, i))
 		s.resume("Create")
 		time.Sleep(time.Hour)
@@ -90,11 +92,8 @@ func TestUndoRepeatsADelete(t *testing.T) {
 // before.
 func TestPodRemovedDuringAnUndo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, m := newMemShim(t), memManager(t)
-		pause, p := memTask(t, m, "pause", ownPid())
-		require.NoError(t, p.OnConnected(s.connect()))
-		i := joining(t, m, p, "c1")
-		s.stall("Create", "Delete")
+		s, pause, i := stalledInAPod(t, "Create", "Delete")
+		p := i.process()
 		require.Error(t, giveUp(t, i))
 		s.exitWith(137, time.Now())
 		s.resume("Create")
@@ -117,11 +116,8 @@ func TestPodRemovedDuringAnUndo(t *testing.T) {
 // TestLateCreateInAPod: a Create that is answered long after its caller gave up is undone all the same.
 func TestLateCreateInAPod(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, m := newMemShim(t), memManager(t)
-		_, p := memTask(t, m, "pause", ownPid())
-		require.NoError(t, p.OnConnected(s.connect()))
-		i := joining(t, m, p, "c1")
-		s.stall("Create")
+		s, _, i := stalledInAPod(t, "Create")
+		m := i.m
 		require.Error(t, giveUp(t, i))
 		time.Sleep(time.Hour)
 		require.Equal(t, reaping, stateOf(i))
@@ -140,11 +136,8 @@ func TestLateCreateInAPod(t *testing.T) {
 // TestCreatesThatHangInARemovedPod are ended with the shim, which has nothing else to lose.
 func TestCreatesThatHangInARemovedPod(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, m := newMemShim(t), memManager(t)
-		pause, p := memTask(t, m, "pause", ownPid())
-		require.NoError(t, p.OnConnected(s.connect()))
-		i := joining(t, m, p, "c1")
-		s.stall("Create", "Delete", "Shutdown")
+		_, pause, i := stalledInAPod(t, "Create", "Delete", "Shutdown")
+		m, p := i.m, i.process()
 		require.Error(t, giveUp(t, i))
 		other := joining(t, m, p, "c2")
 		require.Error(t, giveUp(t, other))
@@ -162,9 +155,8 @@ func TestCreatesThatHangInARemovedPod(t *testing.T) {
 // TestCreatesThatHangArePiledUp no higher than to a limit, and the shim gets them again when it has answered.
 func TestCreatesThatHangArePiledUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, m := newMemShim(t), memManager(t)
-		_, p := memTask(t, m, "pause", ownPid())
-		require.NoError(t, p.OnConnected(s.connect()))
+		s, pause, p := connectedTask(t, "pause", ownPid())
+		m := pause.m
 		s.stall("Create")
 		for n := range 3 * strandedLimit {
 			err := giveUp(t, joining(t, m, p, "c"+strconv.Itoa(n)))

@@ -54,9 +54,7 @@ func TestWaitAsksAgain(t *testing.T) {
 	for _, code := range []codes.Code{codes.Unknown, codes.Internal, codes.Unavailable, codes.DeadlineExceeded, codes.Canceled} {
 		t.Run(code.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s, m := newMemShim(t), memManager(t)
-				i, p := memTask(t, m, "c1", 77)
-				require.NoError(t, p.OnConnected(s.connect()))
+				s, i, _ := connectedTask(t, "c1", 77)
 				s.fail("Wait", code, "ttrpc: closed")
 				w := startWait(t.Context(), i, "")
 				pending(t, w)
@@ -71,9 +69,7 @@ func TestWaitAsksAgain(t *testing.T) {
 
 func TestWaitEndsWithTheShimsWord(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, m := newMemShim(t), memManager(t)
-		i, p := memTask(t, m, "c1", 77)
-		require.NoError(t, p.OnConnected(s.connect()))
+		s, i, _ := connectedTask(t, "c1", 77)
 		s.fail("Wait", codes.NotFound, "no such exec")
 		w := <-startWait(t.Context(), i, "e1")
 		require.True(t, errdefs.IsNotFound(w.err), "%v", w.err)

@@ -139,6 +139,14 @@ func (y *yard) exitsOf(id string) []told {
 	return y.events.of(id, exitTopic, deleteTopic)
 }
 
+// endedOnce requires that one exit and one deletion of a task were told, and that nothing is left of anything.
+func (y *yard) endedOnce(id string) {
+	y.Helper()
+	require.Equal(y, []string{id, ""}, idsOf(y.exitsOf(id)))
+	y.empty()
+	require.Empty(y, y.shim.Procs())
+}
+
 // topicsOf are the exits and what precedes them, of a container.
 func (y *yard) topicsOf(id string) []string {
 	y.Helper()
