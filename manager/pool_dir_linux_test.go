@@ -113,6 +113,8 @@ func TestSharedDirectoryOverARestart(t *testing.T) {
 	y.remove("c2")
 	y.removed("c2")
 	y.gone(id)
+	// Or a stop of the daemon leaves them to its next start.
+	y.until("all that wait are taken over", func() bool { return !y.filling() && len(y.idle()) == len(y.warmDirs()) })
 }
 
 // TestRootfsThatCannotBeEmptied keeps the id and what is in it. The shim, whose directory it is, serves nobody after
