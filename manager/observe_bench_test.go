@@ -36,9 +36,9 @@ func benchInstrumentation(b *testing.B) {
 	i.binary.Path = "/bin/shim"
 	b.ReportAllocs()
 	for b.Loop() {
-		ctx, w := watchCreate(context.Background(), i)
+		_, w := watchCreate(context.Background(), i)
 		w.enter(metrics.PhaseQueue)
-		ctx = w.enter(metrics.PhaseLaunch)
+		ctx := w.enter(metrics.PhaseLaunch)
 		besideStep(ctx, spanCreate+"."+metrics.PhaseDial)(nil)
 		metrics.Phase(metrics.PhaseDial, time.Now())
 		if err := makingBundle(func() error { return nil }); err != nil {
