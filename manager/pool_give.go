@@ -88,7 +88,7 @@ func (w *warmShim) usable(ctx context.Context, ask bool) bool {
 }
 
 // occupy makes a shim of the pool the instance's. The bundle says who serves it from its first moment on, so that the
-// daemon may die at any. When it fails and returns errShimDead or errClosing, nothing of it is left; after another
+// daemon may die at any. When it fails and returns ErrDead or ErrClosing, nothing of it is left; after another
 // failure what is left is undone with the create.
 func (m *ShimManager) occupy(ctx context.Context, i *Instance, w *warmShim, facts specFacts) error {
 	took := w.tookNow()
@@ -184,7 +184,7 @@ func (m *ShimManager) moveIn(ctx context.Context, i *Instance, w *warmShim, fact
 }
 
 // lendHome makes the directory of the shim the bundle. That of a shim which is found dead meanwhile is removed, or
-// about to be: errShimDead.
+// about to be: shimproc.ErrDead.
 func lendHome(i *Instance, w *warmShim, facts specFacts) error {
 	w.clearing.Lock()
 	defer w.clearing.Unlock()

@@ -176,7 +176,7 @@ func (i *Instance) addressByName() (shimclient.Endpoint, bool) {
 }
 
 // confirm holds an address, if it was guessed or the task is unknown there, against the record: the shim's pid or,
-// where that is not, the container's, which a shim that does not know it is not in charge of. Errors: errStranger when
+// where that is not, the container's, which a shim that does not know it is not in charge of. Errors: ErrStranger when
 // it is another process; any other decides nothing.
 func (i *Instance) confirm(ctx context.Context, known bool) error {
 	i.mu.Lock()

@@ -168,7 +168,7 @@ func (p *Process) mayBeAnother(conn *shimclient.Conn) bool {
 	return conn.Listener() != p.listener
 }
 
-// recognize asks on a connection that may lead to another process for the pid of the shim there. Errors: errStranger
+// recognize asks on a connection that may lead to another process for the pid of the shim there. Errors: ErrStranger
 // when that is not the verified one; any other decides nothing.
 func (p *Process) recognize(ctx context.Context, conn *shimclient.Conn) error {
 	p.mu.Lock()

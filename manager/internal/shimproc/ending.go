@@ -43,9 +43,8 @@ func (p *Process) die(proof string) {
 	}
 }
 
-func (p *Process) IsOver() bool {
-	return isDone(p.over)
-}
+// IsOver tells whether the process is proven dead, or the daemon has no use for it any more.
+func (p *Process) IsOver() bool { return isDone(p.over) }
 
 // End makes the process unusable and closes what it owns, once: it is dead, or nobody needs it any more.
 func (p *Process) End() {

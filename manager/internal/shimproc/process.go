@@ -168,6 +168,7 @@ func (p *Process) IsDead() bool {
 	return p.died
 }
 
+// SetLog gives the process the log of its shim, which it closes at its end. One that has a log, or has ended, closes c at once.
 func (p *Process) SetLog(c *shimclient.Log) {
 	p.mu.Lock()
 	if p.state == Ended || p.log != nil {
@@ -211,7 +212,7 @@ func (p *Process) Watch() (*Link, State, <-chan struct{}) {
 	return p.link, p.state, p.changed
 }
 
-// processStatus is what is known of a process at one moment.
+// Status is what is known of a process at one moment.
 type Status struct {
 	Address          string
 	Members, Version int // Version is of the Task API

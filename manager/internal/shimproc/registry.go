@@ -56,6 +56,7 @@ type Registry struct {
 	processes map[string]*Process
 }
 
+// NewRegistry makes one without processes.
 func NewRegistry(c Config) *Registry {
 	return &Registry{
 		config: c, ctx: c.Context, dials: semaphore.NewWeighted(dialsAtOnce), processes: make(map[string]*Process),

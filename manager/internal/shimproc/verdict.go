@@ -166,6 +166,7 @@ func (p *Process) setPid(pid shimclient.ProcessID) {
 	}
 }
 
+// Verified is the pid of the shim, as it was verified once; zero where it is not, or not yet.
 func (p *Process) Verified() shimclient.ProcessID {
 	p.mu.Lock()
 	defer p.mu.Unlock()
