@@ -103,7 +103,8 @@ type trail struct {
 	// launched tells that this machine's daemon, this one or an earlier one, started it: only then does a refused connect
 	// mean anything. False for the address that a sandboxer behind a proxy plugin hands over.
 	launched bool
-	// traced: its launch is on record, so that no process of that means that it has ended; only for one without an address.
+	// traced: its launch is on record, so that no process of that means that it has ended; only for one without an
+	// address.
 	traced bool
 	upAt   uint64 // when it ran and had no task yet, in clock ticks since boot; 0 when that is not known
 	// tokens and dirs are the launches and bundles by which the process is found: of those who may have started it, for
@@ -168,7 +169,8 @@ func (p *Process) IsDead() bool {
 	return p.died
 }
 
-// SetLog gives the process the log of its shim, which it closes at its end. One that has a log, or has ended, closes c at once.
+// SetLog gives the process the log of its shim, which it closes at its end. One that has a log, or has ended, closes
+// c at once.
 func (p *Process) SetLog(c *shimclient.Log) {
 	p.mu.Lock()
 	if p.state == Ended || p.log != nil {
