@@ -12,9 +12,9 @@ import (
 // Wake are the channels whose close, or next value, is a reason to look again; nil ones are none.
 type Wake [3]<-chan struct{}
 
-// Until calls look until that says that it is done, again whenever one of the channels that it returned wakes it. look takes
-// the channels before it looks, so that no change is missed between the two. It is called once at least, and by this
-// goroutine alone. The error is that of a context that ends first.
+// Until calls look until that says that it is done, again whenever one of the channels that it returned wakes it.
+// look takes the channels before it looks, so that no change is missed between the two. It is called once at least,
+// and by this goroutine alone. The error is that of a context that ends first.
 func Until(ctx context.Context, look func() (Wake, bool)) error {
 	for {
 		wake, done := look()
