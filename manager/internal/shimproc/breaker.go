@@ -10,7 +10,6 @@ import (
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/v2/pkg/timeout"
 	"github.com/containerd/errdefs"
-	"github.com/containerd/log"
 	"github.com/pkg/errors"
 
 	"github.com/shimyard/shimyard/manager/internal/await"
@@ -70,7 +69,7 @@ func (p *Process) probeLink(l *Link) {
 				return
 			}
 			// The connection is out of step, not the shim: a new one is made as after any loss.
-			log.G(p.reg.ctx).WithField("address", p.Endpoint).
+			p.logger(p.reg.ctx).
 				Warn("shim answers on a new connection and not on the old one, giving that up")
 			_ = l.Conn.Close()
 			return
@@ -150,7 +149,7 @@ func (p *Process) fallSilent(what string, from State, on *Link) {
 	p.escalates = p.escalates || escalates
 	p.mu.Unlock()
 	metrics.BreakerTo(p.runtimeName(), Unresponsive.String())
-	log.G(p.reg.ctx).WithField("address", p.Endpoint).
+	p.logger(p.reg.ctx).
 		Warnf("shim %s; its containers are left alone and it is tried until it answers", what)
 	if escalates {
 		p.reg.spawn(p.escalateWhenDue)
@@ -168,13 +167,13 @@ func (p *Process) excuse() {
 
 func (p *Process) answered(l *Link) {
 	p.mu.Lock()
-	closes := p.link == l && p.state == Unresponsive
+	closes, since := p.link == l && p.state == Unresponsive, p.since
 	if closes {
 		p.toLocked(Connected)
 	}
 	p.mu.Unlock()
 	if closes {
 		metrics.BreakerTo(p.runtimeName(), Connected.String())
-		log.G(p.reg.ctx).WithField("address", p.Endpoint).Info("shim answers again")
+		p.logger(p.reg.ctx).WithField("after", time.Since(since).Round(time.Millisecond)).Info("shim answers again")
 	}
 }

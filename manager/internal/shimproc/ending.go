@@ -35,7 +35,7 @@ func (p *Process) die(proof string) {
 			by = "pid"
 		}
 		metrics.Died(p.runtimeName(), by)
-		log.G(p.reg.ctx).WithField("address", p.Endpoint).Infof("shim is dead: %s", proof)
+		p.logger(p.reg.ctx).Infof("shim is dead: %s", proof)
 	}
 	p.End()
 	for _, m := range p.Members() {
@@ -103,7 +103,7 @@ func (p *Process) ShutDown(ctx context.Context, id string) error {
 	defer cancel()
 	leaving, err := p.AskToGo(ctx, id)
 	if err == nil && !leaving.WaitGone(ctx) {
-		log.G(ctx).WithField("address", p.Endpoint).Warn("shim has said yes to its shutdown and still runs")
+		p.logger(ctx).Warn("shim has said yes to its shutdown and still runs")
 	}
 	return err
 }

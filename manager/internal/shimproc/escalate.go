@@ -55,7 +55,7 @@ func (p *Process) escalate() bool {
 	if pid == (shimclient.ProcessID{}) {
 		return false
 	}
-	log.G(p.reg.ctx).WithField("address", p.Endpoint).WithField("pid", pid.Pid).
+	p.logger(p.reg.ctx).
 		Errorf("shim has not answered for %s, ending it and its containers, as configured", p.reg.config.EscalateAfter)
 	if err := DumpStacks(pid); err != nil {
 		log.G(p.reg.ctx).WithError(err).Warn("cannot make the shim dump its stacks")
