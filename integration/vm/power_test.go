@@ -17,7 +17,7 @@ import (
 )
 
 // workers is how many containers are made at once while the power is cut, all under ids that are used again and again.
-const workers = 4
+const workers = 2
 
 // The power goes while containers are made and deleted and an image is pulled. After each boot nothing of a task is
 // there, and in the end every id can be used again. How long the daemon took to be ready is told beside an empty
@@ -80,7 +80,8 @@ no_leftovers`, workers))
 func (n *node) startLoad(t *testing.T) {
 	n.sh(t, fmt.Sprintf(`
 start_registry
-setsid /payload/guest load vm %d 0 >/run/load.log 2>&1 &
+: >/run/load.log
+setsid /payload/guest load vm %d 0 >>/run/load.log 2>&1 &
 grep -m 1 -E '^(busy|guest:)' <(tail -n +1 -f /run/load.log) | grep -x busy || { cat /run/load.log; fail "the load has failed"; }`,
 		workers))
 }
