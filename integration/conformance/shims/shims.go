@@ -24,6 +24,7 @@ type Generation struct {
 var Generations = []Generation{
 	{"runc-1.6", func(k *suite.Kit) (string, error) { return k.Shim16() }},
 	{"runc-1.7", func(k *suite.Kit) (string, error) { return k.Shim17() }},
+	{"runc-2.0", ofModule("v2.0.14", "h1:f+wIN6XMP+EsDTD8eKc4aCTMxmb184p/ICs0KQYCYBg=")},
 	{"runc-2.2", func(k *suite.Kit) (string, error) { return k.Shim22() }},
 	{"runc-2.3", ofModule("v2.3.7", "h1:7PGbgAVKE4ieQjFPv7+kwAv7f9dCtRpExZwjExHD/Fk=")},
 }
@@ -35,7 +36,11 @@ func ofModule(version, sum string) func(*suite.Kit) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		return k.Build(suite.Build{Name: "shim-" + version, Dir: dir, Package: "./cmd/containerd-shim-runc-v2"})
+		return k.Build(suite.Build{
+			Name: "shim-" + version, Dir: dir, Package: "./cmd/containerd-shim-runc-v2",
+			// Some releases have parts of a vendor directory in their module.
+			Flags: []string{"-mod=readonly"},
+		})
 	}
 }
 
