@@ -85,9 +85,9 @@ func TestDeleteOfASilentShimWhoseExitIsKnown(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			y := newYard(t, c.scenario)
 			y.kill(y.run("c1", "sleep"))
+			y.shim.Await(shimtest.KindEvent, exitTopic, 1) // or the shim tells it to the next daemon again
 			y.hurry("c1")
 			y.events.settle()
-			y.shim.Await(shimtest.KindEvent, exitTopic, 1) // or the shim tells it to the next daemon again
 			setTimeout(t, TimeoutLoad, 200*time.Millisecond)
 			c.do(y)
 			y.awaitSilence("c1")
@@ -121,6 +121,7 @@ func TestEscalateWithoutAConnection(t *testing.T) {
 func TestShimThatFallsSilentBeforeItsShutdown(t *testing.T) {
 	y := newYard(t, shimtest.Scenario{Rules: []shimtest.Rule{{Method: "Shutdown", Hang: true}}})
 	y.kill(y.run("c1", "sleep"))
+	y.shim.Await(shimtest.KindEvent, exitTopic, 1)
 	y.hurry("c1")
 	setTimeout(t, TimeoutShutdown, 200*time.Millisecond)
 	_, err := y.tasks.Delete(y.ctx, "c1")
