@@ -182,7 +182,7 @@ func (m *Machine) connect(socket string) error {
 // handOver has the library ready for the scripts.
 func (m *Machine) handOver() error {
 	script := fmt.Sprintf("mkdir -p %s\ncat >%s <<'LIBRARY'\n%s\nLIBRARY\n", filepath.Dir(wire.Library), wire.Library, m.Library)
-	output, exit, err := m.Script(script, time.Minute)
+	output, exit, err := m.Script(script, bootTime)
 	if err == nil && exit != 0 {
 		err = errors.Errorf("exit %d: %s", exit, output)
 	}
