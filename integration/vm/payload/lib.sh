@@ -68,7 +68,9 @@ start_box() {
 # no KVM.
 task_of() {
   local list id
-  pid='' status='' list=$(ctr task ls)
+  pid='' status=unknown
+  list=$(ctr task ls) || return 0 # a daemon that does not answer has not said that there is no task
+  status=''
   while read -r id pid status; do
     if [ "$id" = "$1" ]; then return; fi
   done <<<"$list"
