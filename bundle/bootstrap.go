@@ -23,8 +23,8 @@ const (
 	maxAddress = 4096
 )
 
-// WriteBootstrap records how to reach the shim, in the form that containerd's own runtime writes and reads. Errors: InvalidArgument when
-// that could not be read back (no address, a version below 2).
+// WriteBootstrap records how to reach the shim, in the form that containerd's own runtime writes and reads. Errors:
+// InvalidArgument when that could not be read back (no address, a version below 2).
 func (b *Bundle) WriteBootstrap(r *bootapi.BootstrapResult) error {
 	if err := checkBootstrap(r); err != nil {
 		return errors.Wrapf(errdefs.ErrInvalidArgument, "cannot record how to reach the shim of %s: %v", b.Path, err)
@@ -37,9 +37,10 @@ func (b *Bundle) WriteBootstrap(r *bootapi.BootstrapResult) error {
 	return writeFile(b.file(bootstrapFile), data, 0o644)
 }
 
-// ReadBootstrap returns how to reach the shim: from bootstrap.json, which holds the whole reply or, from some older daemons, an address alone;
-// else from the file with the address that shims before containerd 1.7 leave. An address alone stands for version 2 over ttrpc. It does not
-// judge what it read, beyond that there is an address and a version of 2 or above. Errors: NotFound when there is neither; ErrForeign.
+// ReadBootstrap returns how to reach the shim: from bootstrap.json, which holds the whole reply or, from some older
+// daemons, an address alone; else from the file with the address that shims before containerd 1.7 leave. An address
+// alone stands for version 2 over ttrpc. It does not judge what it read, beyond that there is an address and a version
+// of 2 or above. Errors: NotFound when there is neither; ErrForeign.
 func (b *Bundle) ReadBootstrap() (*bootapi.BootstrapResult, error) {
 	path := b.file(bootstrapFile)
 	data, err := readFile(path)
@@ -132,8 +133,8 @@ func checkAddress(address string) error {
 	if len(address) > maxAddress {
 		return errors.Errorf("an address of %d bytes, want at most %d", len(address), maxAddress)
 	}
-	// An abstract socket's address may start with a NUL; spaces are allowed in paths; other control characters, line ends and blocks of zeroes
-	// are damage.
+	// An abstract socket's address may start with a NUL; spaces are allowed in paths; other control characters, line
+	// ends and blocks of zeroes are damage.
 	name := strings.TrimPrefix(address, "\x00")
 	if name == "" || !utf8.ValidString(name) || strings.ContainsFunc(name, unicode.IsControl) {
 		return errors.Errorf("%q is not an address", shorten(address))

@@ -29,7 +29,8 @@ func fullBootstrap(t testing.TB) *bootapi.BootstrapResult {
 	}
 }
 
-// readAsStock reads a bootstrap.json as containerd's own runtime does: as protobuf, else as JSON of the whole message, else as an address.
+// readAsStock reads a bootstrap.json as containerd's own runtime does: as protobuf, else as JSON of the whole message,
+// else as an address.
 func readAsStock(data []byte) *bootapi.BootstrapResult {
 	r := &bootapi.BootstrapResult{}
 	if err := proto.Unmarshal(data, r); err == nil {
@@ -61,7 +62,8 @@ func TestBootstrapRoundTrip(t *testing.T) {
 			got, err := b.ReadBootstrap()
 			require.NoError(t, err)
 			require.True(t, proto.Equal(want, got), "%v", got)
-			require.True(t, proto.Equal(want, readAsStock(raw)), "containerd's own runtime must read it after a rollback")
+			require.True(t, proto.Equal(want, readAsStock(raw)),
+				"containerd's own runtime must read it after a rollback")
 		})
 	}
 }
@@ -80,7 +82,8 @@ func TestBootstrapBytes(t *testing.T) {
 
 func TestWriteBootstrapRefusesWhatCannotBeReadBack(t *testing.T) {
 	b := create(t, newLayout(t), testID)
-	for _, r := range []*bootapi.BootstrapResult{nil, {}, {Version: 3}, {Version: 1, Address: "a"}, {Version: 3, Address: "a\nb"}, {Version: 2, Address: "\x00"}} {
+	for _, r := range []*bootapi.BootstrapResult{nil, {}, {Version: 3}, {Version: 1, Address: "a"},
+		{Version: 3, Address: "a\nb"}, {Version: 2, Address: "\x00"}} {
 		require.True(t, errdefs.IsInvalidArgument(b.WriteBootstrap(r)), "%v", r)
 	}
 	require.NoFileExists(t, b.file("bootstrap.json"))
@@ -93,8 +96,10 @@ func TestReadBootstrapOfOlderDaemons(t *testing.T) {
 		want                     *bootapi.BootstrapResult
 	}{
 		{"1.7", `{"version":2,"address":"unix:///run/containerd/s/a","protocol":"ttrpc"}`, "unix:///other", legacy},
-		{"2.x with a line end", `{"version":2,"address":"unix:///run/containerd/s/a","protocol":"ttrpc"}` + "\n", "", legacy},
-		{"a field of the future", `{"version":2,"address":"unix:///run/containerd/s/a","protocol":"ttrpc","new":{"a":[1]}}`, "", legacy},
+		{"2.x with a line end", `{"version":2,"address":"unix:///run/containerd/s/a","protocol":"ttrpc"}` + "\n", "",
+			legacy},
+		{"a field of the future",
+			`{"version":2,"address":"unix:///run/containerd/s/a","protocol":"ttrpc","new":{"a":[1]}}`, "", legacy},
 		{"address alone", "unix:///run/containerd/s/a\n", "", legacy},
 		{"address file", "", "unix:///run/containerd/s/a", legacy},
 		{"address file with a line end", "", "unix:///run/containerd/s/a\n", legacy},
@@ -123,8 +128,10 @@ func TestReadBootstrapErrors(t *testing.T) {
 
 	put(t, b.file("address"), "unix:///good")
 	for _, bad := range []string{
-		"", " \n", "{", `{}`, `{"version":3}`, `{"version":1,"address":"unix:///a"}`, `{"address":"unix:///a"}`, `{"version":2,"address":"a"}x`,
-		`{"version":"2","address":"a"}`, "two\nlines", "\x00\x00\x00\x00", "\xff\xfe", "a\x1b[0m", string(make([]byte, 8192)),
+		"", " \n", "{", `{}`, `{"version":3}`, `{"version":1,"address":"unix:///a"}`, `{"address":"unix:///a"}`,
+		`{"version":2,"address":"a"}x`,
+		`{"version":"2","address":"a"}`, "two\nlines", "\x00\x00\x00\x00", "\xff\xfe", "a\x1b[0m",
+		string(make([]byte, 8192)),
 	} {
 		put(t, b.file("bootstrap.json"), bad)
 		_, err := b.ReadBootstrap()
@@ -143,7 +150,8 @@ func TestReadBootstrapErrors(t *testing.T) {
 func FuzzReadBootstrap(f *testing.F) {
 	for _, seed := range []string{
 		`{"version":3,"address":"unix:///s","protocol":"ttrpc","extensions":[{"value":{"type_url":"x/y","value":"AQI="}},null],"metadata":{"a":"b"}}`,
-		"unix:///run/s", "\x00/abstract", "vsock://3:1", `{"version":2}`, "{", "", "\x08\x03\x12\x01a", `{"version":2,"address":"\ud800"}`,
+		"unix:///run/s", "\x00/abstract", "vsock://3:1", `{"version":2}`, "{", "", "\x08\x03\x12\x01a",
+		`{"version":2,"address":"\ud800"}`,
 	} {
 		f.Add([]byte(seed))
 	}

@@ -9,8 +9,8 @@ import (
 	"sync"
 )
 
-// Bundle is a handle on the directories of one instance. It comes from Layout alone. The exported fields are fixed; methods may be called
-// from several goroutines.
+// Bundle is a handle on the directories of one instance. It comes from Layout alone. The exported fields are fixed;
+// methods may be called from several goroutines.
 type Bundle struct {
 	Namespace string
 	ID        string
@@ -27,8 +27,8 @@ func (b *Bundle) Rootfs() string {
 	return filepath.Join(b.Path, rootfsDir)
 }
 
-// Empty reports whether there is nothing in the bundle now: what a create leaves that was cut short right at its beginning. No shim can belong
-// to it. A bundle that is gone is not empty.
+// Empty reports whether there is nothing in the bundle now: what a create leaves that was cut short right at its
+// beginning. No shim can belong to it. A bundle that is gone is not empty.
 func (b *Bundle) Empty() bool {
 	names, err := os.ReadDir(b.Path)
 	return err == nil && len(names) == 0

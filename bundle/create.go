@@ -25,16 +25,17 @@ const (
 type CreateOptions struct {
 	// Spec goes into config.json as it is. nil: no config.json (some sandboxes have no spec).
 	Spec []byte
-	// GID is the host's group for the container's root group under a user namespace; it gets search permission on the bundle. 0: none.
-	// Without meaning on Windows.
+	// GID is the host's group for the container's root group under a user namespace; it gets search permission on the
+	// bundle. 0: none. Without meaning on Windows.
 	GID uint32
 }
 
-// Create makes the bundle and the work directory of a new instance. A work directory that an earlier instance left is replaced. On failure
-// nothing of it is left behind.
+// Create makes the bundle and the work directory of a new instance. A work directory that an earlier instance left is
+// replaced. On failure nothing of it is left behind.
 //
-// Errors: InvalidArgument; AlreadyExists when there is something in the bundle's place, whatever it is; FailedPrecondition when a link or a
-// file stands in the namespace's place, or when something is mounted in the old work directory (ErrMounted).
+// Errors: InvalidArgument; AlreadyExists when there is something in the bundle's place, whatever it is;
+// FailedPrecondition when a link or a file stands in the namespace's place, or when something is mounted in the old
+// work directory (ErrMounted).
 func (l Layout) Create(ns, id string, o CreateOptions) (*Bundle, error) {
 	b, err := l.bundle(ns, id)
 	if err != nil {
@@ -75,14 +76,16 @@ func (b *Bundle) create(o CreateOptions, undo *undoStack) error {
 	return errors.WithStack(os.WriteFile(b.file(configFile), o.Spec, configPerm))
 }
 
-// Replace makes the bundle's directory again, empty, where it is gone: `shim delete` runs in it. It reports whether it did; a directory that is
-// there is left as it is. Remove takes what it made away. Errors: FailedPrecondition when a link or a file stands in the place of the bundle or
-// of its namespace, or when this handle has removed the bundle already.
+// Replace makes the bundle's directory again, empty, where it is gone: `shim delete` runs in it. It reports whether it
+// did; a directory that is there is left as it is. Remove takes what it made away. Errors: FailedPrecondition when a
+// link or a file stands in the place of the bundle or of its namespace, or when this handle has removed the bundle
+// already.
 func (b *Bundle) Replace() (made bool, err error) {
 	b.removing.Lock()
 	defer b.removing.Unlock()
 	if b.dir.path == "" || b.dir.path != b.Path {
-		return false, errors.Wrapf(errdefs.ErrInvalidArgument, "cannot replace bundle %q: it does not come from a layout", b.Path)
+		return false, errors.Wrapf(errdefs.ErrInvalidArgument,
+			"cannot replace bundle %q: it does not come from a layout", b.Path)
 	}
 	if b.dir.moved {
 		return false, errors.Wrapf(errdefs.ErrFailedPrecondition, "cannot replace bundle %s: it is removed", b.Path)
@@ -128,12 +131,14 @@ func discardWork(path string) error {
 	if err := old.moveAway(); err != nil {
 		return err
 	}
-	// Out of the way is enough here: what cannot be removed now is left to the sweep at boot, and does not keep the id from being used.
+	// Out of the way is enough here: what cannot be removed now is left to the sweep at boot, and does not keep the id
+	// from being used.
 	_ = old.clear()
 	return nil
 }
 
-// makeParent makes the directory of a namespace, and those above, and refuses a link in its place: List would not find what is behind it.
+// makeParent makes the directory of a namespace, and those above, and refuses a link in its place: List would not find
+// what is behind it.
 func makeParent(path string) error {
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, parentPerm); err != nil {

@@ -88,7 +88,8 @@ func TestCreateExisting(t *testing.T) {
 			after, err := os.Lstat(path)
 			require.NoError(t, err)
 			require.True(t, os.SameFile(before, after))
-			require.Equal(t, "x", content(t, filepath.Join(l.Root, testNS, testID, "keep")), "the work directory belongs to what is there")
+			require.Equal(t, "x", content(t, filepath.Join(l.Root, testNS, testID, "keep")),
+				"the work directory belongs to what is there")
 			require.Equal(t, []string{testID}, names(t, filepath.Join(l.State, testNS)))
 		})
 	}
@@ -122,7 +123,8 @@ func TestCreateReplacesLeftoverWorkDir(t *testing.T) {
 	}
 }
 
-// TestCreateRefusesLinkedNamespace: List does not look behind a link, so that a bundle made there would be lost at the next boot.
+// TestCreateRefusesLinkedNamespace: List does not look behind a link, so that a bundle made there would be lost at the
+// next boot.
 func TestCreateRefusesLinkedNamespace(t *testing.T) {
 	for _, side := range []string{"state", "root"} {
 		t.Run(side, func(t *testing.T) {

@@ -29,8 +29,8 @@ func withUmask(t *testing.T, mask int, f func()) {
 	f()
 }
 
-// TestCVE202141103: a bundle is passable for its owner alone, and for the container's root group where that is remapped, whatever the umask.
-// (https://github.com/containerd/containerd/security/advisories/GHSA-c2h3-6mxw-7mvq)
+// TestCVE202141103: a bundle is passable for its owner alone, and for the container's root group where that is
+// remapped, whatever the umask. (https://github.com/containerd/containerd/security/advisories/GHSA-c2h3-6mxw-7mvq)
 func TestCVE202141103(t *testing.T) {
 	for _, mask := range []int{0, 0o022, 0o777} {
 		for _, c := range []struct {

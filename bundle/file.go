@@ -16,8 +16,8 @@ import (
 // maxFile is the size, in bytes, above which no file in a bundle is read. Ours stay far below it.
 const maxFile = 4 << 20
 
-// readFile reads one file of a bundle. It opens regular files only: a fifo in its place would hang whoever reads it, at boot the daemon.
-// Errors: NotFound; ErrForeign when it is not a regular file, or too long.
+// readFile reads one file of a bundle. It opens regular files only: a fifo in its place would hang whoever reads it, at
+// boot the daemon. Errors: NotFound; ErrForeign when it is not a regular file, or too long.
 func readFile(path string) ([]byte, error) {
 	info, err := os.Lstat(path)
 	if err != nil {
@@ -48,8 +48,9 @@ func readError(path string, err error) error {
 	return errors.Wrapf(err, "cannot read %s", path)
 }
 
-// writeFile replaces one file of a bundle, as a whole. It does not sync: a crash of the daemon loses nothing that was written, and a crash of the
-// machine takes the processes along that the records are about. Errors: NotFound when the bundle is gone.
+// writeFile replaces one file of a bundle, as a whole. It does not sync: a crash of the daemon loses nothing that was
+// written, and a crash of the machine takes the processes along that the records are about. Errors: NotFound when the
+// bundle is gone.
 func writeFile(path string, data []byte, perm fs.FileMode) error {
 	err := replaceFile(path, data, perm)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -48,8 +48,8 @@ func FuzzRemove(f *testing.F) {
 	})
 }
 
-// plant puts a file (f), a directory (d) or a link to elsewhere (l) into the bundle, or a file (w) or a link (m) into its work directory. What
-// cannot be is left out.
+// plant puts a file (f), a directory (d) or a link to elsewhere (l) into the bundle, or a file (w) or a link (m) into
+// its work directory. What cannot be is left out.
 func plant(b *Bundle, kind, name, elsewhere string) {
 	if !filepath.IsLocal(name) || name == configFile && kind != "l" {
 		return
@@ -95,12 +95,14 @@ func heldByRootfs(b *Bundle) []string {
 	return list
 }
 
-// FuzzShimFiles: what a shim, or whoever else writes into a bundle, has in its small files is refused or can be used; what is read of an exit
-// can be recorded.
+// FuzzShimFiles: what a shim, or whoever else writes into a bundle, has in its small files is refused or can be used;
+// what is read of an exit can be recorded.
 func FuzzShimFiles(f *testing.F) {
 	for _, seed := range []string{
-		`{"Timestamp":"2026-05-01T12:00:00Z","Pid":7,"Status":137}`, `{"Timestamp":"0000-01-01T00:00:00+23:59","Pid":7}`,
-		`{"Timestamp":"9999-12-31T23:59:59-23:59","Pid":7}`, `{"Pid":-1}`, `{"root":"/run/runc","binary_name":"crun"}`, "4194304", " 7\n", "-7", "/bin/shim", "../x", "pod-1", "",
+		`{"Timestamp":"2026-05-01T12:00:00Z","Pid":7,"Status":137}`,
+		`{"Timestamp":"0000-01-01T00:00:00+23:59","Pid":7}`,
+		`{"Timestamp":"9999-12-31T23:59:59-23:59","Pid":7}`, `{"Pid":-1}`, `{"root":"/run/runc","binary_name":"crun"}`,
+		"4194304", " 7\n", "-7", "/bin/shim", "../x", "pod-1", "",
 	} {
 		f.Add([]byte(seed))
 	}

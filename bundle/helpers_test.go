@@ -40,7 +40,8 @@ func create(t testing.TB, l Layout, id string) *Bundle {
 // fill puts in what a shim and a daemon leave in a bundle and in a work directory.
 func fill(t testing.TB, b *Bundle) {
 	t.Helper()
-	for _, name := range []string{logFile, shimBinaryFile, bootstrapFile, recordFile, addressFile, initPidFile, exitFile} {
+	for _, name := range []string{logFile, shimBinaryFile, bootstrapFile, recordFile, addressFile, initPidFile,
+		exitFile} {
 		put(t, b.file(name), "x")
 	}
 	put(t, filepath.Join(b.work.path, "sub", "deep", "file"), "x")

@@ -24,8 +24,8 @@ type holder struct {
 
 func (h *holder) String() string { return fmt.Sprintf("process %d (%s %s)", h.pid, h.what, h.path) }
 
-// holderBelow returns a process that has something open at or below one of paths; nil when there is none. It reads the texts of links in
-// /proc and never what is behind them, which may be on a file system that does not answer.
+// holderBelow returns a process that has something open at or below one of paths; nil when there is none. It reads the
+// texts of links in /proc and never what is behind them, which may be on a file system that does not answer.
 func holderBelow(paths ...string) (*holder, error) {
 	pids, err := processes()
 	if err != nil {
@@ -39,8 +39,8 @@ func holderBelow(paths ...string) (*holder, error) {
 	return nil, nil
 }
 
-// foreignHolder returns a process of another mount namespace that has something open on one of the devices: there they can stay mounted, and be
-// written to, after they were unmounted here. nil when there is none.
+// foreignHolder returns a process of another mount namespace that has something open on one of the devices: there they
+// can stay mounted, and be written to, after they were unmounted here. nil when there is none.
 func foreignHolder(devices map[device]bool) (*holder, error) {
 	if len(devices) == 0 {
 		return nil, nil

@@ -24,8 +24,8 @@ type Layout struct {
 	Root string
 }
 
-// Init makes both directories, with perm, where they are missing. A directory that exists keeps its mode, unless perm is 0700: a private
-// directory is made private again (containerd does so for sandboxes, not for tasks).
+// Init makes both directories, with perm, where they are missing. A directory that exists keeps its mode, unless perm
+// is 0700: a private directory is made private again (containerd does so for sandboxes, not for tasks).
 func (l Layout) Init(perm os.FileMode) error {
 	if err := l.check(); err != nil {
 		return err
@@ -44,8 +44,8 @@ func (l Layout) Init(perm os.FileMode) error {
 	return nil
 }
 
-// Open returns the bundle that exists for this id. Errors: InvalidArgument; NotFound; FailedPrecondition when what stands in its place is
-// not a directory.
+// Open returns the bundle that exists for this id. Errors: InvalidArgument; NotFound; FailedPrecondition when what
+// stands in its place is not a directory.
 func (l Layout) Open(ns, id string) (*Bundle, error) {
 	b, err := l.bundle(ns, id)
 	if err != nil {
@@ -63,8 +63,8 @@ func (l Layout) Open(ns, id string) (*Bundle, error) {
 	return b, nil
 }
 
-// ValidateID checks a namespace and the id of an instance in it against containerd's rules. What passes is safe as a path element and is
-// never hidden. Errors: InvalidArgument.
+// ValidateID checks a namespace and the id of an instance in it against containerd's rules. What passes is safe as a
+// path element and is never hidden. Errors: InvalidArgument.
 func ValidateID(ns, id string) error {
 	if err := identifiers.Validate(ns); err != nil {
 		return errors.Wrap(err, "invalid namespace")
@@ -77,7 +77,8 @@ func ValidateID(ns, id string) error {
 
 func (l Layout) check() error {
 	if !filepath.IsAbs(l.State) || !filepath.IsAbs(l.Root) {
-		return errors.Wrapf(errdefs.ErrInvalidArgument, "state directory %q and root directory %q must be absolute", l.State, l.Root)
+		return errors.Wrapf(errdefs.ErrInvalidArgument, "state directory %q and root directory %q must be absolute",
+			l.State, l.Root)
 	}
 	if filepath.Clean(l.State) == filepath.Clean(l.Root) {
 		return errors.Wrapf(errdefs.ErrInvalidArgument, "state and root directory are the same, %q", l.State)

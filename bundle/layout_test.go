@@ -41,7 +41,8 @@ func TestInitEnforcesOnlyAPrivateMode(t *testing.T) {
 
 func TestLayoutMustBeAbsoluteAndTwoDirectories(t *testing.T) {
 	dir := t.TempDir()
-	for _, l := range []Layout{{}, {State: "state", Root: dir}, {State: dir, Root: "root"}, {State: dir, Root: dir + "/"}} {
+	for _, l := range []Layout{{}, {State: "state", Root: dir}, {State: dir, Root: "root"},
+		{State: dir, Root: dir + "/"}} {
 		require.True(t, errdefs.IsInvalidArgument(l.Init(0o711)), "%+v", l)
 		_, err := l.Create(testNS, testID, CreateOptions{})
 		require.True(t, errdefs.IsInvalidArgument(err), "%+v", l)
@@ -60,7 +61,8 @@ func TestValidateID(t *testing.T) {
 		require.NoError(t, ValidateID("k8s.io", id), id)
 		require.NoError(t, ValidateID(id, "a"), id)
 	}
-	bad := []string{"", ".", "..", "../x", "a/b", "/a", ".a", "_a", "._a", "-a", "a..b", "a ", "a\n", "a\x00", "é", "a\\b", strings.Repeat("a", 77)}
+	bad := []string{"", ".", "..", "../x", "a/b", "/a", ".a", "_a", "._a", "-a", "a..b", "a ", "a\n", "a\x00", "é",
+		"a\\b", strings.Repeat("a", 77)}
 	for _, id := range bad {
 		require.True(t, errdefs.IsInvalidArgument(ValidateID("k8s.io", id)), "%q", id)
 		require.True(t, errdefs.IsInvalidArgument(ValidateID(id, "a")), "%q", id)

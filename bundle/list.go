@@ -16,12 +16,13 @@ import (
 type Listing struct {
 	// Bundles, by namespace and id, as far as their names tell: Recognized looks closer.
 	Bundles []*Bundle
-	// Unknown are the paths of what is not a bundle: files and links where directories belong, names that no instance can have, namespaces
-	// that cannot be read. Nothing in this package touches them.
+	// Unknown are the paths of what is not a bundle: files and links where directories belong, names that no instance
+	// can have, namespaces that cannot be read. Nothing in this package touches them.
 	Unknown []string
 }
 
-// List reads which bundles there are, and looks into none. Hidden entries are left out. A state directory that does not exist holds none.
+// List reads which bundles there are, and looks into none. Hidden entries are left out. A state directory that does not
+// exist holds none.
 func (l Layout) List() (Listing, error) {
 	var listing Listing
 	if err := l.check(); err != nil {
@@ -72,13 +73,14 @@ func (l Layout) listNamespace(ns string, entries []fs.DirEntry, listing *Listing
 	return nil
 }
 
-// isCandidate reports whether an entry can be a namespace or a bundle: a directory, not a link, with a name that an instance can have.
+// isCandidate reports whether an entry can be a namespace or a bundle: a directory, not a link, with a name that an
+// instance can have.
 func isCandidate(e fs.DirEntry) bool {
 	return e.IsDir() && identifiers.Validate(e.Name()) == nil
 }
 
-// Recognized reports whether the directory is that of a bundle: empty, or with a file in it that belongs in one. One that cannot be read is
-// not: it is none to be touched.
+// Recognized reports whether the directory is that of a bundle: empty, or with a file in it that belongs in one. One
+// that cannot be read is not: it is none to be touched.
 func (b *Bundle) Recognized() bool {
 	entries, err := os.ReadDir(b.Path)
 	if err != nil {

@@ -14,8 +14,8 @@ import (
 // errNoMountRoot: this kernel does not say what a mount point is (before 5.8), or may not.
 var errNoMountRoot = errors.New("statx does not tell mount points")
 
-// mountInside returns a mount point at or below path, "" when there is none. except is not looked into. It asks for each entry, as a bundle
-// has few and a busy machine's mount table is long.
+// mountInside returns a mount point at or below path, "" when there is none. except is not looked into. It asks for
+// each entry, as a bundle has few and a busy machine's mount table is long.
 func mountInside(path, except string) (string, error) {
 	mounted, err := mountAt(unix.AT_FDCWD, path, path, except)
 	if errors.Is(err, errNoMountRoot) {
@@ -26,7 +26,8 @@ func mountInside(path, except string) (string, error) {
 
 func mountAt(parent int, name, path, except string) (string, error) {
 	var st unix.Statx_t
-	err := unix.Statx(parent, name, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT|unix.AT_STATX_DONT_SYNC, unix.STATX_TYPE, &st)
+	err := unix.Statx(parent, name, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT|unix.AT_STATX_DONT_SYNC,
+		unix.STATX_TYPE, &st)
 	switch {
 	case err == unix.ENOENT:
 		return "", nil

@@ -25,7 +25,8 @@ func needRoot(t testing.TB) {
 	}
 }
 
-// mountOn mounts and sees to it that nothing stays mounted, whatever the test does: also when the mount was carried off with a directory above.
+// mountOn mounts and sees to it that nothing stays mounted, whatever the test does: also when the mount was carried off
+// with a directory above.
 func mountOn(t testing.TB, source, target, fstype string, flags uintptr, data string) {
 	t.Helper()
 	require.NoError(t, os.MkdirAll(target, 0o755))
@@ -95,7 +96,8 @@ func TestCreateModesWhateverTheUmask(t *testing.T) {
 	requireMode(t, b.work.path, os.ModeDir|0o711)
 }
 
-// TestCreateUndoesOnFullDisk lets the file system run out of inodes at each step of a create in turn, and of blocks at the spec.
+// TestCreateUndoesOnFullDisk lets the file system run out of inodes at each step of a create in turn, and of blocks at
+// the spec.
 func TestCreateUndoesOnFullDisk(t *testing.T) {
 	needRoot(t)
 	var failures int
@@ -152,7 +154,8 @@ func TestRemoveUnmountsRootfs(t *testing.T) {
 		require.NoError(t, os.Mkdir(filepath.Join(layers, dir), 0o755))
 	}
 	put(t, filepath.Join(data, "precious"), "x")
-	mountOn(t, "overlay", b.Rootfs(), "overlay", 0, fmt.Sprintf("lowerdir=%[1]s/lower,upperdir=%[1]s/upper,workdir=%[1]s/work", layers))
+	mountOn(t, "overlay", b.Rootfs(), "overlay", 0,
+		fmt.Sprintf("lowerdir=%[1]s/lower,upperdir=%[1]s/upper,workdir=%[1]s/work", layers))
 	put(t, filepath.Join(b.Rootfs(), "written"), "by the container")
 	tmpfs(t, filepath.Join(b.Rootfs(), "tmp"), "")
 	bind(t, data, filepath.Join(b.Rootfs(), "tmp", "data"))
@@ -180,7 +183,8 @@ func TestRemoveUnmountsBelowPlainRootfs(t *testing.T) {
 	requireNothing(t, l)
 }
 
-// TestRemoveKeepsAMountInUse: detached, it would live on unseen, and the next mount of the same layers would write beside whoever uses it.
+// TestRemoveKeepsAMountInUse: detached, it would live on unseen, and the next mount of the same layers would write
+// beside whoever uses it.
 func TestRemoveKeepsAMountInUse(t *testing.T) {
 	needRoot(t)
 	for name, use := range map[string]func(t *testing.T, rootfs string) (pid int, how string, leave func()){
@@ -237,7 +241,8 @@ func TestRemoveKeepsAMountInUse(t *testing.T) {
 	}
 }
 
-// TestRemoveOfWhatIsMountedElsewhereToo: a directory of the host that was bound is used by everybody, which keeps no bundle.
+// TestRemoveOfWhatIsMountedElsewhereToo: a directory of the host that was bound is used by everybody, which keeps no
+// bundle.
 func TestRemoveOfWhatIsMountedElsewhereToo(t *testing.T) {
 	needRoot(t)
 	l := newLayout(t)
@@ -257,7 +262,8 @@ func overlay(t testing.TB, target string) (upper string) {
 	for _, dir := range []string{"lower", "upper", "work"} {
 		require.NoError(t, os.Mkdir(filepath.Join(layers, dir), 0o755))
 	}
-	mountOn(t, "overlay", target, "overlay", 0, fmt.Sprintf("lowerdir=%[1]s/lower,upperdir=%[1]s/upper,workdir=%[1]s/work", layers))
+	mountOn(t, "overlay", target, "overlay", 0,
+		fmt.Sprintf("lowerdir=%[1]s/lower,upperdir=%[1]s/upper,workdir=%[1]s/work", layers))
 	return filepath.Join(layers, "upper")
 }
 
@@ -292,7 +298,8 @@ func volume(t testing.TB) (path, sub string) {
 	return path, sub
 }
 
-// TestRemoveLeavesPeersMounted: what the host has mounted in a volume that it shares stays, when the volume was mounted below the rootfs.
+// TestRemoveLeavesPeersMounted: what the host has mounted in a volume that it shares stays, when the volume was mounted
+// below the rootfs.
 func TestRemoveLeavesPeersMounted(t *testing.T) {
 	needRoot(t)
 	for _, shared := range []bool{false, true} {
@@ -340,7 +347,8 @@ func TestIsolate(t *testing.T) {
 	require.NoError(t, b.Isolate(), "a bundle that is gone")
 }
 
-// TestRemoveUnmountsNothingThroughALink: a mount on top of another hides it, and its own files may be links in the way to what is hidden.
+// TestRemoveUnmountsNothingThroughALink: a mount on top of another hides it, and its own files may be links in the way
+// to what is hidden.
 func TestRemoveUnmountsNothingThroughALink(t *testing.T) {
 	needRoot(t)
 	l := newLayout(t)
@@ -460,7 +468,8 @@ func TestSweepNeverCrossesAMount(t *testing.T) {
 	}
 }
 
-// TestSweepFollowsNoLink: neither a link of a leftover's name, nor one in the place of a namespace, leads to the rootfs of a living container.
+// TestSweepFollowsNoLink: neither a link of a leftover's name, nor one in the place of a namespace, leads to the rootfs
+// of a living container.
 func TestSweepFollowsNoLink(t *testing.T) {
 	needRoot(t)
 	l := newLayout(t)
@@ -483,14 +492,16 @@ func TestSweepFollowsNoLink(t *testing.T) {
 	swept, err := l.Sweep(func(ns, id string) bool { return ns == testNS && id == testID })
 	require.NoError(t, err)
 	require.Empty(t, swept)
-	require.Equal(t, "x", content(t, filepath.Join(live.Rootfs(), "precious")), "the rootfs of a living container is unmounted")
+	require.Equal(t, "x", content(t, filepath.Join(live.Rootfs(), "precious")),
+		"the rootfs of a living container is unmounted")
 	for _, link := range append(links, namespace) {
 		_, err := os.Readlink(link)
 		require.NoError(t, err, "what is not ours stays")
 	}
 }
 
-// TestRemoveTreeStopsAtAMount: one that was made after the check, from the same file system, where the device number tells nothing.
+// TestRemoveTreeStopsAtAMount: one that was made after the check, from the same file system, where the device number
+// tells nothing.
 func TestRemoveTreeStopsAtAMount(t *testing.T) {
 	needRoot(t)
 	top, data := t.TempDir(), t.TempDir()

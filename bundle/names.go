@@ -32,12 +32,14 @@ const (
 
 // known are the names by which a directory is told to be a bundle, whoever made it.
 var known = map[string]bool{
-	configFile: true, rootfsDir: true, workLink: true, logFile: true, shimBinaryFile: true, bootstrapFile: true, sandboxFile: true, recordFile: true, warmFile: true,
-	addressFile: true, socketDirLink: true, initPidFile: true, shimPidFile: true, runtimeFile: true, optionsFile: true, exitFile: true,
+	configFile: true, rootfsDir: true, workLink: true, logFile: true, shimBinaryFile: true, bootstrapFile: true,
+	sandboxFile: true, recordFile: true, warmFile: true,
+	addressFile: true, socketDirLink: true, initPidFile: true, shimPidFile: true, runtimeFile: true, optionsFile: true,
+	exitFile: true,
 }
 
-// leftoverPrefix starts the name of what we are removing. The character after the dot makes it differ from ".ID", for any valid id, and
-// from the names of warm shims ("._…").
+// leftoverPrefix starts the name of what we are removing. The character after the dot makes it differ from ".ID", for
+// any valid id, and from the names of warm shims ("._…").
 const leftoverPrefix = ".-rm."
 
 func newLeftoverName(id string) string {

@@ -10,12 +10,12 @@ import (
 	"github.com/pkg/errors"
 )
 
-// RecordVersion is the version of Record that this code writes and the newest that it reads. It changes when an older reader would draw a wrong
-// conclusion from a record, not when a field is added that it may ignore.
+// RecordVersion is the version of Record that this code writes and the newest that it reads. It changes when an older
+// reader would draw a wrong conclusion from a record, not when a field is added that it may ignore.
 const RecordVersion = 1
 
-// Record is what we know of an instance beyond what containerd's own runtime writes down: enough to list it, to answer for it and to tell
-// whether its processes live, before and without asking its shim. Only we read it.
+// Record is what we know of an instance beyond what containerd's own runtime writes down: enough to list it, to answer
+// for it and to tell whether its processes live, before and without asking its shim. Only we read it.
 type Record struct {
 	// Version is set by WriteRecord.
 	Version int `json:"version"`
@@ -35,8 +35,8 @@ type Record struct {
 	Started bool `json:"started,omitempty"`
 	// Launched: the shim process was started by a daemon of this machine, not by a sandboxer of its own.
 	Launched bool `json:"launched,omitempty"`
-	// Took is when the instance got its shim, or was about to launch it, in clock ticks since boot: of what carries the shim's token, only
-	// what began since can be the instance's.
+	// Took is when the instance got its shim, or was about to launch it, in clock ticks since boot: of what carries the
+	// shim's token, only what began since can be the instance's.
 	Took uint64 `json:"took,omitempty"`
 	// Shim is the process that serves it, once verified.
 	Shim *Proc `json:"shim,omitempty"`
@@ -44,11 +44,13 @@ type Record struct {
 	Endpoint *Endpoint `json:"endpoint,omitempty"`
 	// Created: the Create of the task, or of the sandbox, was answered.
 	Created bool `json:"created,omitempty"`
-	// Abandoned: the create has failed, or its caller has given up; what it has made is being taken back, whatever the shim says of it.
+	// Abandoned: the create has failed, or its caller has given up; what it has made is being taken back, whatever the
+	// shim says of it.
 	Abandoned bool `json:"abandoned,omitempty"`
 	// Deleted: the Delete of the task was answered; what follows it may not be done yet.
 	Deleted bool `json:"deleted,omitempty"`
-	// Lingers: the shim has said yes to its shutdown and still runs; all that is left to do is to wait for its end and to clean up.
+	// Lingers: the shim has said yes to its shutdown and still runs; all that is left to do is to wait for its end and
+	// to clean up.
 	Lingers bool `json:"lingers,omitempty"`
 	// Task is the task's last known state.
 	Task *TaskState `json:"task,omitempty"`
@@ -62,8 +64,8 @@ type Launch struct {
 	Token  string    `json:"token,omitempty"`
 	Binary string    `json:"binary,omitempty"`
 	At     time.Time `json:"at,omitzero"`
-	// Answered is when the shim ran and had not been given any task, in clock ticks since boot; 0 until then. What carries the token and
-	// began later is no shim.
+	// Answered is when the shim ran and had not been given any task, in clock ticks since boot; 0 until then. What
+	// carries the token and began later is no shim.
 	Answered uint64 `json:"answered,omitempty"`
 	// Groups are the ids, other than the instance's, under which the shim may have named its socket.
 	Groups []string `json:"groups,omitempty"`
@@ -143,8 +145,8 @@ func (b *Bundle) WriteRecord(r *Record) error {
 	return writeFile(b.file(recordFile), data, 0o600)
 }
 
-// ReadRecord returns the record. Errors: NotFound when there is none (the bundle of another daemon, or a create that was cut short);
-// ErrForeign when it is damaged or from a version of this code that is too new.
+// ReadRecord returns the record. Errors: NotFound when there is none (the bundle of another daemon, or a create that
+// was cut short); ErrForeign when it is damaged or from a version of this code that is too new.
 func (b *Bundle) ReadRecord() (*Record, error) {
 	path := b.file(recordFile)
 	data, err := readFile(path)

@@ -73,9 +73,12 @@ func TestWriteRecordStampsTheVersion(t *testing.T) {
 func TestReadRecordErrors(t *testing.T) {
 	b := create(t, newLayout(t), testID)
 	for _, bad := range []string{
-		"", "{", "null", "[]", `{}`, `{"version":0}`, `{"version":-1}`, `{"version":2}`, `{"version":2,"task":"of another type"}`, `{"version":1}{}`,
-		`{"version":1,"task":[]}`, `{"version":1,"shim":{"pid":0}}`, `{"version":1,"shim":{"pid":-4}}`, `{"version":1,"execs":{"e":null}}`,
-		`{"version":1,"task":{"pid":-1}}`, `{"version":1,"launch":{"at":"yesterday"}}`, `{"version":1,"runtime":"cut of`, strings.Repeat("\x00", 100),
+		"", "{", "null", "[]", `{}`, `{"version":0}`, `{"version":-1}`, `{"version":2}`,
+		`{"version":2,"task":"of another type"}`, `{"version":1}{}`,
+		`{"version":1,"task":[]}`, `{"version":1,"shim":{"pid":0}}`, `{"version":1,"shim":{"pid":-4}}`,
+		`{"version":1,"execs":{"e":null}}`,
+		`{"version":1,"task":{"pid":-1}}`, `{"version":1,"launch":{"at":"yesterday"}}`,
+		`{"version":1,"runtime":"cut of`, strings.Repeat("\x00", 100),
 		`{"version":1,"runtime":"` + strings.Repeat("x", maxFile) + `"}`,
 	} {
 		put(t, b.file("shimyard.json"), bad)
@@ -112,7 +115,8 @@ func TestRecordIsReplacedAsAWhole(t *testing.T) {
 		require.Contains(t, []int{0, 1 << 16}, len(got.Runtime))
 	}
 	writers.Wait()
-	require.Equal(t, []string{configFile, rootfsDir, recordFile, workLink}, names(t, b.Path), "no temporary file is left")
+	require.Equal(t, []string{configFile, rootfsDir, recordFile, workLink}, names(t, b.Path),
+		"no temporary file is left")
 }
 
 // TestTornTempFileIsIgnored: the daemon died in the middle of writing a record.
@@ -160,7 +164,8 @@ func FuzzReadRecord(f *testing.F) {
 	b := create(f, newLayout(f), testID)
 	require.NoError(f, b.WriteRecord(fullRecord()))
 	f.Add([]byte(content(f, b.file(recordFile))))
-	for _, seed := range []string{`{"version":1}`, `{"version":2}`, `{"version":1,"execs":{"":{}}}`, `{"version":1,"launch":{"at":"2024-01-01T00:00:00+23:59"}}`, "{", "null"} {
+	for _, seed := range []string{`{"version":1}`, `{"version":2}`, `{"version":1,"execs":{"":{}}}`,
+		`{"version":1,"launch":{"at":"2024-01-01T00:00:00+23:59"}}`, "{", "null"} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {

@@ -13,20 +13,23 @@ import (
 	"github.com/pkg/errors"
 )
 
-// Remove unmounts what is at or below rootfs, removes rootfs by rmdir, takes the bundle out of its place by a rename and removes the rest;
-// then, likewise, the work directory. Mounts are made private before anything is unmounted, so that nothing of the host's is unmounted with
-// them, and one that a process still uses stays. The caller has made sure that nothing of the instance uses the bundle any more.
+// Remove unmounts what is at or below rootfs, removes rootfs by rmdir, takes the bundle out of its place by a rename
+// and removes the rest; then, likewise, the work directory. Mounts are made private before anything is unmounted, so
+// that nothing of the host's is unmounted with them, and one that a process still uses stays. The caller has made sure
+// that nothing of the instance uses the bundle any more.
 //
-// It may be called again after an error, and after success, when it does nothing. A bundle or work directory that is gone already is no error.
+// It may be called again after an error, and after success, when it does nothing. A bundle or work directory that is
+// gone already is no error.
 //
-// Errors: ErrNotEmpty when rootfs holds something (the bundle stays, whole); ErrInUse when a process uses what is mounted there (likewise);
-// ErrMounted when something is mounted elsewhere in the bundle or in
-// the work directory, which is named (nothing was done then); FailedPrecondition when a link or a file stands in the place of the bundle
-// or of the namespace. When another error comes after the bundle has left its place, the id can be used again nevertheless, and
-// what is left is removed by the next Remove of this handle, or by Sweep.
+// Errors: ErrNotEmpty when rootfs holds something (the bundle stays, whole); ErrInUse when a process uses what is
+// mounted there (likewise); ErrMounted when something is mounted elsewhere in the bundle or in the work directory,
+// which is named (nothing was done then); FailedPrecondition when a link or a file stands in the place of the bundle or
+// of the namespace. When another error comes after the bundle has left its place, the id can be used again
+// nevertheless, and what is left is removed by the next Remove of this handle, or by Sweep.
 func (b *Bundle) Remove() error {
 	if b.dir.path == "" || b.dir.path != b.Path {
-		return errors.Wrapf(errdefs.ErrInvalidArgument, "cannot remove bundle %q: it does not come from a layout", b.Path)
+		return errors.Wrapf(errdefs.ErrInvalidArgument, "cannot remove bundle %q: it does not come from a layout",
+			b.Path)
 	}
 	b.removing.Lock()
 	defer b.removing.Unlock()
@@ -40,8 +43,9 @@ func (b *Bundle) Remove() error {
 	return stderrors.Join(err, werr)
 }
 
-// Isolate makes private what is mounted at or below rootfs, so that a program that unmounts it, as `shim delete` does, unmounts nothing of the
-// host's with it: what is mounted in a volume that the host shares. A bundle that is gone is no error.
+// Isolate makes private what is mounted at or below rootfs, so that a program that unmounts it, as `shim delete` does,
+// unmounts nothing of the host's with it: what is mounted in a volume that the host shares. A bundle that is gone is no
+// error.
 func (b *Bundle) Isolate() error {
 	return errors.Wrapf(isolate(b.Rootfs()), "cannot keep the mounts of bundle %s to itself", b.Path)
 }
@@ -54,7 +58,8 @@ func (b *Bundle) leave() error {
 	return b.part(b.dir.moveAway)
 }
 
-// part removes rootfs and then moves the bundle out of its place; until that last step everything but rootfs is as it was.
+// part removes rootfs and then moves the bundle out of its place; until that last step everything but rootfs is as it
+// was.
 func (b *Bundle) part(move func() error) error {
 	if err := b.checkPlaces(); err != nil {
 		return err
@@ -81,7 +86,8 @@ func (b *Bundle) checkPlaces() error {
 	return nil
 }
 
-// removeRootfs unmounts and removes a rootfs, never what is in it. A link in its place is nobody's data and goes with the bundle.
+// removeRootfs unmounts and removes a rootfs, never what is in it. A link in its place is nobody's data and goes with
+// the bundle.
 func removeRootfs(path string) error {
 	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -94,7 +100,8 @@ func removeRootfs(path string) error {
 		return nil
 	}
 	if !info.IsDir() {
-		return errors.Wrapf(errdefs.ErrFailedPrecondition, "%s is not a directory (%s); move it away", path, info.Mode().Type())
+		return errors.Wrapf(errdefs.ErrFailedPrecondition, "%s is not a directory (%s); move it away", path,
+			info.Mode().Type())
 	}
 	err = unmountAndRmdir(path)
 	if err == nil || errors.Is(err, fs.ErrNotExist) {
@@ -149,8 +156,9 @@ func (p *parting) run() error {
 	return p.clear()
 }
 
-// moveAway frees the name, in one step, so that it never denotes a part of what was there. A link or a file in the directory's place is
-// removed at once: under a hidden name it would stay after a crash, since Sweep touches directories only.
+// moveAway frees the name, in one step, so that it never denotes a part of what was there. A link or a file in the
+// directory's place is removed at once: under a hidden name it would stay after a crash, since Sweep touches
+// directories only.
 func (p *parting) moveAway() error {
 	if p.moved {
 		return nil

@@ -26,7 +26,8 @@ func TestRemoveTwice(t *testing.T) {
 	require.NoError(t, again.Remove(), "nothing there is no error")
 }
 
-// TestRemoveLeavesSuccessor: a late second Remove of a handle must not take away what has been created under the same id since.
+// TestRemoveLeavesSuccessor: a late second Remove of a handle must not take away what has been created under the same
+// id since.
 func TestRemoveLeavesSuccessor(t *testing.T) {
 	l := newLayout(t)
 	old := create(t, l, testID)
@@ -102,7 +103,8 @@ func TestRemoveAgainAfterCut(t *testing.T) {
 	})
 }
 
-// TestCreateAfterCutRemoval: a leftover of any kind does not keep the id from being used, nor what follows from being removed.
+// TestCreateAfterCutRemoval: a leftover of any kind does not keep the id from being used, nor what follows from being
+// removed.
 func TestCreateAfterCutRemoval(t *testing.T) {
 	eachCutRemoval(t, func(t *testing.T, l Layout, renamed bool) {
 		b, err := l.Create(testNS, testID, CreateOptions{Spec: []byte("new")})
@@ -211,7 +213,8 @@ func TestRemoveFollowsNoLink(t *testing.T) {
 	}
 }
 
-// TestRemovePartsWithALinkAtOnce: a link in the place of the work directory leaves no hidden link, which no sweep would remove after a crash.
+// TestRemovePartsWithALinkAtOnce: a link in the place of the work directory leaves no hidden link, which no sweep would
+// remove after a crash.
 func TestRemovePartsWithALinkAtOnce(t *testing.T) {
 	l := newLayout(t)
 	elsewhere := t.TempDir()
@@ -264,7 +267,8 @@ func TestRemoveRefusesLinkInPlaceOfBundle(t *testing.T) {
 func TestRemoveOddNames(t *testing.T) {
 	l := newLayout(t)
 	b := create(t, l, testID)
-	for _, name := range []string{" ", "-rf", "...", "a\nb", "*", "~", "$HOME", `back\slash`, "é", strings.Repeat("n", 255), ".hidden"} {
+	for _, name := range []string{" ", "-rf", "...", "a\nb", "*", "~", "$HOME", `back\slash`, "é",
+		strings.Repeat("n", 255), ".hidden"} {
 		put(t, b.file(name), "x")
 		put(t, filepath.Join(b.work.path, name, name), "x")
 	}

@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// renameOver stands in for a rename that replaces nothing, where the system or the file system has none: it makes the place its own first. A
-// crash in between leaves an empty directory. os.Rename would not replace that.
+// renameOver stands in for a rename that replaces nothing, where the system or the file system has none: it makes the
+// place its own first. A crash in between leaves an empty directory. os.Rename would not replace that.
 func renameOver(from, to string) error {
 	if err := os.Mkdir(to, bundlePerm); err != nil {
 		return err

@@ -30,7 +30,8 @@ func (b *Bundle) WriteShimBinary(path string) error {
 	return writeFile(b.file(shimBinaryFile), []byte(path), 0o600)
 }
 
-// ShimBinary returns the recorded path of the shim binary. Errors: NotFound when there is none, or an empty one; ErrForeign.
+// ShimBinary returns the recorded path of the shim binary. Errors: NotFound when there is none, or an empty one;
+// ErrForeign.
 func (b *Bundle) ShimBinary() (string, error) {
 	path := b.file(shimBinaryFile)
 	binary, err := readLine(path)
@@ -69,8 +70,8 @@ func (b *Bundle) Spec() ([]byte, error) {
 	return readFile(b.file(configFile))
 }
 
-// InitPid returns the pid of the container's first process, as runc wrote it, and when that was. Whether it is still that process is not
-// known. Errors: NotFound; ErrForeign.
+// InitPid returns the pid of the container's first process, as runc wrote it, and when that was. Whether it is still
+// that process is not known. Errors: NotFound; ErrForeign.
 func (b *Bundle) InitPid() (pid int, written time.Time, err error) {
 	path := b.file(initPidFile)
 	if pid, err = readPid(path); err != nil {
@@ -103,8 +104,8 @@ func (b *Bundle) NamesRunc(binary string) bool {
 	return err == nil && name == binary
 }
 
-// ShimExit returns the exit of the container's first process as a runc shim of containerd 2.4 or later wrote it; its time is
-// zero where the shim has written none that can be. Errors: NotFound; ErrForeign.
+// ShimExit returns the exit of the container's first process as a runc shim of containerd 2.4 or later wrote it; its
+// time is zero where the shim has written none that can be. Errors: NotFound; ErrForeign.
 func (b *Bundle) ShimExit() (*Exit, error) {
 	path := b.file(exitFile)
 	data, err := readFile(path)
@@ -122,14 +123,15 @@ func (b *Bundle) ShimExit() (*Exit, error) {
 		return nil, errors.Wrapf(ErrForeign, "cannot use %s: pid %d, status %d", path, e.Pid, e.Status)
 	}
 	exit := &Exit{Pid: uint32(e.Pid), Status: uint32(e.Status)}
-	if sec := e.Timestamp.Unix(); sec > 0 && sec < math.MaxInt64/int64(time.Second) { // our record could not hold another
+	// our record could not hold another
+	if sec := e.Timestamp.Unix(); sec > 0 && sec < math.MaxInt64/int64(time.Second) {
 		exit.At = e.Timestamp.UTC()
 	}
 	return exit, nil
 }
 
-// WriteRuncOptions puts into a bundle that Replace has made, or in place of a damaged file, what `delete` of a runc shim reads there: where
-// runc keeps its state, and which runc. Otherwise these files are the shim's alone.
+// WriteRuncOptions puts into a bundle that Replace has made, or in place of a damaged file, what `delete` of a runc
+// shim reads there: where runc keeps its state, and which runc. Otherwise these files are the shim's alone.
 func (b *Bundle) WriteRuncOptions(o *options.Options) error {
 	data, err := json.Marshal(o)
 	if err != nil {
@@ -144,14 +146,14 @@ func (b *Bundle) WriteRuncOptions(o *options.Options) error {
 	return writeFile(b.file(runtimeFile), []byte(o.BinaryName), 0o600)
 }
 
-// ShimPid returns the pid that some shims write down for themselves. Whether it is still that process is not known. Errors: NotFound;
-// ErrForeign.
+// ShimPid returns the pid that some shims write down for themselves. Whether it is still that process is not known.
+// Errors: NotFound; ErrForeign.
 func (b *Bundle) ShimPid() (int, error) {
 	return readPid(b.file(shimPidFile))
 }
 
-// SocketDir returns the directory in which the shim made its socket: what its link in the bundle says. Errors: NotFound (shims before
-// containerd 2.4 have no such link); ErrForeign.
+// SocketDir returns the directory in which the shim made its socket: what its link in the bundle says. Errors: NotFound
+// (shims before containerd 2.4 have no such link); ErrForeign.
 func (b *Bundle) SocketDir() (string, error) {
 	path := b.file(socketDirLink)
 	info, err := os.Lstat(path)

@@ -18,12 +18,14 @@ func TestShimBinary(t *testing.T) {
 	b := create(t, newLayout(t), testID)
 	_, err := b.ShimBinary()
 	require.True(t, errdefs.IsNotFound(err), "%v", err)
-	for _, path := range []string{"/usr/bin/containerd-shim-runc-v2", `C:\Program Files\shim.exe`, "/opt/with space/é"} {
+	for _, path := range []string{"/usr/bin/containerd-shim-runc-v2", `C:\Program Files\shim.exe`,
+		"/opt/with space/é"} {
 		require.NoError(t, b.WriteShimBinary(path))
 		got, err := b.ShimBinary()
 		require.NoError(t, err)
 		require.Equal(t, path, got)
-		require.Equal(t, path, content(t, b.file("shim-binary-path")), "no line end: containerd takes the file as it is")
+		require.Equal(t, path, content(t, b.file("shim-binary-path")),
+			"no line end: containerd takes the file as it is")
 		requireMode(t, b.file("shim-binary-path"), 0o600)
 	}
 	for _, bad := range []string{"", " ", "/a\n", "/a\x00b", "/\xff"} {
@@ -62,7 +64,11 @@ func TestSandbox(t *testing.T) {
 
 func TestPids(t *testing.T) {
 	b := create(t, newLayout(t), testID)
-	for name, read := range map[string]func() (int, error){"init.pid": func() (int, error) { pid, _, err := b.InitPid(); return pid, err }, "shim.pid": b.ShimPid} {
+	for name, read := range map[string]func() (int, error){"init.pid": func() (int, error) {
+		pid, _,
+			err := b.InitPid()
+		return pid, err
+	}, "shim.pid": b.ShimPid} {
 		_, err := read()
 		require.True(t, errdefs.IsNotFound(err), "%v", err)
 		for _, good := range []string{"42", "42\n"} {
@@ -74,7 +80,8 @@ func TestPids(t *testing.T) {
 		put(t, b.file(name), "")
 		_, err = read()
 		require.True(t, errdefs.IsNotFound(err), "not written yet: %v", err)
-		for _, bad := range []string{"0", "-1", "x", "4 2", "0x2a", "4294967296", "99999999999999999999", strings.Repeat("1", 1000)} {
+		for _, bad := range []string{"0", "-1", "x", "4 2", "0x2a", "4294967296", "99999999999999999999",
+			strings.Repeat("1", 1000)} {
 			put(t, b.file(name), bad)
 			_, err = read()
 			require.ErrorIs(t, err, ErrForeign, bad)
@@ -142,7 +149,8 @@ func TestShimExit(t *testing.T) {
 	e, err := b.ShimExit()
 	require.NoError(t, err)
 	require.Equal(t, &Exit{Pid: 42, Status: 7, At: time.Date(2026, 1, 2, 3, 4, 5, 6e8, time.UTC)}, e)
-	for _, damaged := range []string{"", "{", "[]", `{"Pid":0,"Status":7}`, `{"Pid":-1}`, `{"Pid":4294967296}`, `{"Pid":1,"Status":-1}`} {
+	for _, damaged := range []string{"", "{", "[]", `{"Pid":0,"Status":7}`, `{"Pid":-1}`, `{"Pid":4294967296}`,
+		`{"Pid":1,"Status":-1}`} {
 		put(t, b.file(exitFile), damaged)
 		_, err = b.ShimExit()
 		require.ErrorIs(t, err, ErrForeign, "%q", damaged)

@@ -12,13 +12,13 @@ import (
 	"github.com/pkg/errors"
 )
 
-// Sweep removes, at boot and before the first Create, what earlier runs left: hidden remains of removals that were cut short, below State and
-// Root, and work directories without a bundle whose instance live does not vouch for (after a reboot the state directory is empty, the root
-// directory is not). live may be nil.
+// Sweep removes, at boot and before the first Create, what earlier runs left: hidden remains of removals that were cut
+// short, below State and Root, and work directories without a bundle whose instance live does not vouch for (after a
+// reboot the state directory is empty, the root directory is not). live may be nil.
 //
-// It returns the paths that it removed. What has something mounted in it, or a rootfs that holds something, stays and is part of the
-// error; it keeps nothing else from being swept. Warm shims' directories, links and files of whatever name, and names that no instance can
-// have are not looked at.
+// It returns the paths that it removed. What has something mounted in it, or a rootfs that holds something, stays and
+// is part of the error; it keeps nothing else from being swept. Warm shims' directories, links and files of whatever
+// name, and names that no instance can have are not looked at.
 func (l Layout) Sweep(live func(ns, id string) bool) ([]string, error) {
 	if err := l.check(); err != nil {
 		return nil, err
@@ -86,8 +86,8 @@ func (s *sweep) works(ns string, entries []fs.DirEntry) {
 	}
 }
 
-// sweepable reports whether an entry is what a removal left. A removal renames directories only, so that a link or a file of such a name was
-// made by another program: what is behind the link may be the bundle of a living container.
+// sweepable reports whether an entry is what a removal left. A removal renames directories only, so that a link or a
+// file of such a name was made by another program: what is behind the link may be the bundle of a living container.
 func sweepable(e fs.DirEntry) bool {
 	return e.IsDir() && isLeftover(e.Name())
 }

@@ -33,8 +33,10 @@ func TestSweepAfterReboot(t *testing.T) {
 		return id == "live"
 	})
 	require.NoError(t, err)
-	require.ElementsMatch(t, []instance{{testNS, "gone"}, {testNS, "live"}, {"k8s.io", "gone"}, {"k8s.io", "live"}}, asked)
-	require.ElementsMatch(t, []string{filepath.Join(l.Root, testNS, "gone"), filepath.Join(l.Root, "k8s.io", "gone")}, swept)
+	require.ElementsMatch(t, []instance{{testNS, "gone"}, {testNS, "live"}, {"k8s.io", "gone"}, {"k8s.io", "live"}},
+		asked)
+	require.ElementsMatch(t, []string{filepath.Join(l.Root, testNS, "gone"), filepath.Join(l.Root, "k8s.io", "gone")},
+		swept)
 	require.Equal(t, []string{"live"}, names(t, filepath.Join(l.Root, testNS)))
 	require.Equal(t, []string{"live"}, names(t, filepath.Join(l.Root, "k8s.io")))
 }

@@ -15,8 +15,9 @@ import (
 // emptyRounds is how often removeTree reads a directory anew into which something is put while it is being removed.
 const emptyRounds = 8
 
-// removeTree removes path and all below it. It follows no link and enters no mount: each directory is opened relative to the one above, in a
-// way that fails at either. It goes on after an error and returns the first. What is gone already is no error.
+// removeTree removes path and all below it. It follows no link and enters no mount: each directory is opened relative
+// to the one above, in a way that fails at either. It goes on after an error and returns the first. What is gone
+// already is no error.
 func removeTree(path string) error {
 	parent, err := unix.Open(filepath.Dir(path), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err == unix.ENOENT {
@@ -87,10 +88,12 @@ func removeError(op, path string, err error) error {
 	return errors.WithStack(&fs.PathError{Op: op, Path: path, Err: err})
 }
 
-// openDirAt opens the directory name in parent, and fails with EXDEV when it is a mount point, with ENOTDIR or ELOOP when it is none.
+// openDirAt opens the directory name in parent, and fails with EXDEV when it is a mount point, with ENOTDIR or ELOOP
+// when it is none.
 func openDirAt(parent int, name, path string) (*os.File, error) {
 	const flags = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
-	fd, err := unix.Openat2(parent, name, &unix.OpenHow{Flags: flags, Resolve: unix.RESOLVE_NO_XDEV | unix.RESOLVE_NO_SYMLINKS})
+	fd, err := unix.Openat2(parent, name, &unix.OpenHow{Flags: flags,
+		Resolve: unix.RESOLVE_NO_XDEV | unix.RESOLVE_NO_SYMLINKS})
 	if err == unix.ENOSYS || err == unix.EPERM {
 		fd, err = openSameDevice(parent, name, flags)
 	}
@@ -100,8 +103,8 @@ func openDirAt(parent int, name, path string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), path), nil
 }
 
-// openSameDevice stands in on kernels before 5.6 and where a filter forbids openat2. It does not notice a bind mount from the same file
-// system; mountInside, which is asked first, does.
+// openSameDevice stands in on kernels before 5.6 and where a filter forbids openat2. It does not notice a bind mount
+// from the same file system; mountInside, which is asked first, does.
 func openSameDevice(parent int, name string, flags int) (int, error) {
 	fd, err := unix.Openat(parent, name, flags, 0)
 	if err != nil {

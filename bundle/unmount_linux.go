@@ -22,11 +22,11 @@ type device struct{ major, minor int }
 
 func deviceOf(m *mountinfo.Info) device { return device{m.Major, m.Minor} }
 
-// unmountAndRmdir removes an empty directory, after unmounting what is at or below it. rmdir comes first: it fails at a mount, and its success,
-// the rule after a delete that the shim took part in, spares the reading of the mount table.
+// unmountAndRmdir removes an empty directory, after unmounting what is at or below it. rmdir comes first: it fails at a
+// mount, and its success, the rule after a delete that the shim took part in, spares the reading of the mount table.
 //
-// Nothing is detached lazily. A file system that a process still uses would live on where nobody sees it, and the next mount of the same layers
-// would write to them beside it. Such a one stays mounted and is ErrInUse.
+// Nothing is detached lazily. A file system that a process still uses would live on where nobody sees it, and the next
+// mount of the same layers would write to them beside it. Such a one stays mounted and is ErrInUse.
 func unmountAndRmdir(path string) error {
 	err := rmdir(path)
 	if !occupied(err) {
@@ -42,7 +42,8 @@ func occupied(err error) bool {
 	return err == unix.EBUSY || err == unix.ENOTEMPTY || err == unix.EEXIST
 }
 
-// unmountBelow unmounts what is at or below path, in as many rounds as it takes: a mount on top of another hides what is below that one.
+// unmountBelow unmounts what is at or below path, in as many rounds as it takes: a mount on top of another hides what
+// is below that one.
 func unmountBelow(path string) error {
 	for first := true; ; first = false {
 		mounts, devices, err := mountsBelow(path)
@@ -103,8 +104,8 @@ func mountsBelow(path string) (below []*mountinfo.Info, only map[device]bool, er
 	return below, only, nil
 }
 
-// makePrivate keeps what is unmounted below these mounts from being unmounted at their peers as well: a volume of the host that was mounted
-// below the rootfs with what is mounted in it is one.
+// makePrivate keeps what is unmounted below these mounts from being unmounted at their peers as well: a volume of the
+// host that was mounted below the rootfs with what is mounted in it is one.
 func makePrivate(mounts []*mountinfo.Info) error {
 	for _, m := range mounts {
 		err := atMount(m, func(name string) error { return unix.Mount("", name, "", unix.MS_PRIVATE, "") })
@@ -115,7 +116,8 @@ func makePrivate(mounts []*mountinfo.Info) error {
 	return nil
 }
 
-// unmountVisible unmounts those that are not hidden below another. It reports whether any was, and else EBUSY if one is busy.
+// unmountVisible unmounts those that are not hidden below another. It reports whether any was, and else EBUSY if one is
+// busy.
 func unmountVisible(mounts []*mountinfo.Info) (progress bool, err error) {
 	for _, m := range mounts {
 		visible := false
@@ -135,8 +137,8 @@ func unmountVisible(mounts []*mountinfo.Info) (progress bool, err error) {
 	return progress, err
 }
 
-// atMount calls f with a name of the mount, unless another mount hides it: then its path leads to something else, which may be anything once
-// there are links in it. The name holds the mount busy until atMount returns.
+// atMount calls f with a name of the mount, unless another mount hides it: then its path leads to something else, which
+// may be anything once there are links in it. The name holds the mount busy until atMount returns.
 func atMount(m *mountinfo.Info, f func(name string) error) error {
 	fd, err := unix.Open(m.Mountpoint, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	switch err {
@@ -181,7 +183,8 @@ func busy(path string, mounts []*mountinfo.Info) error {
 	case err != nil:
 		return errors.Wrapf(ErrInUse, "%s is busy, and it cannot be told by what: %v", path, err)
 	case h == nil:
-		return errors.Wrapf(ErrInUse, "%s is busy, by no process that can be found: a loop device, swap, or a mount in another namespace", path)
+		return errors.Wrapf(ErrInUse,
+			"%s is busy, by no process that can be found: a loop device, swap, or a mount in another namespace", path)
 	}
 	return inUse(path, h)
 }
@@ -193,8 +196,10 @@ func inUse(path string, h *holder) error {
 // isolate makes private what is mounted at or below path.
 func isolate(path string) error {
 	var st unix.Statx_t
-	err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT|unix.AT_STATX_DONT_SYNC, unix.STATX_TYPE, &st)
-	if err == unix.ENOENT || err == nil && st.Attributes_mask&^st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0 && firstName(path) == "" {
+	err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT|unix.AT_STATX_DONT_SYNC,
+		unix.STATX_TYPE, &st)
+	if err == unix.ENOENT || err == nil && st.Attributes_mask&^st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0 &&
+		firstName(path) == "" {
 		return nil // the rule: the mount table of a busy machine is long
 	}
 	mounts, _, err := mountsBelow(path)

@@ -17,8 +17,8 @@ import (
 )
 
 const (
-	// warmPrefix starts the id of a warm shim. No container's id begins so: a container with the id that a shim was started under would
-	// join it without anybody's knowledge.
+	// warmPrefix starts the id of a warm shim. No container's id begins so: a container with the id that a shim was
+	// started under would join it without anybody's knowledge.
 	warmPrefix = "_"
 	// warmSpec is all that a shim without a container reads of its spec.
 	warmSpec = "{}"
@@ -32,7 +32,8 @@ type WarmRecord struct {
 	// Version and ID, that of the warm shim, are set by WriteRecord.
 	Version int    `json:"version"`
 	ID      string `json:"id,omitempty"`
-	// Namespace, Runtime and Key say whom it can serve: Key is the digest of all that a container must have in common with it.
+	// Namespace, Runtime and Key say whom it can serve: Key is the digest of all that a container must have in common
+	// with it.
 	Namespace string `json:"namespace"`
 	Runtime   string `json:"runtime,omitempty"`
 	Key       string `json:"key"`
@@ -46,13 +47,14 @@ type WarmRecord struct {
 	Files []string `json:"files,omitempty"`
 }
 
-// Warm is a handle on the directory of one warm shim, which is the process's working directory. It waits at Path, and becomes the bundle of the
-// task that the shim serves: Assemble and Lend, Bundle.Return and Empty. Safe for concurrent use; the records, and the steps from one place to
-// the other, want one caller at a time.
+// Warm is a handle on the directory of one warm shim, which is the process's working directory. It waits at Path, and
+// becomes the bundle of the task that the shim serves: Assemble and Lend, Bundle.Return and Empty. Safe for concurrent
+// use; the records, and the steps from one place to the other, want one caller at a time.
 type Warm struct {
 	// ID is what the shim is started under: fresh, random, and no id that an instance can have.
 	ID string
-	// Path is where the directory waits, absolute. containerd's own runtime takes it for a hidden namespace and passes it over.
+	// Path is where the directory waits, absolute. containerd's own runtime takes it for a hidden namespace and passes
+	// it over.
 	Path string
 
 	layout Layout
@@ -86,7 +88,8 @@ func (w *Warm) recorded(r *WarmRecord) {
 	w.start = r.Files
 }
 
-// startFiles are the names that stay in the directory when it is emptied. The configuration is no task's, but is written anew.
+// startFiles are the names that stay in the directory when it is emptied. The configuration is no task's, but is
+// written anew.
 func (w *Warm) startFiles() []string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -134,8 +137,8 @@ func (w *Warm) LogPath() string { return w.files().LogPath() }
 // WriteBootstrap records how to reach the shim. Errors: those of Bundle.WriteBootstrap.
 func (w *Warm) WriteBootstrap(r *bootapi.BootstrapResult) error { return w.files().WriteBootstrap(r) }
 
-// ReadBootstrap returns how to reach the shim. Errors: those of Bundle.ReadBootstrap; an address that the shim has left there by itself is none
-// of a launch that was answered, so that is NotFound too.
+// ReadBootstrap returns how to reach the shim. Errors: those of Bundle.ReadBootstrap; an address that the shim has left
+// there by itself is none of a launch that was answered, so that is NotFound too.
 func (w *Warm) ReadBootstrap() (*bootapi.BootstrapResult, error) {
 	path := w.files().file(bootstrapFile)
 	if _, err := os.Lstat(path); err != nil {
@@ -159,8 +162,8 @@ func (w *Warm) WriteRecord(r *WarmRecord) error {
 	return nil
 }
 
-// ReadRecord returns the record. Errors: NotFound when there is none: nothing was started yet, or nothing is left but the directory;
-// ErrForeign when it is damaged or from a version of this code that is too new.
+// ReadRecord returns the record. Errors: NotFound when there is none: nothing was started yet, or nothing is left but
+// the directory; ErrForeign when it is damaged or from a version of this code that is too new.
 func (w *Warm) ReadRecord() (*WarmRecord, error) {
 	path := w.files().file(warmFile)
 	data, err := readFile(path)
@@ -191,8 +194,9 @@ func parseWarmRecord(data []byte) (*WarmRecord, error) {
 	return r, nil
 }
 
-// Remove removes the directory, where it waits; one that is a bundle now goes with that. The caller has made sure that the shim is gone. One that
-// is gone already is no error. A removal that is cut short leaves a directory without a record. Errors: those of Bundle.Remove.
+// Remove removes the directory, where it waits; one that is a bundle now goes with that. The caller has made sure that
+// the shim is gone. One that is gone already is no error. A removal that is cut short leaves a directory without a
+// record. Errors: those of Bundle.Remove.
 func (w *Warm) Remove() error {
 	if _, err := os.Lstat(w.Path); errors.Is(err, os.ErrNotExist) {
 		return nil

@@ -14,11 +14,12 @@ import (
 	"github.com/pkg/errors"
 )
 
-// A process's working directory is an inode, whatever it is called: the directory of a warm shim, assembled as a bundle and renamed to the
-// bundle's place, is the bundle in which the shim and all that it runs work, as if the shim had been started in it.
+// A process's working directory is an inode, whatever it is called: the directory of a warm shim, assembled as a bundle
+// and renamed to the bundle's place, is the bundle in which the shim and all that it runs work, as if the shim had been
+// started in it.
 
-// ownFiles are what a shim makes at its start, and needs for as long as it runs, and our records of it. config.json is not among them: it is
-// another for each task.
+// ownFiles are what a shim makes at its start, and needs for as long as it runs, and our records of it. config.json is
+// not among them: it is another for each task.
 var ownFiles = []string{logFile, socketDirLink, addressFile, shimPidFile, bootstrapFile, warmFile}
 
 // AssembleOptions are what a bundle is made of that is there as a whole from its first moment.
@@ -29,12 +30,12 @@ type AssembleOptions struct {
 	Record *Record
 }
 
-// Assemble makes the directory, which waits and is empty, a bundle in all but its place, and makes the work directory, in which it replaces what
-// an earlier instance left. The handle that it returns is for Lend; until then there is nothing in its place. On failure the directory waits as
-// before, or whoever finds it does not use it: Empty says so.
+// Assemble makes the directory, which waits and is empty, a bundle in all but its place, and makes the work directory,
+// in which it replaces what an earlier instance left. The handle that it returns is for Lend; until then there is
+// nothing in its place. On failure the directory waits as before, or whoever finds it does not use it: Empty says so.
 //
-// Errors: InvalidArgument; FailedPrecondition when a link or a file stands in the namespace's place, or when something is mounted in the old work
-// directory (ErrMounted).
+// Errors: InvalidArgument; FailedPrecondition when a link or a file stands in the namespace's place, or when something
+// is mounted in the old work directory (ErrMounted).
 func (w *Warm) Assemble(ns, id string, o AssembleOptions) (*Bundle, error) {
 	b, err := w.layout.bundle(ns, id)
 	if err != nil {
@@ -82,8 +83,9 @@ func (w *Warm) assemble(b *Bundle, o AssembleOptions, undo *undoStack) error {
 	return b.createWork(w.Path, undo)
 }
 
-// Lend puts the assembled directory in the place of the bundle that it was assembled for, in one step: the bundle appears as a whole. On
-// failure what Assemble has made is undone; b is none then. Errors: AlreadyExists when there is something in that place, whatever it is.
+// Lend puts the assembled directory in the place of the bundle that it was assembled for, in one step: the bundle
+// appears as a whole. On failure what Assemble has made is undone; b is none then. Errors: AlreadyExists when there is
+// something in that place, whatever it is.
 func (w *Warm) Lend(b *Bundle) error {
 	err := renameNoReplace(w.Path, b.Path)
 	if err == nil {
@@ -95,13 +97,14 @@ func (w *Warm) Lend(b *Bundle) error {
 	}
 	undo := undoStack{w.Empty, b.work.run}
 	if uerr := undo.run(); uerr != nil {
-		return errors.Wrapf(err, "cannot make the directory of warm shim %s bundle %s (nor undo it: %v)", w.ID, b.Path, uerr)
+		return errors.Wrapf(err, "cannot make the directory of warm shim %s bundle %s (nor undo it: %v)", w.ID, b.Path,
+			uerr)
 	}
 	return errors.Wrapf(err, "cannot make the directory of warm shim %s bundle %s", w.ID, b.Path)
 }
 
-// LentID returns the id of the warm shim whose directory has become the bundle, as its record tells. Errors: NotFound when it is none's;
-// ErrForeign when the record is damaged, or of a version that does not tell.
+// LentID returns the id of the warm shim whose directory has become the bundle, as its record tells. Errors: NotFound
+// when it is none's; ErrForeign when the record is damaged, or of a version that does not tell.
 func (b *Bundle) LentID() (string, error) {
 	path := b.file(warmFile)
 	data, err := readFile(path)
@@ -118,8 +121,9 @@ func (b *Bundle) LentID() (string, error) {
 	return r.ID, nil
 }
 
-// Lent returns the handle on the directory that has become the bundle, of the warm shim with this id. Errors: NotFound when the bundle is not the
-// directory of a warm shim (that may serve it all the same); InvalidArgument when id is none of a warm shim.
+// Lent returns the handle on the directory that has become the bundle, of the warm shim with this id. Errors: NotFound
+// when the bundle is not the directory of a warm shim (that may serve it all the same); InvalidArgument when id is none
+// of a warm shim.
 func (l Layout) Lent(b *Bundle, id string) (*Warm, error) {
 	if !strings.HasPrefix(id, warmPrefix) || strings.ContainsAny(id, `/\`) {
 		return nil, errors.Wrapf(errdefs.ErrInvalidArgument, "%q is not the id of a warm shim", shorten(id))
@@ -132,10 +136,10 @@ func (l Layout) Lent(b *Bundle, id string) (*Warm, error) {
 	return w, nil
 }
 
-// Return takes the bundle, which is the directory of w, out of its place by a rename to the place where that waits. Before, it unmounts what is at
-// or below rootfs and removes rootfs by rmdir, as Remove does, and with Remove's errors. What is left for Remove is the work directory, for
-// Empty all other files of the bundle. It may be called again. Errors: besides those, NotFound when the bundle is gone: then the shim works in a
-// directory that no path leads to.
+// Return takes the bundle, which is the directory of w, out of its place by a rename to the place where that waits.
+// Before, it unmounts what is at or below rootfs and removes rootfs by rmdir, as Remove does, and with Remove's errors.
+// What is left for Remove is the work directory, for Empty all other files of the bundle. It may be called again.
+// Errors: besides those, NotFound when the bundle is gone: then the shim works in a directory that no path leads to.
 func (b *Bundle) Return(w *Warm) error {
 	b.removing.Lock()
 	defer b.removing.Unlock()
@@ -154,9 +158,10 @@ func (b *Bundle) Return(w *Warm) error {
 	return nil
 }
 
-// Empty makes the directory, where it waits, what it was before it was assembled as a bundle: with config.json for no container, and without all
-// else but what the shim makes at its start, our records of it, and the Files of the record that was last read or written. The work directory is
-// not touched. Errors: those of Bundle.Remove; the directory is to be used no more then, until it has succeeded.
+// Empty makes the directory, where it waits, what it was before it was assembled as a bundle: with config.json for no
+// container, and without all else but what the shim makes at its start, our records of it, and the Files of the record
+// that was last read or written. The work directory is not touched. Errors: those of Bundle.Remove; the directory is to
+// be used no more then, until it has succeeded.
 func (w *Warm) Empty() error {
 	return errors.Wrapf(w.empty(w.startFiles()), "cannot empty the directory of warm shim %s", w.ID)
 }
@@ -199,9 +204,9 @@ func (w *Warm) Names() ([]string, error) {
 	return names, nil
 }
 
-// LendLog gives the shim's log fifo a second name in the bundle of a task that it serves beside the one whose bundle its directory is. There
-// containerd's own runtime looks for it after a rollback and drains it. The name goes with the bundle. One that is there already is replaced:
-// it was another shim's.
+// LendLog gives the shim's log fifo a second name in the bundle of a task that it serves beside the one whose bundle
+// its directory is. There containerd's own runtime looks for it after a rollback and drains it. The name goes with the
+// bundle. One that is there already is replaced: it was another shim's.
 func (w *Warm) LendLog(to *Bundle) error {
 	link := to.file(logFile)
 	err := os.Link(w.LogPath(), link)

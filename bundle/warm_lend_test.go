@@ -32,7 +32,8 @@ func started(t testing.TB, l Layout) *Warm {
 // waits requires that a directory is as it was when the shim had started.
 func waits(t testing.TB, w *Warm) {
 	t.Helper()
-	require.ElementsMatch(t, []string{configFile, logFile, addressFile, bootstrapFile, socketDirLink, "of-the-shim", warmFile}, names(t, w.Path))
+	require.ElementsMatch(t, []string{configFile, logFile, addressFile, bootstrapFile, socketDirLink, "of-the-shim",
+		warmFile}, names(t, w.Path))
 	require.Equal(t, warmSpec, content(t, filepath.Join(w.Path, configFile)))
 	requireMode(t, w.Path, os.ModeDir|0o700)
 	info, err := os.Stat(w.Path)
@@ -44,7 +45,8 @@ func waits(t testing.TB, w *Warm) {
 
 func assembleOptions(gid uint32) AssembleOptions {
 	return AssembleOptions{
-		CreateOptions: CreateOptions{Spec: []byte(`{"ociVersion":"1"}`), GID: gid}, Binary: "/bin/shim", Record: &Record{Runtime: "r", Warm: "w"},
+		CreateOptions: CreateOptions{Spec: []byte(`{"ociVersion":"1"}`), GID: gid}, Binary: "/bin/shim",
+		Record: &Record{Runtime: "r", Warm: "w"},
 	}
 }
 
@@ -57,7 +59,8 @@ func lend(t testing.TB, w *Warm, id string) *Bundle {
 	return b
 }
 
-// TestLend: the directory becomes one bundle after the other, each with all that a bundle has, and is what it was in between.
+// TestLend: the directory becomes one bundle after the other, each with all that a bundle has, and is what it was in
+// between.
 func TestLend(t *testing.T) {
 	l := newLayout(t)
 	w := started(t, l)
@@ -120,7 +123,8 @@ func TestLend(t *testing.T) {
 	require.NoError(t, w.Remove())
 }
 
-// TestLendModes: under a user namespace the bundle is open to its root group, and the directory is private again after it.
+// TestLendModes: under a user namespace the bundle is open to its root group, and the directory is private again after
+// it.
 func TestLendModes(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("needs root: changes the group of a directory")

@@ -93,8 +93,10 @@ func TestWarmRecord(t *testing.T) {
 	require.ElementsMatch(t, []string{configFile, warmFile}, names(t, w.Path))
 
 	for name, data := range map[string]string{
-		"empty": "", "no JSON": "{", "no object": "[]", "no version": `{"namespace":"n"}`, "newer": `{"version":2,"namespace":"n"}`,
-		"no namespace": `{"version":1}`, "pid": `{"version":1,"namespace":"n","shim":{"pid":0}}`, "too long": strings.Repeat(" ", maxFile+1),
+		"empty": "", "no JSON": "{", "no object": "[]", "no version": `{"namespace":"n"}`,
+		"newer":        `{"version":2,"namespace":"n"}`,
+		"no namespace": `{"version":1}`, "pid": `{"version":1,"namespace":"n","shim":{"pid":0}}`,
+		"too long": strings.Repeat(" ", maxFile+1),
 	} {
 		put(t, filepath.Join(w.Path, warmFile), data)
 		_, err = w.ReadRecord()
@@ -111,7 +113,8 @@ func TestWarmBootstrap(t *testing.T) {
 	w := createWarm(t, newLayout(t))
 	put(t, filepath.Join(w.Path, addressFile), "unix:///run/s/a")
 	_, err := w.ReadBootstrap()
-	require.True(t, errdefs.IsNotFound(err), "what the shim wrote while it was started is no answer of `start`: %v", err)
+	require.True(t, errdefs.IsNotFound(err), "what the shim wrote while it was started is no answer of `start`: %v",
+		err)
 	r := &bootapi.BootstrapResult{Version: 3, Protocol: "ttrpc", Address: "unix:///run/s/b"}
 	require.NoError(t, w.WriteBootstrap(r))
 	got, err := w.ReadBootstrap()

@@ -40,7 +40,8 @@ func (b *bench) cpu() {
 		rest    func(subject) error
 	}{
 		{"create to delete", func(n *benchNode) func(string) (subject, error) { return n.prepare }, cycle, nil},
-		{"create and start, where no warm shim can serve", func(n *benchNode) func(string) (subject, error) { return n.prepareAlone }, up, down},
+		{"create and start, where no warm shim can serve",
+			func(n *benchNode) func(string) (subject, error) { return n.prepareAlone }, up, down},
 	} {
 		row := b.results.Add(report.Row{Section: section, Name: kind.name, Unit: "ms", Brief: true})
 		for pass := range b.passes {
@@ -65,7 +66,8 @@ func (b *bench) cpu() {
 
 // prepareAlone is prepare for a container that names a group of its own, so that its shim is started for it.
 func (n *benchNode) prepareAlone(id string) (subject, error) {
-	b, err := n.tryCreate(id, forever(), with(oci.WithAnnotations(map[string]string{"io.containerd.runc.v2.group": id})))
+	b, err := n.tryCreate(id, forever(),
+		with(oci.WithAnnotations(map[string]string{"io.containerd.runc.v2.group": id})))
 	return &boxed{box: b}, err
 }
 
@@ -109,7 +111,8 @@ const (
 // get asks for one task over and over, some clients at once.
 func (b *bench) get() {
 	row := b.results.Add(report.Row{
-		Section: "Asking for one task", Name: fmt.Sprintf("Get, %d at once", getters), Unit: "/s", More: true, Brief: true,
+		Section: "Asking for one task", Name: fmt.Sprintf("Get, %d at once", getters), Unit: "/s", More: true,
+		Brief: true,
 	})
 	for _, n := range b.daemons(0) {
 		list, discard := b.prepared(contender{n.side, n.prepare}, "get", 1)

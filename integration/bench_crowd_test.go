@@ -101,7 +101,8 @@ const (
 )
 
 func (b *bench) crowdRows() *crowdRows {
-	return &crowdRows{b: b, groups: []string{"list", "stats", "metrics", "ready", "listed"}, rows: map[string][]*report.Row{}}
+	return &crowdRows{b: b, groups: []string{"list", "stats", "metrics", "ready", "listed"},
+		rows: map[string][]*report.Row{}}
 }
 
 func (r *crowdRows) add(group string, row report.Row) *report.Row {
@@ -200,7 +201,8 @@ func (b *bench) askAll(c *bothCrowds, rows *crowdRows, size int) {
 		{"stats", "stats of %d tasks", func(c *crowd) error { return c.stats(c.ctx) }},
 		{"metrics", "metrics endpoint with %d tasks", func(c *crowd) error { return c.scrape(c.ctx) }},
 	} {
-		row := rows.add(q.group, report.Row{Section: sectionAsk, Name: fmt.Sprintf(q.name, size), Unit: "ms", Brief: size == b.largest()})
+		row := rows.add(q.group, report.Row{Section: sectionAsk, Name: fmt.Sprintf(q.name, size), Unit: "ms",
+			Brief: size == b.largest()})
 		if q.group == "list" || size == b.largest() { // the plot has no room for all
 			row.Chart, row.Label = chartAsk, fmt.Sprintf("%s %d", q.group, size)
 		}
@@ -252,8 +254,8 @@ func (b *bench) restartRows(rows *crowdRows, when, label string) (ready, listed 
 	return ready, listed
 }
 
-// restart stops the daemon as an init system does and starts it; the times run from its start to when it serves, and to when it has
-// listed all containers as running.
+// restart stops the daemon as an init system does and starts it; the times run from its start to when it serves, and to
+// when it has listed all containers as running.
 func (c *crowd) restart() (ready, listed time.Duration) {
 	c.t.Helper()
 	c.Stop()
@@ -297,7 +299,8 @@ func cpuTicks(pid int) uint64 {
 func (b *bench) stallSome(c *bothCrowds, rows *crowdRows) {
 	when := fmt.Sprintf("with %d running, %d of their shims stalled", len(c.ours.pids), b.stalled)
 	list := rows.add("list", report.Row{
-		Section: sectionAsk, Name: fmt.Sprintf("list of %d tasks, %d of their shims stalled", len(c.ours.pids), b.stalled), Unit: "ms", Brief: true,
+		Section: sectionAsk, Name: fmt.Sprintf("list of %d tasks, %d of their shims stalled", len(c.ours.pids),
+			b.stalled), Unit: "ms", Brief: true,
 		Chart: chartAsk, Label: "list, stalled",
 	})
 	ready, listed := b.restartRows(rows, when, "stalled")
@@ -315,7 +318,8 @@ func (b *bench) stallSome(c *bothCrowds, rows *crowdRows) {
 	}
 	resume(shims)
 	for i := range b.stalled {
-		require.Eventually(b.t, func() bool { return c.ours.use(crowdID(i), c.ours.pids[i], five...) == nil }, patience, tick)
+		require.Eventually(b.t, func() bool { return c.ours.use(crowdID(i), c.ours.pids[i], five...) == nil }, patience,
+			tick)
 	}
 	b.stallStock(c.stock, list, ready, listed)
 }

@@ -20,8 +20,8 @@ import (
 	"github.com/shimyard/shimyard/shimclient"
 )
 
-// direct runs containers with runc's shim and no daemon: one process that was started before, called over its socket, as nothing that
-// uses this shim can be quicker.
+// direct runs containers with runc's shim and no daemon: one process that was started before, called over its socket,
+// as nothing that uses this shim can be quicker.
 type direct struct {
 	*bare
 	task    *shimclient.Task

@@ -19,8 +19,8 @@ import (
 	"github.com/shimyard/shimyard/integration/internal/report"
 )
 
-// execs counts the programs that are run for one container, by the kernel's own account: ftrace's sched_process_exec, in a trace
-// that follows the forks of one daemon (for bare runc: of this process).
+// execs counts the programs that are run for one container, by the kernel's own account: ftrace's sched_process_exec,
+// in a trace that follows the forks of one daemon (for bare runc: of this process).
 func (b *bench) execs() {
 	dir, err := tracefs(b.t)
 	if err != nil {
@@ -129,7 +129,8 @@ func (e *execTrace) take(t *testing.T) map[string]int {
 			count["shim"]++
 		case program == kit.runc:
 			count["runc"]++
-		case strings.HasPrefix(program, "/proc/self/"), strings.HasPrefix(program, "/dev/fd/"), strings.HasPrefix(program, "memfd:"):
+		case strings.HasPrefix(program, "/proc/self/"), strings.HasPrefix(program, "/dev/fd/"),
+			strings.HasPrefix(program, "memfd:"):
 			count["init"]++
 		case program == "/bin/sleep":
 			// The container's own, which a kill may forestall.

@@ -102,8 +102,8 @@ func parentOf(pid uint32) (int, error) {
 	return strconv.Atoi(f[1])
 }
 
-// memory tells what each further task costs the daemon that creates it, which is the difference between the second and the third
-// size: after the third the daemons are restarted. Then, what they hold with all tasks after a restart.
+// memory tells what each further task costs the daemon that creates it, which is the difference between the second and
+// the third size: after the third the daemons are restarted. Then, what they hold with all tasks after a restart.
 func (b *bench) memory(grown []holds, restarted holds) {
 	const section = "Memory and what else is held"
 	few, many := grown[min(1, len(grown)-1)], grown[min(2, len(grown)-1)]
@@ -126,16 +126,22 @@ func (b *bench) memory(grown []holds, restarted holds) {
 	all := b.largest()
 	row("daemon's live heap, for each further task", "KiB", true, slope(func(h held) float64 { return h.heap }, tasks))
 	row("daemon's PSS, for each further task", "KiB", false, slope(func(h held) float64 { return h.pss }, tasks))
-	row(fmt.Sprintf("daemon's live heap with %d tasks, after a restart", all), "MiB", false, whole(func(h held) float64 { return h.heap / 1024 }))
-	row(fmt.Sprintf("daemon's PSS with %d tasks, after a restart", all), "MiB", true, whole(func(h held) float64 { return h.pss / 1024 }))
-	row(fmt.Sprintf("daemon's RSS with %d tasks, after a restart", all), "MiB", false, whole(func(h held) float64 { return h.rss / 1024 }))
+	row(fmt.Sprintf("daemon's live heap with %d tasks, after a restart", all), "MiB", false,
+		whole(func(h held) float64 { return h.heap / 1024 }))
+	row(fmt.Sprintf("daemon's PSS with %d tasks, after a restart", all), "MiB", true,
+		whole(func(h held) float64 { return h.pss / 1024 }))
+	row(fmt.Sprintf("daemon's RSS with %d tasks, after a restart", all), "MiB", false,
+		whole(func(h held) float64 { return h.rss / 1024 }))
 	row("PSS of a shim process", "MiB", true, func(s report.Side) []float64 { return restarted[s].shimPSS })
-	row("shim processes for each task", "", false, whole(func(h held) float64 { return float64(h.shims) / float64(h.tasks) }))
-	row("connections to each further shim process", "", true, slope(func(h held) float64 { return float64(h.accept) }, shims))
+	row("shim processes for each task", "", false,
+		whole(func(h held) float64 { return float64(h.shims) / float64(h.tasks) }))
+	row("connections to each further shim process", "", true,
+		slope(func(h held) float64 { return float64(h.accept) }, shims))
 	row("daemon's goroutines, for each further shim process", "", true, slope(goroutines, shims))
 	row("daemon's goroutines for each shim process, after a restart", "", false,
 		func(s report.Side) []float64 {
 			return []float64{(goroutines(restarted[s]) - goroutines(grown[0][s])) / max(1, shims(restarted[s]))}
 		})
-	row("daemon's file descriptors, for each further shim process", "", false, slope(func(h held) float64 { return float64(h.descriptors) }, shims))
+	row("daemon's file descriptors, for each further shim process", "", false,
+		slope(func(h held) float64 { return float64(h.descriptors) }, shims))
 }

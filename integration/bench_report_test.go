@@ -52,7 +52,8 @@ func (b *bench) about() []string {
 	}
 }
 
-// write shows the table and, where there is a directory for it, writes table and plot; readme's part between the marks too.
+// write shows the table and, where there is a directory for it, writes table and plot; readme's part between the marks
+// too.
 func (b *bench) write(dir, readme string) {
 	b.results.About = b.about()
 	b.t.Logf("%s\n%s", b.results.Machine.Markdown(), b.results.Table())
@@ -88,7 +89,8 @@ func (b *bench) machine() report.Machine {
 		cpu = string(m[1])
 	}
 	return report.Machine{
-		When: time.Now(), CPU: cpu, Cores: runtime.NumCPU(), Memory: fmt.Sprintf("%d GiB", uint64(info.Totalram)*uint64(info.Unit)>>30),
+		When: time.Now(), CPU: cpu, Cores: runtime.NumCPU(),
+		Memory: fmt.Sprintf("%d GiB", uint64(info.Totalram)*uint64(info.Unit)>>30),
 		Kernel: unix.ByteSliceToString(name.Release[:]), Cgroups: groups, Filesystem: "tmpfs", Load: b.load,
 		Stock: b.version(b.stock), Ours: b.version(b.ours), Runc: b.runcVersion(), Go: runtime.Version(),
 	}

@@ -214,7 +214,8 @@ func (s *bundled) delete() error {
 }
 
 func (s *bundled) discard() error {
-	return errors.Wrapf(s.box.Delete(s.box.ctx, containerd.WithSnapshotCleanup), "cannot delete the container of %s", s.id)
+	return errors.Wrapf(s.box.Delete(s.box.ctx, containerd.WithSnapshotCleanup), "cannot delete the container of %s",
+		s.id)
 }
 
 // cycle is the whole life of a subject that was prepared.

@@ -39,7 +39,8 @@ func (b *bench) latency() {
 		return b.results.Add(r)
 	}
 	create, start := row("create", "", false), row("start", "", false)
-	up, down, sum := row("create + start", "create+start", true), row("delete", "delete", true), row("create + start + delete", "sum", true)
+	up, down, sum := row("create + start", "create+start", true), row("delete", "delete", true),
+		row("create + start + delete", "sum", true)
 	subjects := map[report.Side][]subject{}
 	for _, c := range b.contenders(0) {
 		list, discard := b.prepared(c, "latency", b.drop+b.rounds)
@@ -130,7 +131,8 @@ func (b *bench) throughput() {
 	const section = "Containers a second"
 	for _, workers := range b.workers {
 		row := b.results.Add(report.Row{
-			Section: section, Name: fmt.Sprintf("create, start, kill and delete, %d at once", workers), Unit: "/s", More: true, Brief: true,
+			Section: section, Name: fmt.Sprintf("create, start, kill and delete, %d at once", workers), Unit: "/s",
+			More: true, Brief: true,
 			Chart: chartThroughput, Label: fmt.Sprintf("%d at once", workers),
 		})
 		for pass := range b.passes {
@@ -176,7 +178,8 @@ func (b *bench) rate(c contender, workers int) float64 {
 func (b *bench) exec() {
 	const section = "Exec"
 	started := b.results.Add(report.Row{Section: section, Name: "exec, to its start", Unit: "ms"})
-	whole := b.results.Add(report.Row{Section: section, Name: "exec of `true`, to its exit and delete", Unit: "ms", Brief: true})
+	whole := b.results.Add(report.Row{Section: section, Name: "exec of `true`, to its exit and delete", Unit: "ms",
+		Brief: true})
 	subjects := map[report.Side]subject{}
 	for _, c := range b.contenders(0) {
 		list, discard := b.prepared(c, "exec", 1)

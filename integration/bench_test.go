@@ -21,17 +21,22 @@ import (
 )
 
 var (
-	benchRounds  = flag.Int("bench.rounds", 100, "how many containers of each side TestBench measures one by one")
-	benchOnly    = flag.String("bench.only", "", "sections of TestBench, separated by commas, of "+strings.Join(benchSections, ",")+"; empty: all")
-	benchOut     = flag.String("bench.out", "", "the directory of TestBench's report; empty: bench/ for a run of all sections, none for others")
-	benchReadme  = flag.String("bench.readme", "", "a file that TestBench puts its short table into, between the marks of the benchmark")
-	benchProfile = flag.String("bench.profile", "", "a directory for CPU profiles of the custom daemon during TestBench's latency and cpu sections")
+	benchRounds = flag.Int("bench.rounds", 100, "how many containers of each side TestBench measures one by one")
+	benchOnly   = flag.String("bench.only", "",
+		"sections of TestBench, separated by commas, of "+strings.Join(benchSections, ",")+"; empty: all")
+	benchOut = flag.String("bench.out", "",
+		"the directory of TestBench's report; empty: bench/ for a run of all sections, none for others")
+	benchReadme = flag.String("bench.readme", "",
+		"a file that TestBench puts its short table into, between the marks of the benchmark")
+	benchProfile = flag.String("bench.profile", "",
+		"a directory for CPU profiles of the custom daemon during TestBench's latency and cpu sections")
 )
 
 // benchEnv includes TestBench, which takes minutes and gigabytes.
 const benchEnv = "SHIMYARD_BENCH"
 
-var benchSections = []string{"latency", "throughput", "storm", "get", "cpu", "exec", "execs", "list", "memory", "restart", "stalled"}
+var benchSections = []string{"latency", "throughput", "storm", "get", "cpu", "exec", "execs", "list", "memory",
+	"restart", "stalled"}
 
 // plan says how much of each thing a benchmark does.
 type plan struct {
@@ -78,8 +83,8 @@ type bench struct {
 	results report.Results
 }
 
-// Measures the custom daemon beside stock containerd and bare runc and writes what it finds to bench/. It checks that all that it
-// measures is done, and no time.
+// Measures the custom daemon beside stock containerd and bare runc and writes what it finds to bench/. It checks that
+// all that it measures is done, and no time.
 func TestBench(t *testing.T) {
 	if os.Getenv(benchEnv) == "" {
 		t.Skipf("takes minutes; make bench runs it (%s=1)", benchEnv)
@@ -177,7 +182,8 @@ func (b *bench) run() {
 	for _, s := range []struct {
 		name string
 		do   func()
-	}{{"latency", b.latency}, {"throughput", b.throughput}, {"storm", b.storm}, {"get", b.get}, {"cpu", b.cpu}, {"exec", b.exec}, {"execs", b.execs}} {
+	}{{"latency", b.latency}, {"throughput", b.throughput}, {"storm", b.storm}, {"get", b.get}, {"cpu", b.cpu},
+		{"exec", b.exec}, {"execs", b.execs}} {
 		if b.wants(s.name) {
 			b.refresh()
 			from := time.Now()

@@ -40,7 +40,8 @@ func (c *chaos) check() []complaint {
 	owners := c.processes()
 	for id, procs := range owners {
 		if listed[id] == nil {
-			found = append(found, complaint{c.slotOf(id), fmt.Sprintf("no task, but processes (of %q): %v", id, procs), false})
+			found = append(found, complaint{c.slotOf(id), fmt.Sprintf("no task, but processes (of %q): %v", id, procs),
+				false})
 		}
 	}
 	for _, s := range c.slots {
@@ -55,8 +56,8 @@ func (c *chaos) check() []complaint {
 	return found
 }
 
-// processes are all that belong to the daemon, by the id of their container; "": nobody knows whose. A shim is of all whose bundles name
-// it. Warm ones on record that serve nobody are left out.
+// processes are all that belong to the daemon, by the id of their container; "": nobody knows whose. A shim is of all
+// whose bundles name it. Warm ones on record that serve nobody are left out.
 func (c *chaos) processes() map[string][]string {
 	owners := map[string][]string{}
 	shims := map[int]daemon.Shim{}
@@ -134,8 +135,8 @@ func (c *chaos) checkAbsent(s *slot) []complaint {
 	return found
 }
 
-// createCut tells whether a Create was cut: the runc shim then kills runc half way, as ttrpc cancels the calls of a connection that is
-// lost, and what runc has made of cgroups by then nobody knows of.
+// createCut tells whether a Create was cut: the runc shim then kills runc half way, as ttrpc cancels the calls of a
+// connection that is lost, and what runc has made of cgroups by then nobody knows of.
 func (s *slot) createCut() bool {
 	cut := false
 	for _, x := range s.history() {
@@ -212,8 +213,8 @@ func isZombie(pid int) bool {
 	return strings.HasPrefix(rest, "Z") || strings.HasPrefix(rest, "X")
 }
 
-// mayHave tells whether a task with the pid may be there: a Create answered so or may have gone through unheard, and no Delete was answered
-// with it.
+// mayHave tells whether a task with the pid may be there: a Create answered so or may have gone through unheard, and no
+// Delete was answered with it.
 func (s *slot) mayHave(pid uint32) bool {
 	made := false
 	for _, x := range s.history() {
@@ -279,11 +280,12 @@ func (c *chaos) checkExits(s *slot) []complaint {
 	return append(found, s.checkWaits(all)...)
 }
 
-// maxTold is how often an event may tell the same exit: the shim may repeat what it does not know to have arrived, and so may the
-// daemon after a crash. A young daemon tells it three times more, as long as the task is there.
+// maxTold is how often an event may tell the same exit: the shim may repeat what it does not know to have arrived, and
+// so may the daemon after a crash. A young daemon tells it three times more, as long as the task is there.
 const maxTold = 4 + 3
 
-// checkOrder looks for exits of execs that were told after that of their container, with nothing that could have delayed them.
+// checkOrder looks for exits of execs that were told after that of their container, with nothing that could have
+// delayed them.
 func (c *chaos) checkOrder(s *slot, all []told) []complaint {
 	var found []complaint
 	ends, count := map[uint32]told{}, map[string]int{}
@@ -292,7 +294,8 @@ func (c *chaos) checkOrder(s *slot, all []told) []complaint {
 			continue
 		}
 		if count[x.exec+x.String()]++; count[x.exec+x.String()] > maxTold {
-			found = append(found, complaint{s, fmt.Sprintf("the exit of %q was told %d times: %s", x.exec, maxTold+1, x), true})
+			found = append(found, complaint{s,
+				fmt.Sprintf("the exit of %q was told %d times: %s", x.exec, maxTold+1, x), true})
 		}
 		if x.exec == "" {
 			if _, again := ends[x.pid]; !again {
@@ -301,8 +304,10 @@ func (c *chaos) checkOrder(s *slot, all []told) []complaint {
 			continue
 		}
 		for _, end := range ends {
-			if count[x.exec+x.String()] == 1 && s.execWas(x.exec, end) && c.followed(x.at, end.heard) && !s.eventsCut() {
-				found = append(found, complaint{s, fmt.Sprintf("the exit of exec %q was told after that of init: %s, %s", x.exec, x, end), true})
+			if count[x.exec+x.String()] == 1 && s.execWas(x.exec, end) && c.followed(x.at, end.heard) &&
+				!s.eventsCut() {
+				found = append(found, complaint{s,
+					fmt.Sprintf("the exit of exec %q was told after that of init: %s, %s", x.exec, x, end), true})
 			}
 		}
 	}
@@ -372,16 +377,19 @@ func (s *slot) checkWaits(all []told) []complaint {
 			}
 		}
 		if known && !same {
-			found = append(found, complaint{s, fmt.Sprintf("a Wait for %q was answered differently: %s", w.exec, w), true})
+			found = append(found, complaint{s, fmt.Sprintf("a Wait for %q was answered differently: %s", w.exec, w),
+				true})
 		}
 		if codes := s.expected(w.exec); !codes[int(w.code)] {
-			found = append(found, complaint{s, fmt.Sprintf("a Wait for %q was answered with none of %v: %s", w.exec, codes, w), true})
+			found = append(found, complaint{s,
+				fmt.Sprintf("a Wait for %q was answered with none of %v: %s", w.exec, codes, w), true})
 		}
 	}
 	return found
 }
 
-// everStarted tells whether all processes under the name of init, or the exec, were started: runc says of one that was not what it likes.
+// everStarted tells whether all processes under the name of init, or the exec, were started: runc says of one that was
+// not what it likes.
 func (s *slot) everStarted(exec string) bool {
 	if exec != "" {
 		return s.wasStarted(exec, 0)

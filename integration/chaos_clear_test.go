@@ -27,7 +27,8 @@ import (
 // usedAfterClear is how many containers are used after a clearing, to see that their ids are free.
 const usedAfterClear = 3
 
-// clear deletes all tasks and checks that nothing is left of them, and that the daemon holds no more than at the beginning.
+// clear deletes all tasks and checks that nothing is left of them, and that the daemon holds no more than at the
+// beginning.
 func (c *chaos) clear() {
 	began := time.Now()
 	c.note(nil, "clearing")
@@ -89,7 +90,8 @@ func (c *chaos) waitIdle() {
 		for _, s := range c.slots {
 			for _, x := range s.history() {
 				if x.end.IsZero() && strings.Contains(x.op, "wait") && x.session == c.sess.number {
-					c.fail(s, "a %s %s since %s is not answered, and there is no task", x.op, x.exec, x.begin.UTC().Format(stamp))
+					c.fail(s, "a %s %s since %s is not answered, and there is no task", x.op, x.exec,
+						x.begin.UTC().Format(stamp))
 				}
 			}
 		}
@@ -198,7 +200,8 @@ func (c *chaos) holding() holding {
 			_, block, _ = strings.Cut(block, "\n")
 			head, _, _ = strings.Cut(block, "\n")
 		}
-		if n, err := strconv.Atoi(strings.Fields(head + " x")[0]); err == nil && !strings.Contains(block, "net/http.(*conn") {
+		if n, err := strconv.Atoi(strings.Fields(head + " x")[0]); err == nil &&
+			!strings.Contains(block, "net/http.(*conn") {
 			for range n {
 				h.goroutines = append(h.goroutines, block)
 			}
@@ -212,10 +215,12 @@ func (c *chaos) excess() []complaint {
 	h := c.holding()
 	var found []complaint
 	if h.fds > c.base.fds {
-		found = append(found, complaint{nil, fmt.Sprintf("the daemon has %d open files, not %d", h.fds, c.base.fds), false})
+		found = append(found, complaint{nil, fmt.Sprintf("the daemon has %d open files, not %d", h.fds, c.base.fds),
+			false})
 	}
 	if len(h.goroutines) > len(c.base.goroutines) {
-		found = append(found, complaint{nil, fmt.Sprintf("the daemon has %d goroutines, not %d:\n%s", len(h.goroutines), len(c.base.goroutines),
+		found = append(found, complaint{nil, fmt.Sprintf("the daemon has %d goroutines, not %d:\n%s", len(h.goroutines),
+			len(c.base.goroutines),
 			strings.Join(h.goroutines, "\n")), false})
 	}
 	return found
@@ -223,9 +228,10 @@ func (c *chaos) excess() []complaint {
 
 // profile is the daemon's goroutines.
 func (c *chaos) profile() string {
-	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", filepath.Join(c.Dir, "d.sock"))
-	}}
+	transport := &http.Transport{DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", filepath.Join(c.Dir, "d.sock"))
+		}}
 	hc := &http.Client{Transport: transport, Timeout: patience}
 	resp, err := hc.Get("http://daemon/debug/pprof/goroutine?debug=1")
 	require.NoError(c.t, err)

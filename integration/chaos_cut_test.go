@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// cut cuts the connections between the daemon and the shims of a container, in the way that f says. The sockets are those of the shim,
-// borrowed from it: what is done to one end of a unix socket is felt at the other.
+// cut cuts the connections between the daemon and the shims of a container, in the way that f says. The sockets are
+// those of the shim, borrowed from it: what is done to one end of a unix socket is felt at the other.
 func (c *chaos) cut(s *slot, f step) {
 	for _, pid := range c.shims(s) {
 		c.strike("cut", pid, func() {
@@ -52,8 +52,8 @@ func (c *chaos) cutOne(pid int, f step) int {
 	return count
 }
 
-// isConnection tells whether a socket is a connection to the daemon: one that the daemon made to the shim, or the one that the shim made
-// for its events.
+// isConnection tells whether a socket is a connection to the daemon: one that the daemon made to the shim, or the one
+// that the shim made for its events.
 func (c *chaos) isConnection(fd int, events bool) bool {
 	peer, err := unix.Getpeername(fd)
 	if err != nil {

@@ -14,7 +14,8 @@ import (
 // shim is dead (exit.json), the pid of one whose Create was not answered (init.pid), and what a created one is to run
 // (config.json).
 var damageable = []string{
-	"bootstrap.json", "bootstrap.json", "shim-binary-path", "options.json", "runtime", "work", "log", "address", "sandbox",
+	"bootstrap.json", "bootstrap.json", "shim-binary-path", "options.json", "runtime", "work", "log", "address",
+	"sandbox",
 }
 
 // damageFiles kills the daemon and damages a file in some bundles before it starts again.

@@ -16,16 +16,17 @@ import (
 	"github.com/shimyard/shimyard/shimclient"
 )
 
-// hookDaemon is a process that a hook of a container has left behind: it has the token of the shim's launch, and is no affair of the
-// daemon's, whatever becomes of the shim and of the containers that it serves later.
+// hookDaemon is a process that a hook of a container has left behind: it has the token of the shim's launch, and is no
+// affair of the daemon's, whatever becomes of the shim and of the containers that it serves later.
 type hookDaemon struct {
 	cmd  *exec.Cmd
 	id   shimclient.ProcessID
 	shim int
 }
 
-// leaveHook does what a hook does that starts a daemon: in the shim of a task that was created, and that has not gone by then. Not in a
-// pod, where another container's create may be under way, which ends what began in its time if it fails.
+// leaveHook does what a hook does that starts a daemon: in the shim of a task that was created, and that has not gone
+// by then. Not in a pod, where another container's create may be under way, which ends what began in its time if it
+// fails.
 func (c *chaos) leaveHook(s *slot) {
 	if s.pod {
 		return

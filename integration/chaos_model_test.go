@@ -17,7 +17,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// slot is a container whose tasks come and go. All of its operations and all that was heard of it are kept from one clearing to the next.
+// slot is a container whose tasks come and go. All of its operations and all that was heard of it are kept from one
+// clearing to the next.
 type slot struct {
 	id     string
 	fake   string // the kind of its fake shim; "": runc
@@ -113,7 +114,8 @@ func (c *chaos) makeSlot(kind string, number int, brief bool, opts ...setupOpt) 
 		mounts, err := c.Client().SnapshotService(snapshoter).Mounts(c.ctx, s.id)
 		require.NoError(c.t, err)
 		for _, m := range mounts {
-			s.rootfs = append(s.rootfs, &types.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options})
+			s.rootfs = append(s.rootfs, &types.Mount{Type: m.Type, Source: m.Source, Target: m.Target,
+				Options: m.Options})
 		}
 	}
 	return s
@@ -201,8 +203,8 @@ func (x *call) ends(pid uint32) bool {
 	return false
 }
 
-// must tells whether the task that a Create answered with has to be there from one time to another, by all that was done. other is a call
-// that does not count.
+// must tells whether the task that a Create answered with has to be there from one time to another, by all that was
+// done. other is a call that does not count.
 func (s *slot) must(created *call, from, to time.Time, other *call) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -61,24 +61,30 @@ const (
 var likely = map[phase]weighted{
 	absent:  {{"create", 30}, {"state", 1}, {"delete", 1}, {"kill", 1}},
 	created: {{"start", 20}, {"wait", 6}, {"state", 2}, {"kill", 3}, {"exec", 1}, {"delete", 2}},
-	started: {{"exec", 8}, {"exec-kill", 4}, {"exec-wait", 4}, {"exec-delete", 2}, {"exec-state", 2}, {"wait", 5}, {"state", 4},
+	started: {{"exec", 8}, {"exec-kill", 4}, {"exec-wait", 4}, {"exec-delete", 2}, {"exec-state", 2}, {"wait", 5},
+		{"state", 4},
 		{"pids", 2}, {"metrics", 1}, {"list", 1}, {"pause", 3}, {"kill", 10}, {"delete", 2}, {"start", 1}},
 	paused: {{"resume", 10}, {"kill", 2}, {"state", 2}, {"wait", 1}, {"exec", 1}, {"pids", 1}, {"pause", 1}},
-	killed: {{"delete", 20}, {"wait", 6}, {"state", 4}, {"kill", 3}, {"list", 1}, {"exec", 1}, {"start", 1}, {"create", 1}},
+	killed: {{"delete", 20}, {"wait", 6}, {"state", 4}, {"kill", 3}, {"list", 1}, {"exec", 1}, {"start", 1},
+		{"create", 1}},
 }
 
 // anything is what is done in any phase now and then.
-var anything = weighted{{"create", 4}, {"start", 3}, {"kill", 3}, {"delete", 3}, {"wait", 3}, {"state", 3}, {"exec", 2}, {"pause", 1},
+var anything = weighted{{"create", 4}, {"start", 3}, {"kill", 3}, {"delete", 3}, {"wait", 3}, {"state", 3}, {"exec", 2},
+	{"pause", 1},
 	{"resume", 1}, {"pids", 1}, {"metrics", 1}, {"list", 1}, {"exec-kill", 1}, {"exec-wait", 1}, {"exec-delete", 1}}
 
 // harm is what goes wrong.
-var harm = weighted{{"stall", 14}, {"continue", 8}, {"shim-kill", 8}, {"init-kill", 5}, {"cut", 8}, {"cut-events", 2}, {"garbage", 3}, {"half-cut", 2},
-	{"daemon-term", 4}, {"daemon-kill", 5}, {"disk-full", 5}, {"disk-empty", 4}, {"idle-kill", 6}, {"idle-stall", 4}, {"spare-full", 3}, {"fake-drop", 4}, {"fake-die", 4}, {"fake-hang", 3},
+var harm = weighted{{"stall", 14}, {"continue", 8}, {"shim-kill", 8}, {"init-kill", 5}, {"cut", 8}, {"cut-events", 2},
+	{"garbage", 3}, {"half-cut", 2},
+	{"daemon-term", 4}, {"daemon-kill", 5}, {"disk-full", 5}, {"disk-empty", 4}, {"idle-kill", 6}, {"idle-stall", 4},
+	{"spare-full", 3}, {"fake-drop", 4}, {"fake-die", 4}, {"fake-hang", 3},
 	{"fake-error", 2}, {"unsocket", 6}, {"damage", 6}, {"hook", 8}, {"calm", 8}}
 
 var (
 	fakeMethods = []string{"State", "Create", "Start", "Delete", "Kill", "Exec", "Wait", "Connect", "Shutdown", "*"}
-	killSignals = []unix.Signal{unix.SIGKILL, unix.SIGKILL, unix.SIGKILL, unix.SIGTERM, unix.SIGTERM, unix.SIGINT, unix.SIGUSR1, unix.SIGHUP}
+	killSignals = []unix.Signal{unix.SIGKILL, unix.SIGKILL, unix.SIGKILL, unix.SIGTERM, unix.SIGTERM, unix.SIGINT,
+		unix.SIGUSR1, unix.SIGHUP}
 )
 
 // plan makes the plan of a round.
@@ -128,17 +134,19 @@ func planSteps(r *rand.Rand, worker, slots int) []step {
 	return steps
 }
 
-// planRush plans two containers of a worker that come and go without a pause, over and over, so that one has the other's warm shim at
-// once.
+// planRush plans two containers of a worker that come and go without a pause, over and over, so that one has the
+// other's warm shim at once.
 func planRush(r *rand.Rand, worker, slots int) []step {
 	var steps []step
 	for range 2 + r.IntN(3) {
 		for _, slot := range []int{worker, (worker + chaosWorkers) % slots} {
 			steps = append(steps, step{op: "create", slot: slot})
 			if r.IntN(3) > 0 {
-				steps = append(steps, step{op: "start", slot: slot}, step{op: "kill", slot: slot, arg: int(unix.SIGKILL)})
+				steps = append(steps, step{op: "start", slot: slot},
+					step{op: "kill", slot: slot, arg: int(unix.SIGKILL)})
 			}
-			steps = append(steps, step{op: "delete", slot: slot}, step{op: "delete", slot: slot, pause: time.Duration(r.IntN(40)) * time.Millisecond})
+			steps = append(steps, step{op: "delete", slot: slot},
+				step{op: "delete", slot: slot, pause: time.Duration(r.IntN(40)) * time.Millisecond})
 		}
 	}
 	return steps
@@ -166,7 +174,8 @@ func advance(p phase, op string) phase {
 func planFaults(r *rand.Rand, slots int) []step {
 	var faults []step
 	for range 2 + r.IntN(chaosFaults-1) {
-		s := step{op: harm.pick(r), slot: r.IntN(slots), arg: r.IntN(1 << 20), pause: time.Duration(r.IntN(600)) * time.Millisecond}
+		s := step{op: harm.pick(r), slot: r.IntN(slots), arg: r.IntN(1 << 20),
+			pause: time.Duration(r.IntN(600)) * time.Millisecond}
 		faults = append(faults, s)
 	}
 	return faults

@@ -36,8 +36,8 @@ func (c *chaos) served(pid int) []*slot {
 	return list
 }
 
-// strike does something to a shim process, and notes it of each container that had the process at the time: a warm one may go from one
-// to the next meanwhile.
+// strike does something to a shim process, and notes it of each container that had the process at the time: a warm one
+// may go from one to the next meanwhile.
 func (c *chaos) strike(op string, pid int, do func()) {
 	struck := map[*slot]*call{}
 	note := func() {
@@ -70,7 +70,8 @@ func (c *chaos) signalShims(s *slot, sig unix.Signal, op string) {
 	}
 }
 
-// harmIdle does a fault to the warm shims that serve nobody, those that are being started included: to one of them, or to all.
+// harmIdle does a fault to the warm shims that serve nobody, those that are being started included: to one of them, or
+// to all.
 func (c *chaos) harmIdle(f step) {
 	var pids []int
 	for _, x := range c.Shims() {

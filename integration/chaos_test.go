@@ -25,17 +25,22 @@ import (
 var (
 	chaosTime = flag.Duration("chaos.time", time.Minute, "how long TestChaos runs")
 	chaosSeed = flag.Uint64("chaos.seed", 0, "what TestChaos's operations follow from; 0: a new one")
-	chaosWith = flag.String("chaos.shims", "runc,ttrpc,grpc,legacy", "the kinds of shims that TestChaos runs, separated by commas")
-	chaosSkip = flag.String("chaos.without", "", "faults that TestChaos leaves out, separated by commas; all else stays as planned")
-	chaosKeep = flag.String("chaos.keep", "", "a directory where a TestChaos that fails leaves its journal and the daemon's log")
+	chaosWith = flag.String("chaos.shims", "runc,ttrpc,grpc,legacy",
+		"the kinds of shims that TestChaos runs, separated by commas")
+	chaosSkip = flag.String("chaos.without", "",
+		"faults that TestChaos leaves out, separated by commas; all else stays as planned")
+	chaosKeep = flag.String("chaos.keep", "",
+		"a directory where a TestChaos that fails leaves its journal and the daemon's log")
 )
 
 const (
 	chaosWorkers = 4
-	// chaosSteps is how many operations a worker plans for a round, chaosFaults how many faults there are in one at most.
+	// chaosSteps is how many operations a worker plans for a round, chaosFaults how many faults there are in one at
+	// most.
 	chaosSteps  = 60
 	chaosFaults = 12
-	// clearEvery is how often a round ends with no task left, and the daemon is held against what it held at the beginning.
+	// clearEvery is how often a round ends with no task left, and the daemon is held against what it held at the
+	// beginning.
 	clearEvery = 4
 	// diskSize is that of the state directory's file system.
 	diskSize = "size=8m,nr_inodes=4096,mode=0711"
@@ -66,9 +71,10 @@ type chaos struct {
 	sessions []*session
 }
 
-// Random operations and faults, over and over: whatever happens, what the daemon says of the containers agrees with what is there,
-// exits are told once and truthfully, and nothing is left. What is done follows from the seed alone; how the operations interleave
-// does not, so a seed that fails may have to be run again for some time. An interrupt ends it after the round.
+// Random operations and faults, over and over: whatever happens, what the daemon says of the containers agrees with
+// what is there, exits are told once and truthfully, and nothing is left. What is done follows from the seed alone; how
+// the operations interleave does not, so a seed that fails may have to be run again for some time. An interrupt ends it
+// after the round.
 func TestChaos(t *testing.T) {
 	needRoot(t)
 	seed := *chaosSeed

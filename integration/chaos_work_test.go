@@ -58,7 +58,8 @@ func (c *chaos) do(who string, sess *session, st step) error {
 	}
 	s.finish(x, err)
 	c.counts.add(st.op, err)
-	c.note(s, "%s: %s %s %d, %s: pid %d, %v", who, st.op, x.exec, st.arg, x.end.Sub(x.begin).Round(100*time.Microsecond), x.pid, err)
+	c.note(s, "%s: %s %s %d, %s: pid %d, %v", who, st.op, x.exec, st.arg,
+		x.end.Sub(x.begin).Round(100*time.Microsecond), x.pid, err)
 	c.judge(s, x, sess)
 	return err
 }
@@ -133,7 +134,8 @@ var operations = map[string]func(*chaos, context.Context, *session, *slot, *call
 		r, err := sess.calls.TaskService().Delete(ctx, &tasks.DeleteTaskRequest{ContainerID: s.id})
 		if err == nil {
 			x.pid = r.Pid
-			c.tell(s.id, told{from: "delete", pid: r.Pid, code: r.ExitStatus, at: r.ExitedAt.AsTime(), session: sess.number})
+			c.tell(s.id, told{from: "delete", pid: r.Pid, code: r.ExitStatus, at: r.ExitedAt.AsTime(),
+				session: sess.number})
 		}
 		return err
 	},
@@ -187,9 +189,11 @@ var operations = map[string]func(*chaos, context.Context, *session, *slot, *call
 		return err
 	},
 	"exec-delete": func(c *chaos, ctx context.Context, sess *session, s *slot, x *call) error {
-		r, err := sess.calls.TaskService().DeleteProcess(ctx, &tasks.DeleteProcessRequest{ContainerID: s.id, ExecID: x.exec})
+		r, err := sess.calls.TaskService().DeleteProcess(ctx,
+			&tasks.DeleteProcessRequest{ContainerID: s.id, ExecID: x.exec})
 		if err == nil && r.ExitedAt.IsValid() && r.ExitedAt.Seconds > 0 {
-			c.tell(s.id, told{from: "delete", exec: x.exec, pid: r.Pid, code: r.ExitStatus, at: r.ExitedAt.AsTime(), session: sess.number})
+			c.tell(s.id, told{from: "delete", exec: x.exec, pid: r.Pid, code: r.ExitStatus, at: r.ExitedAt.AsTime(),
+				session: sess.number})
 		}
 		return err
 	},
@@ -220,7 +224,8 @@ func (c *chaos) state(ctx context.Context, sess *session, s *slot, x *call) erro
 // tellState keeps the exit that a State told.
 func (c *chaos) tellState(s *slot, exec string, p *tasktypes.Process, sess *session) {
 	if p.Status == tasktypes.Status_STOPPED && p.ExitedAt.IsValid() && p.ExitedAt.Seconds > 0 {
-		c.tell(s.id, told{from: "state", exec: exec, pid: p.Pid, code: p.ExitStatus, at: p.ExitedAt.AsTime(), session: sess.number})
+		c.tell(s.id, told{from: "state", exec: exec, pid: p.Pid, code: p.ExitStatus, at: p.ExitedAt.AsTime(),
+			session: sess.number})
 	}
 }
 
@@ -250,7 +255,8 @@ func (c *chaos) startWait(who string, sess *session, s *slot, x *call) {
 		s.finish(x, err)
 		c.counts.add(x.op, err)
 		if err == nil {
-			c.tell(s.id, told{from: "wait", exec: x.exec, code: r.ExitStatus, at: r.ExitedAt.AsTime(), session: sess.number})
+			c.tell(s.id, told{from: "wait", exec: x.exec, code: r.ExitStatus, at: r.ExitedAt.AsTime(),
+				session: sess.number})
 			return
 		}
 		c.note(s, "%s: %s %s: %v", who, x.op, x.exec, err)

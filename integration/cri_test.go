@@ -151,7 +151,8 @@ func TestPod(t *testing.T) {
 	p := n.runPod("pod")
 	long := p.start("long", "sleep", "1000000")
 	short := p.start("short", "sh", "-c", "exit 3")
-	require.Eventually(t, func() bool { return p.status(short).State == cri.ContainerState_CONTAINER_EXITED }, patience, tick)
+	require.Eventually(t, func() bool { return p.status(short).State == cri.ContainerState_CONTAINER_EXITED }, patience,
+		tick)
 	require.EqualValues(t, 3, p.status(short).ExitCode)
 
 	// The containers of a pod share the pod's shim.
@@ -199,7 +200,8 @@ func TestPodOverRestart(t *testing.T) {
 				require.Equal(t, "yes\n", string(p.exec(id, "echo", "yes").Stdout))
 			}
 			other := p.start("other", "sh", "-c", "exit 4")
-			require.Eventually(t, func() bool { return p.status(other).State == cri.ContainerState_CONTAINER_EXITED }, patience, tick)
+			require.Eventually(t, func() bool { return p.status(other).State == cri.ContainerState_CONTAINER_EXITED },
+				patience, tick)
 			require.EqualValues(t, 4, p.status(other).ExitCode)
 			p.remove()
 		})

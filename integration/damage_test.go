@@ -44,7 +44,10 @@ func TestSocketCleaned(t *testing.T) {
 
 			end(n)
 			n.Run()
-			n.stays("listed and running", func() bool { return n.listed()["cleaned"] == tasktypes.Status_RUNNING && runs(pid) })
+			n.stays("listed and running", func() bool {
+				return n.listed()["cleaned"] == tasktypes.Status_RUNNING &&
+					runs(pid)
+			})
 			j = n.taskOf("cleaned")
 			require.Equal(t, pid, j.Pid())
 			require.Equal(t, containerd.Running, j.status())
@@ -73,7 +76,8 @@ func TestShimBinaryGone(t *testing.T) {
 			dirs := [2]string{t.TempDir(), t.TempDir()}
 			file := filepath.Base(kit.shim)
 			copyFile(t, kit.shim, filepath.Join(dirs[0], file))
-			require.NoError(t, os.Symlink(kit.runc, filepath.Join(dirs[1], filepath.Base(kit.runc)))) // and not the shim beside it
+			// and not the shim beside it
+			require.NoError(t, os.Symlink(kit.runc, filepath.Join(dirs[1], filepath.Base(kit.runc))))
 			n := newNode(t, func(o *daemon.Options) { o.Path = dirs[:] })
 			n.run("orderly", obedient(7))
 			n.run("killed", forever())
@@ -100,8 +104,8 @@ func TestShimBinaryGone(t *testing.T) {
 	}
 }
 
-// A bundle that a cleaner of temporary files has removed: the shim's delete runs all the same, so that runc's state and the container end with
-// the shim, and the id is free.
+// A bundle that a cleaner of temporary files has removed: the shim's delete runs all the same, so that runc's state and
+// the container end with the shim, and the id is free.
 func TestBundleRemoved(t *testing.T) {
 	t.Parallel()
 	n := newNode(t)
@@ -119,8 +123,8 @@ func TestBundleRemoved(t *testing.T) {
 	again.finish()
 }
 
-// A process of the host that works in the rootfs of a container whose shim is killed: the mount stays, and so does the id, since the next task
-// would mount the same layers once more, beneath two writers.
+// A process of the host that works in the rootfs of a container whose shim is killed: the mount stays, and so does the
+// id, since the next task would mount the same layers once more, beneath two writers.
 func TestRootfsInUse(t *testing.T) {
 	t.Parallel()
 	n := newNode(t)

@@ -38,7 +38,8 @@ type dashboard struct {
 	}
 }
 
-// TestDrawDashboard draws hack/monitoring/dashboard.json over some minutes of a daemon's life, with Prometheus in between, as Grafana would.
+// TestDrawDashboard draws hack/monitoring/dashboard.json over some minutes of a daemon's life, with Prometheus in
+// between, as Grafana would.
 func TestDrawDashboard(t *testing.T) {
 	path := os.Getenv(drawEnv)
 	if path == "" {
@@ -61,7 +62,8 @@ func TestDrawDashboard(t *testing.T) {
 		if panel.Type == "row" {
 			continue
 		}
-		g := report.Graph{Title: panel.Title, Unit: panel.FieldConfig.Defaults.Unit, Grid: report.Grid(panel.GridPos), Single: panel.Type == "stat"}
+		g := report.Graph{Title: panel.Title, Unit: panel.FieldConfig.Defaults.Unit, Grid: report.Grid(panel.GridPos),
+			Single: panel.Type == "stat"}
 		for _, target := range panel.Targets {
 			g.Series = append(g.Series, p.query(target.Expr, target.LegendFormat, begin, end)...)
 		}
@@ -72,7 +74,8 @@ func TestDrawDashboard(t *testing.T) {
 	require.NoError(t, os.WriteFile(path, png.Bytes(), 0o644))
 }
 
-// liveABit is what the dashboard shows: containers that come and go, a create that fails, shims that stall, one that dies, a restart.
+// liveABit is what the dashboard shows: containers that come and go, a create that fails, shims that stall, one that
+// dies, a restart.
 func (n *node) liveABit(address string) {
 	for i := range 4 {
 		n.run(fmt.Sprint("long-", i), forever())
@@ -128,8 +131,10 @@ scrape_configs:
   metrics_path: /v1/metrics
   static_configs: [{targets: ['%s'], labels: {cluster: demo}}]
 `, target), 0o600))
-	p := &prometheus{t: t, url: "http://" + freeAddress(t), client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}}
-	cmd := exec.Command(tool(t, kit.Prometheus), "--config.file="+config, "--storage.tsdb.path="+filepath.Join(dir, "data"),
+	p := &prometheus{t: t, url: "http://" + freeAddress(t),
+		client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}}
+	cmd := exec.Command(tool(t, kit.Prometheus), "--config.file="+config,
+		"--storage.tsdb.path="+filepath.Join(dir, "data"),
 		"--web.listen-address="+strings.TrimPrefix(p.url, "http://"), "--log.level=error")
 	cmd.Dir, cmd.Stderr = dir, os.Stderr
 	require.NoError(t, cmd.Start())

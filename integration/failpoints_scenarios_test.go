@@ -73,8 +73,9 @@ func newCrashKind(t *testing.T, name string) *crashKind {
 			exec: []string{"sh", "-c", "exit 5"}, execed: []string{"sleep", "1000000"}}
 	case "fake", "sandbox":
 		shim := shimtest.Install(t, shimtest.Scenario{Sandbox: name == "sandbox"})
-		return &crashKind{shim: shim, opts: []setupOpt{fake(shim)}, forever: []string{"sleep"}, seven: []string{"exit", "7"},
-			exec: []string{"exit", "5"}, execed: []string{"sleep"}}
+		return &crashKind{shim: shim, opts: []setupOpt{fake(shim)}, forever: []string{"sleep"},
+			seven: []string{"exit", "7"},
+			exec:  []string{"exit", "5"}, execed: []string{"sleep"}}
 	}
 	t.Fatalf("no such kind: %q", name)
 	return nil
@@ -87,7 +88,8 @@ func (c *crash) container(id string, args []string, more ...setupOpt) *box {
 
 // Failpoints on the way of a create, in their order.
 var createPoints = []string{
-	"create-bundle", "launch-recorded", "launch-started", "launch-bootstrap", "create-shim", "create-mounts", "create-task", "create-recorded",
+	"create-bundle", "launch-recorded", "launch-started", "launch-bootstrap", "create-shim", "create-mounts",
+	"create-task", "create-recorded",
 }
 
 // Failpoints on the way of a create that starts a warm shim, instead of create-bundle and the launch- ones.
@@ -95,16 +97,18 @@ var warmPoints = []string{"warm-recorded", "warm-started", "warm-assembled", "wa
 
 var crashScenarios = map[string]*crashScenario{
 	"create": {
-		points:  slices.Concat(createPoints, warmPoints),
-		kinds:   []string{"runc", "fake"},
-		skip:    map[string][]string{"runc": {"create-bundle", "launch-recorded", "launch-started", "launch-bootstrap"}, "fake": warmPoints},
+		points: slices.Concat(createPoints, warmPoints),
+		kinds:  []string{"runc", "fake"},
+		skip: map[string][]string{"runc": {"create-bundle", "launch-recorded", "launch-started", "launch-bootstrap"},
+			"fake": warmPoints},
 		prepare: func(c *crash) { c.container("c", c.kind.forever) },
 		act:     tryTask,
 		check:   func(c *crash) { c.settle("c", 137); c.again("c") },
 	},
 	"create on a shim that was idle": {
-		points: []string{"warm-assembled", "warm-lent", "warm-taken", "create-shim", "create-mounts", "create-task", "create-recorded"},
-		kinds:  []string{"runc"},
+		points: []string{"warm-assembled", "warm-lent", "warm-taken", "create-shim", "create-mounts", "create-task",
+			"create-recorded"},
+		kinds: []string{"runc"},
 		prepare: func(c *crash) {
 			c.container("c", c.kind.forever)
 			j := c.container("first", c.kind.forever).newTask()
@@ -134,7 +138,8 @@ var crashScenarios = map[string]*crashScenario{
 		},
 	},
 	"delete": {
-		points:  []string{"delete-task", "delete-recorded", "delete-released", "clean-shim-delete", "clean-bundle", "clean-removed"},
+		points: []string{"delete-task", "delete-recorded", "delete-released", "clean-shim-delete", "clean-bundle",
+			"clean-removed"},
 		kinds:   []string{"runc", "fake"},
 		skip:    map[string][]string{"runc": {"clean-shim-delete"}}, // needless after an orderly delete
 		prepare: prepareStopped,
@@ -180,7 +185,8 @@ var crashScenarios = map[string]*crashScenario{
 		},
 	},
 	"delete that leaves the shim idle": {
-		points: []string{"delete-task", "delete-recorded", "warm-kept", "delete-released", "clean-bundle", "warm-returned", "warm-emptied",
+		points: []string{"delete-task", "delete-recorded", "warm-kept", "delete-released", "clean-bundle",
+			"warm-returned", "warm-emptied",
 			"clean-removed", "warm-recycled"},
 		kinds:   []string{"runc"},
 		prepare: func(c *crash) { c.container("c", c.kind.seven) },
@@ -188,9 +194,12 @@ var crashScenarios = map[string]*crashScenario{
 		check:   func(c *crash) { c.settle("c", 7); c.again("c") },
 	},
 	"shim killed": {
-		points:  []string{"clean-shim-delete", "bury-recorded", "tell-counted", "tell-exit", "tell-delete", "clean-bundle", "clean-removed"},
-		kinds:   []string{"runc", "fake"},
-		skip:    map[string][]string{"runc": {"clean-shim-delete", "tell-counted", "tell-delete", "clean-bundle", "clean-removed"}}, // slow
+		points: []string{"clean-shim-delete", "bury-recorded", "tell-counted", "tell-exit", "tell-delete",
+			"clean-bundle", "clean-removed"},
+		kinds: []string{"runc", "fake"},
+		// slow
+		skip: map[string][]string{"runc": {"clean-shim-delete", "tell-counted", "tell-delete", "clean-bundle",
+			"clean-removed"}},
 		prepare: prepareWithExec,
 		act:     func(c *crash, _ context.Context, _ *containerd.Client) { c.killVictim() },
 		check:   checkTold,
@@ -250,8 +259,9 @@ var crashScenarios = map[string]*crashScenario{
 		},
 	},
 	"join": {
-		points: []string{"create-bundle", "join-recorded", "launch-bootstrap", "create-shim", "create-mounts", "create-task", "create-recorded"},
-		kinds:  []string{"sandbox"},
+		points: []string{"create-bundle", "join-recorded", "launch-bootstrap", "create-shim", "create-mounts",
+			"create-task", "create-recorded"},
+		kinds: []string{"sandbox"},
 		prepare: func(c *crash) {
 			c.sandbox("pod", c.kind.shim)
 			c.container("first", c.kind.forever, inSandbox("pod")).newTask().start()
@@ -296,7 +306,8 @@ var crashScenarios = map[string]*crashScenario{
 		points: []string{"create-bundle", "launch-recorded", "launch-started", "launch-bootstrap"},
 		kinds:  []string{"sandbox"},
 		act: func(c *crash, ctx context.Context, cl *containerd.Client) {
-			sb, err := cl.NewSandbox(ctx, "pod", containerd.WithSandboxRuntime(c.kind.shim.Path, nil), containerd.WithSandboxSpec(&oci.Spec{}))
+			sb, err := cl.NewSandbox(ctx, "pod", containerd.WithSandboxRuntime(c.kind.shim.Path, nil),
+				containerd.WithSandboxSpec(&oci.Spec{}))
 			if err == nil {
 				_ = sb.Start(ctx)
 			}

@@ -44,7 +44,8 @@ func (n *node) complaints() (found []string) {
 	return found
 }
 
-// TestLogOfCleanRun: what goes as it should, a create of something that is not there included, is nothing that anybody has to look at.
+// TestLogOfCleanRun: what goes as it should, a create of something that is not there included, is nothing that anybody
+// has to look at.
 func TestLogOfCleanRun(t *testing.T) {
 	t.Parallel()
 	for name, end := range ends {
@@ -85,10 +86,12 @@ func (n *node) giveUpWait(j *job) {
 	before := n.Inside(waitFunction)
 	ch, err := j.Wait(ctx)
 	require.NoError(n.t, err)
-	require.Eventually(n.t, func() bool { return n.Inside(waitFunction) > before }, patience, tick, "the daemon has no Wait")
+	require.Eventually(n.t, func() bool { return n.Inside(waitFunction) > before }, patience, tick,
+		"the daemon has no Wait")
 	cancel()
 	require.Error(n.t, (<-ch).Error())
-	require.Eventually(n.t, func() bool { return n.Inside(waitFunction) == before }, patience, tick, "the daemon keeps the Wait")
+	require.Eventually(n.t, func() bool { return n.Inside(waitFunction) == before }, patience, tick,
+		"the daemon keeps the Wait")
 }
 
 // TestLogOfCleanPods is the same for pods.
@@ -98,7 +101,8 @@ func TestLogOfCleanPods(t *testing.T) {
 	p := n.runPod("pod")
 	long := p.start("long", "sleep", "1000000")
 	short := p.start("short", "sh", "-c", "exit 3")
-	require.Eventually(t, func() bool { return p.status(short).State == cri.ContainerState_CONTAINER_EXITED }, patience, tick)
+	require.Eventually(t, func() bool { return p.status(short).State == cri.ContainerState_CONTAINER_EXITED }, patience,
+		tick)
 	require.Equal(t, "yes\n", string(p.exec(long, "echo", "yes").Stdout))
 	_, err := p.tryStart("missing", nil, "/no/such/thing")
 	require.ErrorContains(t, err, "/no/such/thing")

@@ -267,7 +267,8 @@ func (j *job) waiting(of ...containerd.Process) *exit {
 		p = of[0]
 	}
 	e := waitFor(n.t, j.b.ctx, p)
-	require.Eventually(n.t, func() bool { return n.Inside(waitFunction) > before }, patience, tick, "the daemon has no Wait")
+	require.Eventually(n.t, func() bool { return n.Inside(waitFunction) > before }, patience, tick,
+		"the daemon has no Wait")
 	return e
 }
 

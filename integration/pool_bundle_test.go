@@ -21,8 +21,8 @@ import (
 	"github.com/shimyard/shimyard/integration/internal/daemon"
 )
 
-// wrapper is an OCI runtime that looks at its working directory before and after runc, as those do that are put before runc to change a spec, or
-// to watch a container's init.
+// wrapper is an OCI runtime that looks at its working directory before and after runc, as those do that are put before
+// runc to change a spec, or to watch a container's init.
 const wrapper = `#!/bin/sh
 verb=-
 for arg; do
@@ -54,7 +54,8 @@ func looked(t *testing.T, path string) map[string][]string {
 // withEnv puts the container's name where the wrapper finds it in the spec.
 func withEnv(id string) setupOpt { return with(oci.WithEnv([]string{"SHIMYARD_TEST=" + id})) }
 
-// An OCI runtime that a warm shim runs works in the bundle: it finds ./config.json and ./init.pid of this container, and not of an earlier one.
+// An OCI runtime that a warm shim runs works in the bundle: it finds ./config.json and ./init.pid of this container,
+// and not of an earlier one.
 func TestRuntimeWorksInTheBundle(t *testing.T) {
 	t.Parallel()
 	n := newNode(t)

@@ -16,8 +16,8 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// Stock containerd takes over containers on warm shims: it lists, uses, and ends them, drains what their shims log, and can use their ids
-// again. When we are back nothing of the warm shims stays.
+// Stock containerd takes over containers on warm shims: it lists, uses, and ends them, drains what their shims log, and
+// can use their ids again. When we are back nothing of the warm shims stays.
 func TestRollbackOfWarm(t *testing.T) {
 	t.Parallel()
 	needRoot(t)
@@ -44,7 +44,8 @@ func TestRollbackOfWarm(t *testing.T) {
 
 			require.Len(t, n.listed(), 3)
 			for _, id := range []string{"plain", "with-exec", "created"} {
-				require.True(t, n.hasOpen(filepath.Join(n.Bundle(testNS, id), "log")), "nobody drains the log of %s", id)
+				require.True(t, n.hasOpen(filepath.Join(n.Bundle(testNS, id), "log")), "nobody drains the log of %s",
+					id)
 			}
 			two = n.taskOf("with-exec")
 			p, err := two.LoadProcess(n.ctx, "second", nil)
@@ -112,7 +113,8 @@ func TestPodOnWarmShim(t *testing.T) {
 			}
 			two := p.start("two", "sleep", "1000000")
 			require.Len(t, n.shims(), 1, "all are in one process")
-			require.ElementsMatch(t, []string{criNS + "/" + p.id, criNS + "/" + one, criNS + "/" + two}, n.shimOf(criNS, p.id).Serves)
+			require.ElementsMatch(t, []string{criNS + "/" + p.id, criNS + "/" + one, criNS + "/" + two},
+				n.shimOf(criNS, p.id).Serves)
 			require.Equal(t, "yes\n", string(p.exec(one, "echo", "yes").Stdout))
 			_, err := p.rt.StopContainer(n.ctx, &cri.StopContainerRequest{ContainerId: one})
 			require.NoError(t, err)
@@ -121,7 +123,8 @@ func TestPodOnWarmShim(t *testing.T) {
 			require.Equal(t, s.Pid, n.shimPid(criNS, p.id), "the pod goes on")
 			require.Equal(t, "yes\n", string(p.exec(two, "echo", "yes").Stdout))
 			p.remove()
-			require.Eventually(t, func() bool { return len(n.shims()) == 0 }, patience, tick, "a shim serves nobody and is not idle")
+			require.Eventually(t, func() bool { return len(n.shims()) == 0 }, patience, tick,
+				"a shim serves nobody and is not idle")
 			again := n.runPod("third")
 			again.start("three", "sleep", "1000000")
 			again.remove()

@@ -69,8 +69,8 @@ func (n *node) awaitTakenOver() {
 	}, patience, tick, "the warm shims are not taken over")
 }
 
-// What one container has left in good order the next one takes, under another id too. Idle shims end with the idle time, or with the daemon
-// that is told to end.
+// What one container has left in good order the next one takes, under another id too. Idle shims end with the idle
+// time, or with the daemon that is told to end.
 func TestShimServesAgain(t *testing.T) {
 	t.Parallel()
 	n := newNode(t)
@@ -173,7 +173,8 @@ func TestIdleShimsHarmed(t *testing.T) {
 	n.keepIdle(warmIdle)
 }
 
-// A container's shim is dialled by the name that it would have if it had been started for the container, as `ctr shim` does.
+// A container's shim is dialled by the name that it would have if it had been started for the container, as `ctr shim`
+// does.
 func TestShimByName(t *testing.T) {
 	t.Parallel()
 	n := newNode(t)
@@ -181,7 +182,8 @@ func TestShimByName(t *testing.T) {
 	address, err := shim.CreateSocketAddress(n.ctx, n.SocketDir(), n.Address(), "named", false)
 	require.NoError(t, err)
 	look := func() string {
-		out, err := exec.Command(ctr, "-a", n.Address(), "-n", testNS, "shim", "--shim-address", address, "--id", "named", "state").CombinedOutput()
+		out, err := exec.Command(ctr, "-a", n.Address(), "-n", testNS, "shim", "--shim-address", address, "--id",
+			"named", "state").CombinedOutput()
 		require.NoError(t, err, "%s", out)
 		return string(out)
 	}
@@ -282,7 +284,8 @@ func TestNotOfThePool(t *testing.T) {
 	require.NoError(t, err)
 	require.Contains(t, string(data), ":"+path+"\n")
 	j.finish()
-	require.Eventually(t, func() bool { return !slices.Contains(pidsOf(n.Shims()), s.Pid) }, patience, tick, "it is used again")
+	require.Eventually(t, func() bool { return !slices.Contains(pidsOf(n.Shims()), s.Pid) }, patience, tick,
+		"it is used again")
 
 	one, two := n.run("one", forever(), inGroup("g")), n.run("two", forever(), inGroup("g"))
 	require.Equal(t, []string{testNS + "/one", testNS + "/two"}, n.shimOf(testNS, "one").Serves)
@@ -420,7 +423,8 @@ func TestReuseCostsNothing(t *testing.T) {
 				require.Equal(t, pid, now)
 				require.LessOrEqual(t, nowFds, fds, "open files of the shim")
 				require.Less(t, nowRSS, rss+8<<10, "resident memory of the shim, kB")
-				t.Logf("a shim after %d tasks: %d files, %d kB; after %d: %d files, %d kB", settled, fds, rss, rounds, nowFds, nowRSS)
+				t.Logf("a shim after %d tasks: %d files, %d kB; after %d: %d files, %d kB", settled, fds, rss, rounds,
+					nowFds, nowRSS)
 			}
 		}
 		_, err = task.Delete(b.ctx, containerd.WithProcessKill)
@@ -441,15 +445,17 @@ func restingFiles(t *testing.T, pid int) int {
 	return least
 }
 
-// openFiles counts the files that a shim has open. Left out are handles of processes, which Go closes when it collects garbage, and what
-// the shim watches a cgroup of version 1 for OOM with: it closes that when it hears of the cgroup's removal, and mostly, not always, does.
+// openFiles counts the files that a shim has open. Left out are handles of processes, which Go closes when it collects
+// garbage, and what the shim watches a cgroup of version 1 for OOM with: it closes that when it hears of the cgroup's
+// removal, and mostly, not always, does.
 func openFiles(t *testing.T, pid int) int {
 	t.Helper()
 	fds, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
 	require.NoError(t, err)
 	return len(slices.DeleteFunc(fds, func(fd string) bool {
 		to, err := os.Readlink(fd)
-		return err != nil || strings.HasPrefix(to, "anon_inode:[pidfd]") || strings.HasPrefix(to, "anon_inode:[eventfd]")
+		return err != nil || strings.HasPrefix(to, "anon_inode:[pidfd]") ||
+			strings.HasPrefix(to, "anon_inode:[eventfd]")
 	}))
 }
 

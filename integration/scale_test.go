@@ -101,7 +101,8 @@ func (n *node) scale(count, stalled int, opts []setupOpt, use ...string) {
 		}
 		return errors.Wrapf(err, "cannot use %s", jobs[i].ID())
 	})
-	t.Logf("all %d stalled usable (each has run a process) %s after SIGCONT", stalled, time.Since(begin).Round(time.Millisecond))
+	t.Logf("all %d stalled usable (each has run a process) %s after SIGCONT", stalled,
+		time.Since(begin).Round(time.Millisecond))
 	n.each(count, func(i int) error { return n.use(jobs[i].ID(), jobs[i].Pid(), use...) })
 	n.each(count, func(i int) error { return n.end(jobs[i].ID()) })
 	require.Empty(t, n.Leftovers())
@@ -164,7 +165,8 @@ func (n *node) timeCommands(count int) {
 	for _, command := range []string{"ls", "check"} {
 		begin := time.Now()
 		out, _, _ := n.askShims(command)
-		n.t.Logf("containerd shims %s, all of the program's run: %s, %d lines", command, time.Since(begin).Round(time.Millisecond), strings.Count(out, "\n"))
+		n.t.Logf("containerd shims %s, all of the program's run: %s, %d lines", command,
+			time.Since(begin).Round(time.Millisecond), strings.Count(out, "\n"))
 	}
 }
 
@@ -285,7 +287,8 @@ func TestScaleShimKills(t *testing.T) {
 	}
 }
 
-// Two hundred creates at once: each is answered, however few shims there are to take, and none waits for the others to be over.
+// Two hundred creates at once: each is answered, however few shims there are to take, and none waits for the others to
+// be over.
 func TestScaleCreatesAtOnce(t *testing.T) {
 	needScale(t)
 	const count = 200

@@ -36,7 +36,8 @@ func (n *node) askShims(args ...string) (out string, code int, failure string) {
 	return string(data), cmd.ProcessState.ExitCode(), stderr.String()
 }
 
-// TestShimsCommand: a person sees all shims with one of them stalled, is told which one it is, and gets the stacks of another.
+// TestShimsCommand: a person sees all shims with one of them stalled, is told which one it is, and gets the stacks of
+// another.
 func TestShimsCommand(t *testing.T) {
 	n := newNode(t)
 	well := n.run("well")
@@ -112,14 +113,16 @@ func TestMetricsEndpoint(t *testing.T) {
 	n := newNode(t, withMetrics(address))
 	j := n.run("one")
 	series := scrape(t, address)
-	require.Contains(t, series, fmt.Sprintf(`shimyard_instances{kind="task",namespace="%s",runtime="%s",state="running"} 1`, testNS, runcName))
+	require.Contains(t, series,
+		fmt.Sprintf(`shimyard_instances{kind="task",namespace="%s",runtime="%s",state="running"} 1`, testNS, runcName))
 	require.Contains(t, series, "shimyard_info{")
 	require.Less(t, strings.Count(series, "\n"), 2000)
 	j.finish()
 }
 
-// TestNewcomer goes the way that the README shows, on a node with 20 stalled shims: scrape, find one's pod, find what is wrong. All of that is
-// there at once, and none of it waits for a shim: in the end each stalled shim was asked only by its own client.
+// TestNewcomer goes the way that the README shows, on a node with 20 stalled shims: scrape, find one's pod, find what
+// is wrong. All of that is there at once, and none of it waits for a shim: in the end each stalled shim was asked only
+// by its own client.
 func TestNewcomer(t *testing.T) {
 	t.Parallel()
 	const stalled = 20
@@ -151,7 +154,8 @@ func TestNewcomer(t *testing.T) {
 	// Not Stats: containerd's own metrics ask for those at each scrape.
 	calls := regexp.MustCompile(`(?m)^shimyard_rpcs_total\{[^}]*method="(State|Pids)"[^}]*\} \d+$`)
 	before := scrape(t, address)
-	require.Contains(t, before, fmt.Sprintf(`shimyard_processes{runtime="%s",state="unresponsive"} %d`, runcName, stalled))
+	require.Contains(t, before, fmt.Sprintf(`shimyard_processes{runtime="%s",state="unresponsive"} %d`, runcName,
+		stalled))
 	out, code, failure := n.askShims("ls", "-n", criNS)
 	require.Zero(t, code, failure)
 	require.Equal(t, 2, strings.Count(out, "running"), "the pod and its container: %s", out)

@@ -104,7 +104,8 @@ func TestStatesOfStalled(t *testing.T) {
 
 			n.stays("listed as it is", func() bool {
 				l := n.listed()
-				return l["running"] == tasktypes.Status_RUNNING && l["paused"] == tasktypes.Status_PAUSED && l["stopped"] == tasktypes.Status_STOPPED
+				return l["running"] == tasktypes.Status_RUNNING && l["paused"] == tasktypes.Status_PAUSED &&
+					l["stopped"] == tasktypes.Status_STOPPED
 			})
 			for id, want := range map[string]containerd.ProcessStatus{
 				"running": containerd.Running, "paused": containerd.Paused, "stopped": containerd.Stopped,

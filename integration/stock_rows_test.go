@@ -74,7 +74,8 @@ func tryStalledOverRestart(s *side) (string, bool) {
 		}
 	}
 	return fmt.Sprintf("of %d containers with %d stalled shims %d are listed after the restart, %d live, %d can be used after SIGCONT; %d shims",
-		count, stalled, len(list.Tasks), alive, usable, len(s.shims())), len(list.Tasks) == count && alive == count && usable == count
+			count, stalled, len(list.Tasks), alive, usable, len(s.shims())), len(list.Tasks) == count && alive == count &&
+			usable == count
 }
 
 func tryStalledList(s *side) (string, bool) {
@@ -91,7 +92,8 @@ func tryStalledList(s *side) (string, bool) {
 			running++
 		}
 	}
-	return fmt.Sprintf("of %d running tasks with %d stalled shims %d are listed as running; it took %s", count, stalled, running, took), running == count
+	return fmt.Sprintf("of %d running tasks with %d stalled shims %d are listed as running; it took %s", count, stalled,
+		running, took), running == count
 }
 
 func tryStalledPod(s *side) (string, bool) {
@@ -128,7 +130,8 @@ func tryStalledPod(s *side) (string, bool) {
 	if right {
 		p.remove()
 	}
-	return fmt.Sprintf("the container is %s after the restart (pod ready: %t), %s after SIGCONT (can be used: %t)", during, ready, after, usable), right
+	return fmt.Sprintf("the container is %s after the restart (pod ready: %t), %s after SIGCONT (can be used: %t)",
+		during, ready, after, usable), right
 }
 
 func tryExitWhileDown(s *side) (string, bool) {
@@ -268,7 +271,8 @@ func withMonitor(*testing.T) []change {
 // running, for some of its intervals and then over a restart.
 func tryMonitor(s *side) (string, bool) {
 	const intervals = 5 * time.Second
-	// The monitor gets to know of it when it runs: else it would start it too, on a machine on which that takes longer than an interval.
+	// The monitor gets to know of it when it runs: else it would start it too, on a machine on which that takes longer
+	// than an interval.
 	j := s.run("kept", forever())
 	keep := containerd.WithAdditionalContainerLabels(map[string]string{restart.StatusLabel: string(containerd.Running)})
 	require.NoError(s.t, s.load("kept").Update(s.ctx, containerd.UpdateContainerOpts(keep)))
@@ -279,7 +283,8 @@ func tryMonitor(s *side) (string, bool) {
 		usable := s.settled(func() bool { return s.use("kept", j.Pid(), five...) == nil })
 		one := s.settled(func() bool { return len(s.shims()) == 1 }) // a shim that forks shows twice for a moment
 		right = right && usable && one
-		said = append(said, fmt.Sprintf("%s it lives: %t, usable: %v, shims: %d", when, runs(j.Pid()), usable, len(s.shims())))
+		said = append(said, fmt.Sprintf("%s it lives: %t, usable: %v, shims: %d", when, runs(j.Pid()), usable,
+			len(s.shims())))
 	}
 	for _, when := range []string{"after a stall", "after a stall over a restart"} {
 		require.NoError(s.t, unix.Kill(shim, unix.SIGSTOP))
@@ -304,7 +309,8 @@ func tryMonitor(s *side) (string, bool) {
 	}
 	if right {
 		require.NoError(s.t, s.load("kept").Update(s.ctx, containerd.UpdateContainerOpts(restart.WithNoRestarts)))
-		// A round of the monitor that read the label before ends with its daemon, and does not start again what is deleted now.
+		// A round of the monitor that read the label before ends with its daemon, and does not start again what is
+		// deleted now.
 		s.Kill()
 		s.Run()
 	}

@@ -76,7 +76,8 @@ func TestPromises(t *testing.T) {
 			if t.Failed() {
 				return
 			}
-			require.False(t, theirsRight, "stock does it right: the test does not see what it is for, or the promise is no more a difference")
+			require.False(t, theirsRight,
+				"stock does it right: the test does not see what it is for, or the promise is no more a difference")
 			require.True(t, oursRight, "the promise is broken")
 		})
 	}

@@ -60,14 +60,16 @@ func (i *input) end() { _ = i.w.Close() }
 
 // fifos makes the IO of a process with fifos in the daemon's directory.
 func (n *node) fifos(stdin io.Reader, stdout, stderr io.Writer, more ...cio.Opt) cio.Creator {
-	return cio.NewCreator(append([]cio.Opt{cio.WithStreams(stdin, stdout, stderr), cio.WithFIFODir(n.FIFODir())}, more...)...)
+	return cio.NewCreator(append([]cio.Opt{cio.WithStreams(stdin, stdout, stderr), cio.WithFIFODir(n.FIFODir())},
+		more...)...)
 }
 
 func TestStdio(t *testing.T) {
 	t.Parallel()
 	n := newNode(t)
 	var stdout, stderr output
-	j := n.create("stdio", shell("read line; echo \"out: $line\"; echo \"err: $line\" >&2; dd if=/dev/zero bs=1024 count=300 2>/dev/null; exit 3")).
+	j := n.create("stdio",
+		shell("read line; echo \"out: $line\"; echo \"err: $line\" >&2; dd if=/dev/zero bs=1024 count=300 2>/dev/null; exit 3")).
 		newTaskIO(n.fifos(strings.NewReader("hello\n"), &stdout, &stderr))
 	e := j.wait()
 	j.start()

@@ -52,7 +52,8 @@ func TestExitAtOnce(t *testing.T) {
 		log.waitFor("/tasks/delete", j.ID())
 		// The shim publishes from several goroutines: a delete right after the
 		// exit may overtake it.
-		require.ElementsMatch(t, []string{"/tasks/create", "/tasks/start", "/tasks/exit", "/tasks/delete"}, log.topics(j.ID()))
+		require.ElementsMatch(t, []string{"/tasks/create", "/tasks/start", "/tasks/exit", "/tasks/delete"},
+			log.topics(j.ID()))
 	}
 }
 
@@ -103,7 +104,8 @@ func TestUpdateOfResources(t *testing.T) {
 	j := n.run("update", forever(), with(oci.WithMemoryLimit(64<<20)))
 	require.Equal(t, "67108864", n.memoryLimit(j.ID()))
 	limit := int64(48 << 20)
-	require.NoError(t, j.Update(n.ctx, containerd.WithResources(&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit}})))
+	require.NoError(t,
+		j.Update(n.ctx, containerd.WithResources(&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit}})))
 	require.Equal(t, "50331648", n.memoryLimit(j.ID()))
 	j.finish()
 }
@@ -232,7 +234,8 @@ func TestManyAtOnce(t *testing.T) {
 	var g errgroup.Group
 	for i := range jobs {
 		g.Go(func() (err error) {
-			jobs[i], err = n.tryRun(fmt.Sprint("many-", i), shell(fmt.Sprintf("trap 'exit %d' TERM; sleep 1000000 & wait", 100+i)))
+			jobs[i], err = n.tryRun(fmt.Sprint("many-", i),
+				shell(fmt.Sprintf("trap 'exit %d' TERM; sleep 1000000 & wait", 100+i)))
 			return err
 		})
 	}

@@ -113,17 +113,20 @@ func (c tracing) call(s otlp.Span, name string) {
 	require.Equal(c.t, tracepb.Span_SPAN_KIND_CLIENT, call[0].Kind)
 	require.Equal(c.t, tracedDaemon, call[0].Service)
 	require.Eventually(c.t, func() bool {
-		return slices.ContainsFunc(c.Children(call[0]), func(s otlp.Span) bool { return strings.HasPrefix(s.Service, tracedShim) && s.Name == name })
+		return slices.ContainsFunc(c.Children(call[0]),
+			func(s otlp.Span) bool { return strings.HasPrefix(s.Service, tracedShim) && s.Name == name })
 	}, patience, tick, "the shim's span of %s", name)
 }
 
-// TestTraces: what a collector gets of a container's life, from the client's call down to the shim's own spans, and what it must not get.
+// TestTraces: what a collector gets of a container's life, from the client's call down to the shim's own spans, and
+// what it must not get.
 func TestTraces(t *testing.T) {
 	t.Parallel()
 	n, collector := newTracedNode(t)
 	c := tracing{collector, t}
 	hidden := []setupOpt{
-		shell("sleep 1000000 # " + secret), with(oci.WithEnv([]string{"TOKEN=" + secret}), oci.WithAnnotations(map[string]string{"a": secret})),
+		shell("sleep 1000000 # " + secret), with(oci.WithEnv([]string{"TOKEN=" + secret}),
+			oci.WithAnnotations(map[string]string{"a": secret})),
 		withOptions(func(o *options.Options) { o.CriuImagePath = "/" + secret }),
 	}
 	// The first of a namespace has a shim started for it, the next takes that over.
@@ -184,7 +187,8 @@ func (c tracing) isDiscreet() {
 		require.NotContains(c.t, s.Raw.String(), secret)
 		if s.Service == tracedDaemon && s.Kind != tracepb.Span_SPAN_KIND_SERVER {
 			require.NotContains(c.t, s.Name, "Wait")
-			require.False(c.t, s.ParentID == "" && strings.Contains(s.Name, ".Task/"), "a call in the background is a trace of its own: %s", s.Name)
+			require.False(c.t, s.ParentID == "" && strings.Contains(s.Name, ".Task/"),
+				"a call in the background is a trace of its own: %s", s.Name)
 		}
 	}
 }

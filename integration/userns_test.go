@@ -43,7 +43,8 @@ func TestUserNamespace(t *testing.T) {
 	script := "id -u; cat /proc/self/uid_map; stat -c %u /bin/busybox; touch /mine && stat -c %u /mine; sleep 1000000"
 	j := n.create("userns", shell(script), n.remapped()).newTaskIO(n.fifos(nil, &out, &out))
 	j.start()
-	require.Eventually(t, func() bool { return strings.Count(out.String(), "\n") == 4 }, patience, tick, "the container's output")
+	require.Eventually(t, func() bool { return strings.Count(out.String(), "\n") == 4 }, patience, tick,
+		"the container's output")
 	lines := strings.Split(out.String(), "\n")
 	require.Equal(t, "0", lines[0])
 	require.Equal(t, fmt.Sprintf("0 %d 65536", hostRoot), strings.Join(strings.Fields(lines[1]), " "))
@@ -99,7 +100,8 @@ func TestIDMapMounts(t *testing.T) {
 	require.NoError(t, os.Mkdir(source, 0o755))
 	require.NoError(t, os.WriteFile(filepath.Join(source, "given"), nil, 0o600))
 	var out output
-	j := n.create("idmap", shell("stat -c %u /mnt/given && touch /mnt/made && exit 5"), n.remapped(), idmapMount(source)).
+	j := n.create("idmap", shell("stat -c %u /mnt/given && touch /mnt/made && exit 5"), n.remapped(),
+		idmapMount(source)).
 		newTaskIO(n.fifos(nil, &out, &out))
 	e := j.wait()
 	j.start()

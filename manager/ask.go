@@ -157,7 +157,8 @@ func (i *Instance) merge(r *taskapi.StateResponse) runtime.State {
 
 func toState(r *taskapi.StateResponse) runtime.State {
 	return runtime.State{
-		Status: statusOf(r.Status), Pid: r.Pid, Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal,
+		Status: statusOf(r.Status), Pid: r.Pid, Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr,
+		Terminal:   r.Terminal,
 		ExitStatus: r.ExitStatus, ExitedAt: timeOf(r.ExitedAt),
 	}
 }

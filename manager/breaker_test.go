@@ -19,7 +19,8 @@ import (
 	"github.com/shimyard/shimyard/shimclient"
 )
 
-// TestBreaker: one call without an answer opens nothing, only a Connect that stays unanswered too; an answer closes it again.
+// TestBreaker: one call without an answer opens nothing, only a Connect that stays unanswered too; an answer closes it
+// again.
 func TestBreaker(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, i, p := connectedTask(t, "c1", ownPid())
@@ -152,7 +153,8 @@ func TestStateOfASilentShim(t *testing.T) {
 	}
 }
 
-// TestUseWaitsForTheVerdict: a call on a process that is being reconnected waits, then says Unavailable; a dead one is NotFound.
+// TestUseWaitsForTheVerdict: a call on a process that is being reconnected waits, then says Unavailable; a dead one is
+// NotFound.
 func TestUseWaitsForTheVerdict(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, m := newMemShim(t), memManager(t)

@@ -42,7 +42,8 @@ func TestCalls(t *testing.T) {
 			require.NotEmpty(t, stats.TypeUrl)
 			require.NoError(t, task.ResizePty(y.ctx, runtime.ConsoleSize{Width: 80, Height: 24}))
 			require.NoError(t, task.CloseIO(y.ctx))
-			require.NoError(t, task.Update(y.ctx, typeurl.MarshalProto(anyOf(t, &apitypes.Platform{})), map[string]string{"a": "b"}))
+			require.NoError(t, task.Update(y.ctx, typeurl.MarshalProto(anyOf(t, &apitypes.Platform{})),
+				map[string]string{"a": "b"}))
 			image := y.path("image")
 			require.NoError(t, task.Checkpoint(y.ctx, image, nil))
 			require.FileExists(t, filepath.Join(image, "fake.img"))
@@ -69,13 +70,14 @@ func execTwice(y *yard, task runtime.Task) error {
 	return err
 }
 
-// TestUnsupportedMethods: Rust's ttrpc answers a method that it lacks with NotFound; whoever believed it would take the container
-// for gone.
+// TestUnsupportedMethods: Rust's ttrpc answers a method that it lacks with NotFound; whoever believed it would take the
+// container for gone.
 func TestUnsupportedMethods(t *testing.T) {
 	for _, transport := range []string{"ttrpc", "grpc"} {
 		t.Run(transport, func(t *testing.T) {
 			y := newYard(t, shimtest.Scenario{Transport: transport, Rules: []shimtest.Rule{
-				{Method: "Pids", Unsupported: true}, {Method: "Exec", Unsupported: true}, {Method: "Pause", Code: "Unimplemented", Message: "no"},
+				{Method: "Pids", Unsupported: true}, {Method: "Exec", Unsupported: true},
+				{Method: "Pause", Code: "Unimplemented", Message: "no"},
 			}})
 			task := y.run("c1", "sleep")
 			_, err := task.Pids(y.ctx)
@@ -158,7 +160,8 @@ func TestOptions(t *testing.T) {
 	}
 }
 
-// TestRestoreFromCheckpoint as CRI does it: the rootfs diff goes in before the process starts, and the task comes back running.
+// TestRestoreFromCheckpoint as CRI does it: the rootfs diff goes in before the process starts, and the task comes back
+// running.
 func TestRestoreFromCheckpoint(t *testing.T) {
 	y := newYard(t, shimtest.Scenario{})
 	image := y.path("archive", "checkpoint")

@@ -17,8 +17,8 @@ import (
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
-// leftBehind starts what a hook of a container leaves behind: a daemon with the environment of the shim, and with it the token of the
-// shim's launch, that works in the bundle. It is not the manager's to end, and the test ends it.
+// leftBehind starts what a hook of a container leaves behind: a daemon with the environment of the shim, and with it
+// the token of the shim's launch, that works in the bundle. It is not the manager's to end, and the test ends it.
 func (y *yard) leftBehind(token, dir string) shimclient.ProcessID {
 	y.Helper()
 	cmd := exec.Command("sleep", "1000")
@@ -45,12 +45,16 @@ func (y *yard) later() {
 	y.until("the clock of start times goes on", func() bool { return shimclient.Now() > from })
 }
 
-// TestFailedCreateSparesWhatEarlierContainersLeft: the create on a warm shim fails, and its undo ends the shim, which may hang or be dead.
-// A daemon that a hook of the container before has left behind has the same token in its environment and goes on.
+// TestFailedCreateSparesWhatEarlierContainersLeft: the create on a warm shim fails, and its undo ends the shim, which
+// may hang or be dead. A daemon that a hook of the container before has left behind has the same token in its
+// environment and goes on.
 func TestFailedCreateSparesWhatEarlierContainersLeft(t *testing.T) {
 	for name, s := range map[string]func(*shimtest.Scenario){
 		"the container's program is missing": func(s *shimtest.Scenario) { s.Init = []string{"missing"} },
-		"the shim dies":                      func(s *shimtest.Scenario) { s.Rules = []shimtest.Rule{{Method: "Create", Die: true}} },
+		"the shim dies": func(s *shimtest.Scenario) {
+			s.Rules = []shimtest.Rule{{Method: "Create",
+				Die: true}}
+		},
 		"the shim outlives its Shutdown": func(s *shimtest.Scenario) {
 			s.Linger = true
 			s.Rules = []shimtest.Rule{{Method: "Create", Code: "Internal", Message: "no"}}
@@ -99,8 +103,9 @@ func TestIdleShimIsEndedAlone(t *testing.T) {
 	y.shim.Update(func(s *shimtest.Scenario) { s.Linger = false })
 }
 
-// TestShimWhoseContainersInheritItsEnvironment: the shims of runwasi know no Connect before they have a task, and a container of theirs has
-// the token of the launch in its environment. When the shim dies that is noticed, whatever it has been asked and answered.
+// TestShimWhoseContainersInheritItsEnvironment: the shims of runwasi know no Connect before they have a task, and a
+// container of theirs has the token of the launch in its environment. When the shim dies that is noticed, whatever it
+// has been asked and answered.
 func TestShimWhoseContainersInheritItsEnvironment(t *testing.T) {
 	notYet := shimtest.Rule{Method: "Connect", Code: "NotFound", Message: "no task yet"}
 	first := notYet

@@ -48,7 +48,8 @@ func (i *Instance) clean(c cleaning) {
 			return
 		}
 		if i.remains.setLeft(err) {
-			log.G(i.context()).WithError(err).Errorf("cannot clean up after %s; it is tried again until it succeeds", i.kind)
+			log.G(i.context()).WithError(err).Errorf("cannot clean up after %s; it is tried again until it succeeds",
+				i.kind)
 		}
 		if !i.m.sleep(spread(pause)) {
 			return

@@ -99,7 +99,8 @@ func (c *Config) runtime(b shimclient.Binary) RuntimeConfig {
 	}
 	longest := ""
 	for _, pattern := range slices.Sorted(maps.Keys(c.Runtimes)) {
-		if len(pattern) > len(longest) && IsFamily(pattern) && (matches(pattern, b.Runtime) || matches(pattern, b.Path)) {
+		if len(pattern) > len(longest) && IsFamily(pattern) &&
+			(matches(pattern, b.Runtime) || matches(pattern, b.Path)) {
 			longest = pattern
 		}
 	}
@@ -122,7 +123,8 @@ func (c *Config) checkRuntimes() error {
 			return errors.Wrapf(errdefs.ErrInvalidArgument, "runtime pattern %q: %v", name, err)
 		}
 		if r.Path != "" {
-			return errors.Wrapf(errdefs.ErrInvalidArgument, "runtime pattern %q: a family has no path, %q is one binary",
+			return errors.Wrapf(errdefs.ErrInvalidArgument,
+				"runtime pattern %q: a family has no path, %q is one binary",
 				name, r.Path)
 		}
 	}

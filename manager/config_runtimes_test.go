@@ -20,7 +20,8 @@ func TestRuntimeSection(t *testing.T) {
 	named := func(name string) RuntimeConfig { return RuntimeConfig{Env: []string{"SECTION=" + name}} }
 	c := &Config{Runtimes: map[string]RuntimeConfig{}}
 	for _, name := range []string{
-		"io.containerd.kata.v2", "/opt/kata/bin/shim", "io.containerd.*", "io.containerd.kata*", "/opt/*/bin/*", "io.containerd.wasm?????.v1",
+		"io.containerd.kata.v2", "/opt/kata/bin/shim", "io.containerd.*", "io.containerd.kata*", "/opt/*/bin/*",
+		"io.containerd.wasm?????.v1",
 		"io.containerd.wasm*.v1.but.longer", "a.?", "a.*",
 	} {
 		c.Runtimes[name] = named(name)
@@ -57,8 +58,10 @@ func TestPoolOfFamily(t *testing.T) {
 		"io.containerd.kata.*": {Pool: &PoolConfig{Warm: 2, Reuse: -1, Share: 3}},
 	}}
 	require.Equal(t, PoolConfig{Warm: 4, Reuse: 7, Share: 1}, c.pool(shimclient.Binary{Runtime: RuncV2}))
-	require.Equal(t, PoolConfig{Warm: 0, Reuse: 7, Share: 1}, c.pool(shimclient.Binary{Runtime: "io.containerd.runsc.v1"}))
-	require.Equal(t, PoolConfig{Warm: 2, Reuse: 100, Share: 3}, c.pool(shimclient.Binary{Runtime: "io.containerd.kata.v2"}))
+	require.Equal(t, PoolConfig{Warm: 0, Reuse: 7, Share: 1},
+		c.pool(shimclient.Binary{Runtime: "io.containerd.runsc.v1"}))
+	require.Equal(t, PoolConfig{Warm: 2, Reuse: 100, Share: 3},
+		c.pool(shimclient.Binary{Runtime: "io.containerd.kata.v2"}))
 }
 
 func TestBadFamilies(t *testing.T) {
@@ -83,8 +86,9 @@ func TestShimCgroupOfConfig(t *testing.T) {
 		opts *anypb.Any
 		want *runcoptions.Options
 	}{
-		"none given":    {nil, &runcoptions.Options{ShimCgroup: "/shims"}},
-		"others given":  {given(&runcoptions.Options{BinaryName: "crun"}), &runcoptions.Options{BinaryName: "crun", ShimCgroup: "/shims"}},
+		"none given": {nil, &runcoptions.Options{ShimCgroup: "/shims"}},
+		"others given": {given(&runcoptions.Options{BinaryName: "crun"}),
+			&runcoptions.Options{BinaryName: "crun", ShimCgroup: "/shims"}},
 		"another given": {given(&runcoptions.Options{ShimCgroup: "/own"}), &runcoptions.Options{ShimCgroup: "/own"}},
 	} {
 		got, err := c.startOptions(runc, x.opts)

@@ -61,8 +61,9 @@ func (i *Instance) createTask(ctx context.Context, opts runtime.CreateOpts, root
 // where the shim owes the answers to too many such calls already.
 func (i *Instance) detached(ctx context.Context, call func(context.Context) error) error {
 	if p := i.process(); p != nil && stranded(p) >= strandedLimit {
-		return errors.Wrapf(errdefs.ErrUnavailable, "shim at %s has left %d creates unanswered whose callers have given up; "+
-			"it gets no further one before it answers", p.Endpoint, strandedLimit)
+		return errors.Wrapf(errdefs.ErrUnavailable,
+			"shim at %s has left %d creates unanswered whose callers have given up; "+
+				"it gets no further one before it answers", p.Endpoint, strandedLimit)
 	}
 	send := func(ctx context.Context) (struct{}, error) { return struct{}{}, call(ctx) }
 	c, left := outlast(ctx, func(f func()) { go f() }, send)

@@ -35,39 +35,55 @@ type failing struct {
 }
 
 var failingCreates = []failing{
-	{name: "no spec", change: func(_ *yard, o *runtime.CreateOpts) { o.Spec = nil }, is: errdefs.IsInvalidArgument, says: "spec"},
-	{name: "spec is no JSON", is: errdefs.IsInvalidArgument, says: "OCI spec", change: func(y *yard, o *runtime.CreateOpts) {
-		o.Spec = &anypb.Any{TypeUrl: anyOf(y, &specs.Spec{}).GetTypeUrl(), Value: []byte(`{"mounts":`)}
-	}},
-	{name: "binary missing", change: func(_ *yard, o *runtime.CreateOpts) { o.Runtime = "/nowhere/containerd-shim-nope-v1" }, is: errdefs.IsNotFound, says: "/nowhere/containerd-shim-nope-v1"},
-	{name: "runtime missing", change: func(_ *yard, o *runtime.CreateOpts) { o.Runtime = "io.containerd.nope.v9" }, is: errdefs.IsNotFound, says: "containerd-shim-nope-v9"},
-	{name: "runtime malformed", change: func(_ *yard, o *runtime.CreateOpts) { o.Runtime = "nope" }, is: errdefs.IsInvalidArgument, says: "nope"},
-	{name: "start fails at entry", scenario: starting(shimtest.StartFaults{FailAt: shimtest.AtEntry, FailText: "no cgroup"}), says: "no cgroup"},
-	{name: "start fails before the fork", scenario: starting(shimtest.StartFaults{FailAt: shimtest.BeforeFork}), says: "before-fork"},
-	{name: "start fails after the fork", scenario: starting(shimtest.StartFaults{FailAt: shimtest.AfterFork, LeaveDaemon: true}), says: "after-fork"},
+	{name: "no spec", change: func(_ *yard, o *runtime.CreateOpts) { o.Spec = nil }, is: errdefs.IsInvalidArgument,
+		says: "spec"},
+	{name: "spec is no JSON", is: errdefs.IsInvalidArgument, says: "OCI spec",
+		change: func(y *yard, o *runtime.CreateOpts) {
+			o.Spec = &anypb.Any{TypeUrl: anyOf(y, &specs.Spec{}).GetTypeUrl(), Value: []byte(`{"mounts":`)}
+		}},
+	{name: "binary missing",
+		change: func(_ *yard, o *runtime.CreateOpts) { o.Runtime = "/nowhere/containerd-shim-nope-v1" },
+		is:     errdefs.IsNotFound, says: "/nowhere/containerd-shim-nope-v1"},
+	{name: "runtime missing", change: func(_ *yard, o *runtime.CreateOpts) { o.Runtime = "io.containerd.nope.v9" },
+		is: errdefs.IsNotFound, says: "containerd-shim-nope-v9"},
+	{name: "runtime malformed", change: func(_ *yard, o *runtime.CreateOpts) { o.Runtime = "nope" },
+		is: errdefs.IsInvalidArgument, says: "nope"},
+	{name: "start fails at entry", scenario: starting(shimtest.StartFaults{FailAt: shimtest.AtEntry,
+		FailText: "no cgroup"}), says: "no cgroup"},
+	{name: "start fails before the fork", scenario: starting(shimtest.StartFaults{FailAt: shimtest.BeforeFork}),
+		says: "before-fork"},
+	{name: "start fails after the fork", scenario: starting(shimtest.StartFaults{FailAt: shimtest.AfterFork,
+		LeaveDaemon: true}), says: "after-fork"},
 	{name: "start dies after the fork", scenario: starting(shimtest.StartFaults{DieAt: shimtest.AfterFork})},
 	{name: "start dies after its reply", scenario: starting(shimtest.StartFaults{DieAt: shimtest.AfterReply})},
-	{name: "shim refuses both protocols", scenario: shimtest.Scenario{Generation: shimtest.Legacy, Start: shimtest.StartFaults{LeakOnRefusal: true, FailAt: shimtest.AfterFork, LeaveDaemon: true}}},
+	{name: "shim refuses both protocols", scenario: shimtest.Scenario{Generation: shimtest.Legacy,
+		Start: shimtest.StartFaults{LeakOnRefusal: true, FailAt: shimtest.AfterFork, LeaveDaemon: true}}},
 	{name: "garbage", scenario: replying(shimtest.Reply{Format: shimtest.Garbage})},
 	{name: "empty reply", scenario: replying(shimtest.Reply{Format: shimtest.Empty})},
 	{name: "endless reply", scenario: replying(shimtest.Reply{Format: shimtest.Huge})},
 	{name: "no address", scenario: replying(shimtest.Reply{Omit: []string{"address"}}), says: "address"},
 	{name: "unknown protocol", scenario: replying(shimtest.Reply{Protocol: "carrier-pigeon"}), says: "carrier-pigeon"},
 	{name: "version 4", scenario: replying(shimtest.Reply{Version: 4}), is: errdefs.IsNotImplemented, says: "version"},
-	{name: "nobody at the address", scenario: replying(shimtest.Reply{Address: "unix:///nowhere/s.sock"}), says: "/nowhere/s.sock", load: 200 * time.Millisecond},
+	{name: "nobody at the address", scenario: replying(shimtest.Reply{Address: "unix:///nowhere/s.sock"}),
+		says: "/nowhere/s.sock", load: 200 * time.Millisecond},
 	{name: "mounts cannot be activated", is: errdefs.IsFailedPrecondition, says: "no disk",
 		change: func(y *yard, _ *runtime.CreateOpts) {
 			y.mounts.failWith(errors.Wrap(errdefs.ErrFailedPrecondition, "no disk"))
 		}},
-	{name: "command missing", change: func(y *yard, o *runtime.CreateOpts) { o.Spec = anyOf(y, args("missing")) }, says: `exec: "missing": executable file not found in $PATH`},
-	{name: "Create fails", scenario: rules(shimtest.Rule{Method: "Create", Code: "ResourceExhausted", Message: "no memory"}), is: errdefs.IsResourceExhausted, says: "no memory"},
-	{name: "Create fails having created", scenario: rules(shimtest.Rule{Method: "Create", After: true, Code: "Unknown", Message: "boom"}), says: "boom"},
-	{name: "Create is not implemented", scenario: rules(shimtest.Rule{Method: "Create", Unsupported: true}), is: errdefs.IsNotImplemented},
+	{name: "command missing", change: func(y *yard, o *runtime.CreateOpts) { o.Spec = anyOf(y, args("missing")) },
+		says: `exec: "missing": executable file not found in $PATH`},
+	{name: "Create fails", scenario: rules(shimtest.Rule{Method: "Create", Code: "ResourceExhausted",
+		Message: "no memory"}), is: errdefs.IsResourceExhausted, says: "no memory"},
+	{name: "Create fails having created", scenario: rules(shimtest.Rule{Method: "Create", After: true, Code: "Unknown",
+		Message: "boom"}), says: "boom"},
+	{name: "Create is not implemented", scenario: rules(shimtest.Rule{Method: "Create", Unsupported: true}),
+		is: errdefs.IsNotImplemented},
 	{name: "shim dies in Create", scenario: rules(shimtest.Rule{Method: "Create", Die: true})},
 	{name: "shim dies having created", scenario: rules(shimtest.Rule{Method: "Create", After: true, Die: true})},
 	{name: "connection lost in Create", scenario: rules(shimtest.Rule{Method: "Create", After: true, Drop: true})},
 	{name: "undo fails too", scenario: shimtest.Scenario{
-		Rules:  []shimtest.Rule{{Method: "Create", After: true, Message: "boom"}, {Method: "Delete", Message: "no"}, {Method: "Shutdown", Message: "no"}},
+		Rules: []shimtest.Rule{{Method: "Create", After: true, Message: "boom"}, {Method: "Delete", Message: "no"},
+			{Method: "Shutdown", Message: "no"}},
 		Delete: shimtest.DeleteFaults{Fail: 1},
 	}, says: "boom", cleanup: 2 * time.Second},
 }
@@ -99,7 +115,8 @@ func TestCreateFails(t *testing.T) {
 			require.Empty(t, y.mounts.names())
 			y.events.settle()
 			require.Len(t, y.events.of("c1", runtime.TaskExitEventTopic, runtime.TaskDeleteEventTopic),
-				y.shim.Count(shimtest.KindEvent, runtime.TaskExitEventTopic)+y.shim.Count(shimtest.KindEvent, runtime.TaskDeleteEventTopic),
+				y.shim.Count(shimtest.KindEvent, runtime.TaskExitEventTopic)+y.shim.Count(shimtest.KindEvent,
+					runtime.TaskDeleteEventTopic),
 				"the manager tells nothing of a task that never was, whatever its shim told")
 
 			if c.says != "boom" { // the same for all that leave nothing
@@ -121,7 +138,8 @@ func TestCreateCancelled(t *testing.T) {
 		after bool
 		then  func(*yard)
 	}{
-		{"the shim answers later", false, func(y *yard) { y.shim.Update(func(s *shimtest.Scenario) { s.Rules = nil }) }},
+		{"the shim answers later", false,
+			func(y *yard) { y.shim.Update(func(s *shimtest.Scenario) { s.Rules = nil }) }},
 		{"the shim has created", true, func(y *yard) { y.shim.Update(func(s *shimtest.Scenario) { s.Rules = nil }) }},
 		{"the shim dies", true, func(y *yard) { require.NoError(y, y.shim.Daemon("c1").Kill()) }},
 	} {
@@ -148,7 +166,8 @@ func TestCreateCancelled(t *testing.T) {
 	}
 }
 
-// TestEventsOfACreateThatItsClientGaveUp are the shim's own. They cannot be held back, and come in the order of a task's life.
+// TestEventsOfACreateThatItsClientGaveUp are the shim's own. They cannot be held back, and come in the order of a
+// task's life.
 func TestEventsOfACreateThatItsClientGaveUp(t *testing.T) {
 	s := rules(shimtest.Rule{Method: "Create", Hang: true, After: true})
 	s.EarlyDelete = true
@@ -212,7 +231,8 @@ func TestCreateOnAFullDisk(t *testing.T) {
 	y.boot()
 	failed := 0
 	for inodes := 2; ; inodes++ {
-		require.NoError(t, unix.Mount("tmpfs", y.path("state"), "tmpfs", unix.MS_REMOUNT, "size=1m,nr_inodes="+strconv.Itoa(inodes)))
+		require.NoError(t, unix.Mount("tmpfs", y.path("state"), "tmpfs", unix.MS_REMOUNT,
+			"size=1m,nr_inodes="+strconv.Itoa(inodes)))
 		_, err := y.tasks.Create(y.ctx, "c1", y.opts("sleep"))
 		if err == nil {
 			break

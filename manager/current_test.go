@@ -65,7 +65,8 @@ func TestListFromTheRecord(t *testing.T) {
 		"created": {func(_ *testing.T, _ *memShim, task *Task) {
 			task.i.ledger.rec.Task.Status = tasktypes.Status_CREATED.String()
 		}, runtime.RunningStatus, true},
-		"init gone": {func(_ *testing.T, _ *memShim, task *Task) { task.i.ledger.rec.Task.PidStart++ }, runtime.RunningStatus, true},
+		"init gone": {func(_ *testing.T, _ *memShim, task *Task) { task.i.ledger.rec.Task.PidStart++ },
+			runtime.RunningStatus, true},
 		"a pid that may not be its": {func(_ *testing.T, _ *memShim, task *Task) {
 			task.i.ledger.rec.Task.PidOwned = false
 		}, runtime.RunningStatus, true},
@@ -87,8 +88,8 @@ func TestListFromTheRecord(t *testing.T) {
 	}
 }
 
-// TestListWhileTheStatusChanges: while a Pause is under way, and after one whose answer nobody has seen, the shim is asked, until it has
-// answered to a State that was sent after.
+// TestListWhileTheStatusChanges: while a Pause is under way, and after one whose answer nobody has seen, the shim is
+// asked, until it has answered to a State that was sent after.
 func TestListWhileTheStatusChanges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, m := newMemShim(t), memManager(t)

@@ -20,7 +20,8 @@ import (
 
 // TestDeath of a shim with a running task and an exec: all that its clients have to see of it.
 func TestDeath(t *testing.T) {
-	y := newYard(t, shimtest.Scenario{TraceEnv: []string{"YARD"}, Delete: shimtest.DeleteFaults{Stderr: "warning: old kernel\n"}})
+	y := newYard(t, shimtest.Scenario{TraceEnv: []string{"YARD"},
+		Delete: shimtest.DeleteFaults{Stderr: "warning: old kernel\n"}})
 	opts := withMount(y.opts("sleep"))
 	task, err := y.tasks.Create(y.ctx, "c1", opts)
 	require.NoError(t, err)
@@ -48,7 +49,8 @@ func TestDeath(t *testing.T) {
 	require.Equal(t, []string{"e3", "e1", "e2", "c1", ""}, idsOf(heard), "execs first, each once")
 	require.Equal(t, execPid, heard[1].Pid)
 	require.Equal(t, uint32(255), heard[1].Status)
-	require.Equal(t, told{Topic: exitTopic, Container: "c1", ID: "c1", Pid: pid, Status: 137, At: heard[3].At}, heard[3])
+	require.Equal(t, told{Topic: exitTopic, Container: "c1", ID: "c1", Pid: pid, Status: 137, At: heard[3].At},
+		heard[3])
 	require.Equal(t, told{Topic: deleteTopic, Container: "c1", Pid: pid, Status: 137, At: heard[3].At}, heard[4])
 	y.wasDeleted("c1", task)
 	e := y.shim.Find(shimtest.KindExec, "delete")
@@ -96,7 +98,8 @@ func TestDeathAfterTheExit(t *testing.T) {
 	y.wasDeleted("c1", task)
 }
 
-// TestDeathBeforeTheEvent: the exit that the shim wrote down but never told is told with its status, and is what State said.
+// TestDeathBeforeTheEvent: the exit that the shim wrote down but never told is told with its status, and is what State
+// said.
 func TestDeathBeforeTheEvent(t *testing.T) {
 	y := newYard(t, shimtest.Scenario{Events: []shimtest.EventRule{{Topic: exitTopic, Drop: true}}})
 	task := y.run("c1", "exit", "7")
@@ -120,7 +123,8 @@ func TestDeathOfWhatOnlyDeleteKnows(t *testing.T) {
 	require.Equal(t, uint32(7), heard[0].Status)
 }
 
-// TestDeathWithoutAnAnswer: where `shim delete` never says, the status is 255; the container is ended and all is cleaned up in the end.
+// TestDeathWithoutAnAnswer: where `shim delete` never says, the status is 255; the container is ended and all is
+// cleaned up in the end.
 func TestDeathWithoutAnAnswer(t *testing.T) {
 	for name, f := range map[string]shimtest.DeleteFaults{"fails": {Fail: -1}, "garbage": {Garbage: true}} {
 		t.Run(name, func(t *testing.T) {
@@ -143,7 +147,8 @@ func TestDeathWithoutAnAnswer(t *testing.T) {
 	}
 }
 
-// TestDeathWithALateAnswer: one failed attempt does not make an exit unknown that a later one, or the file that the shim wrote, knows.
+// TestDeathWithALateAnswer: one failed attempt does not make an exit unknown that a later one, or the file that the
+// shim wrote, knows.
 func TestDeathWithALateAnswer(t *testing.T) {
 	for name, c := range map[string]struct {
 		command []string
@@ -164,7 +169,11 @@ func TestDeathWithALateAnswer(t *testing.T) {
 			pid, err := task.PID(y.ctx)
 			require.NoError(t, err)
 			if c.want == 7 {
-				y.until("it has exited", func() bool { _, err := os.Stat(y.bundle("c1") + "/exit.json"); return err == nil })
+				y.until("it has exited", func() bool {
+					_,
+						err := os.Stat(y.bundle("c1") + "/exit.json")
+					return err == nil
+				})
 			}
 			y.killShim("c1")
 			y.events.await("c1", deleteTopic, 1)
@@ -187,14 +196,16 @@ func TestExitFileOfAnotherProcess(t *testing.T) {
 	require.Equal(t, uint32(255), y.exitsOf("c1")[0].Status)
 }
 
-// TestDeathThatLeavesRuntimeState: the OCI runtime refuses a container of whose id it keeps state, so the id stays reserved until it does not,
-// whether `shim delete` fails or thinks that it has succeeded. Where the state is, the options tell: of the bundle, else of the store.
+// TestDeathThatLeavesRuntimeState: the OCI runtime refuses a container of whose id it keeps state, so the id stays
+// reserved until it does not, whether `shim delete` fails or thinks that it has succeeded. Where the state is, the
+// options tell: of the bundle, else of the store.
 func TestDeathThatLeavesRuntimeState(t *testing.T) {
 	for name, c := range map[string]struct {
 		damage string // what becomes of options.json; "": it is as the shim wrote it
 		binary bool   // is gone
 	}{
-		"delete leaves it": {}, "options damaged": {damage: "{"}, "options gone": {damage: "gone"}, "binary gone": {binary: true},
+		"delete leaves it": {}, "options damaged": {damage: "{"}, "options gone": {damage: "gone"},
+		"binary gone": {binary: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			y := newYard(t, shimtest.Scenario{})
@@ -252,7 +263,8 @@ func TestDeathWithoutABinary(t *testing.T) {
 	y.shim.AwaitNoProcs()
 }
 
-// TestDeathByANamesake: a binary that clients name by path, and that is gone, is stood in for by one of the same name in PATH.
+// TestDeathByANamesake: a binary that clients name by path, and that is gone, is stood in for by one of the same name
+// in PATH.
 func TestDeathByANamesake(t *testing.T) {
 	y := newYard(t, shimtest.Scenario{}, shimtest.WithScript())
 	y.run("c1", "sleep")
@@ -267,8 +279,8 @@ func TestDeathByANamesake(t *testing.T) {
 	require.Equal(t, uint32(137), heard[0].Status, "as `shim delete` said")
 }
 
-// TestDeathWithoutABundle: where the directory is gone `shim delete` runs in an empty one, so that nothing of the runtime's is left and the id
-// is free at once.
+// TestDeathWithoutABundle: where the directory is gone `shim delete` runs in an empty one, so that nothing of the
+// runtime's is left and the id is free at once.
 func TestDeathWithoutABundle(t *testing.T) {
 	for name, gone := range map[string]func(y *yard) string{
 		"bundle":    func(y *yard) string { return y.bundle("c1") },
@@ -392,7 +404,8 @@ func TestSuccessorIsLeftAlone(t *testing.T) {
 
 // TestDeathWithDeleteThatSaysNothing: the exit is what the shim has written down, and unknown, not 0, where it has not.
 func TestDeathWithDeleteThatSaysNothing(t *testing.T) {
-	for name, faults := range map[string]shimtest.DeleteFaults{"prints nothing": {Mute: true}, "prints no reply": {Garbage: true}} {
+	for name, faults := range map[string]shimtest.DeleteFaults{"prints nothing": {Mute: true},
+		"prints no reply": {Garbage: true}} {
 		for _, written := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, written down: %v", name, written), func(t *testing.T) {
 				y := newYard(t, shimtest.Scenario{
@@ -402,7 +415,11 @@ func TestDeathWithDeleteThatSaysNothing(t *testing.T) {
 				task := y.run("c1", "sleep")
 				if written {
 					require.NoError(t, task.Kill(y.ctx, 15, false))
-					y.until("it has exited", func() bool { _, err := os.Stat(y.bundle("c1") + "/exit.json"); return err == nil })
+					y.until("it has exited", func() bool {
+						_,
+							err := os.Stat(y.bundle("c1") + "/exit.json")
+						return err == nil
+					})
 				}
 				y.killShim("c1")
 				heard := y.exitsOf("c1")

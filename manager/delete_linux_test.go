@@ -31,7 +31,8 @@ func TestCleanupPolicy(t *testing.T) {
 		{name: "nobody vouched for it", policy: CleanupAuto, runs: 1},
 		{name: "no section", runs: 1},
 		{name: "runc", policy: CleanupAuto, runc: true},
-		{name: "runc of version 2", policy: CleanupAuto, runc: true, scenario: replying(shimtest.Reply{Version: 2}), runs: 1},
+		{name: "runc of version 2", policy: CleanupAuto, runc: true, scenario: replying(shimtest.Reply{Version: 2}),
+			runs: 1},
 		{name: "always", policy: CleanupAlways, runc: true, runs: 1},
 		{name: "on failure", policy: CleanupOnFailure},
 	} {
@@ -134,12 +135,14 @@ func TestShutdownFails(t *testing.T) {
 	y.empty()
 }
 
-// TestDeleteNotFound by the shim: with an exit on record that is the answer; without one all is cleaned up, then NotFound.
+// TestDeleteNotFound by the shim: with an exit on record that is the answer; without one all is cleaned up, then
+// NotFound.
 func TestDeleteNotFound(t *testing.T) {
 	for _, known := range []bool{true, false} {
 		t.Run(strconv.FormatBool(known), func(t *testing.T) {
 			y := runcYard(t, shimtest.Scenario{
-				Rules:  []shimtest.Rule{{Method: "Delete", After: true, Code: "NotFound", Message: "container not created"}},
+				Rules: []shimtest.Rule{{Method: "Delete", After: true, Code: "NotFound",
+					Message: "container not created"}},
 				Events: []shimtest.EventRule{{Topic: "*", Drop: true}},
 			})
 			task, err := y.tasks.Create(y.ctx, "c1", y.runcOpts("sleep"))
@@ -148,7 +151,8 @@ func TestDeleteNotFound(t *testing.T) {
 				y.kill(task)
 			} else {
 				require.NoError(t, y.shim.Procs(shimtest.RoleGuest)[0].Kill())
-				y.until("the shim has seen it", func() bool { _, err := os.Stat(filepath.Join(y.bundle("c1"), "exit.json")); return err == nil })
+				y.until("the shim has seen it",
+					func() bool { _, err := os.Stat(filepath.Join(y.bundle("c1"), "exit.json")); return err == nil })
 			}
 			exit, err := y.tasks.Delete(y.ctx, "c1")
 			if known {
@@ -209,7 +213,8 @@ func TestDeleteTwiceAtOnce(t *testing.T) {
 	y.empty()
 }
 
-// TestRootfsWithData: what cannot be emptied may be somebody's data. The bundle stays, the id is taken, the error says by what.
+// TestRootfsWithData: what cannot be emptied may be somebody's data. The bundle stays, the id is taken, the error says
+// by what.
 func TestRootfsWithData(t *testing.T) {
 	setTimeout(t, TimeoutCleanup, 500*time.Millisecond)
 	y := runcYard(t, shimtest.Scenario{})

@@ -173,7 +173,8 @@ func TestStoppedWithoutATime(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				e, s := startedExec(t, memManager(t))
 				i := e.task.i
-				stopped := &taskapi.StateResponse{Pid: 77, Status: tasktypes.Status_STOPPED, ExitStatus: 7, ExitedAt: at}
+				stopped := &taskapi.StateResponse{Pid: 77, Status: tasktypes.Status_STOPPED, ExitStatus: 7,
+					ExitedAt: at}
 				s.say("State", stopped)
 				ask := map[string]func(context.Context) (runtime.State, error){"": e.task.State, "e1": e.State}
 				first := time.Now()

@@ -103,7 +103,8 @@ type mountManager struct {
 	undone  []string
 }
 
-func (m *mountManager) Activate(ctx context.Context, name string, mounts []mount.Mount, opts ...mount.ActivateOpt) (mount.ActivationInfo, error) {
+func (m *mountManager) Activate(ctx context.Context, name string, mounts []mount.Mount,
+	opts ...mount.ActivateOpt) (mount.ActivationInfo, error) {
 	var o mount.ActivateOptions
 	for _, opt := range opts {
 		opt(&o)

@@ -26,7 +26,8 @@ func (y *yard) strip(id string, more ...string) {
 	}
 }
 
-// TestForeignBundles: those that stock containerd left are taken over, by bootstrap.json or by the address that old shims leave.
+// TestForeignBundles: those that stock containerd left are taken over, by bootstrap.json or by the address that old
+// shims leave.
 func TestForeignBundles(t *testing.T) {
 	for _, c := range []struct {
 		name     string
@@ -34,7 +35,8 @@ func TestForeignBundles(t *testing.T) {
 		remove   []string
 	}{
 		{name: "no record"},
-		{name: "address only", scenario: shimtest.Scenario{Generation: shimtest.Legacy}, remove: []string{"bootstrap.json", "shim-binary-path"}},
+		{name: "address only", scenario: shimtest.Scenario{Generation: shimtest.Legacy},
+			remove: []string{"bootstrap.json", "shim-binary-path"}},
 		{name: "binary not named", remove: []string{"shim-binary-path"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -63,7 +65,8 @@ func TestForeignBundles(t *testing.T) {
 	}
 }
 
-// TestForeignPodLog: of the logs in a pod that stock containerd left the one is drained that the shim writes to, the pause container's.
+// TestForeignPodLog: of the logs in a pod that stock containerd left the one is drained that the shim writes to, the
+// pause container's.
 func TestForeignPodLog(t *testing.T) {
 	for name, joined := range map[string]bool{"sandbox": true, "group": false} {
 		t.Run(name, func(t *testing.T) {
@@ -138,7 +141,8 @@ func TestForeignStalled(t *testing.T) {
 	y.empty()
 }
 
-// TestRecordsThatCannotBeRead: a record of a newer version, or a damaged one, makes the bundle a foreign one and costs no container.
+// TestRecordsThatCannotBeRead: a record of a newer version, or a damaged one, makes the bundle a foreign one and costs
+// no container.
 func TestRecordsThatCannotBeRead(t *testing.T) {
 	for name, data := range map[string]string{"newer": `{"version":99,"task":[]}`, "damaged": "{", "empty": ""} {
 		t.Run(name, func(t *testing.T) {
@@ -154,7 +158,8 @@ func TestRecordsThatCannotBeRead(t *testing.T) {
 	}
 }
 
-// TestBootstrapThatCannotBeRead: how to reach the shim is not known, so nobody can say that it is dead: both are left alone.
+// TestBootstrapThatCannotBeRead: how to reach the shim is not known, so nobody can say that it is dead: both are left
+// alone.
 func TestBootstrapThatCannotBeRead(t *testing.T) {
 	y := newYard(t, shimtest.Scenario{})
 	before := y.state(y.run("c1", "sleep"))

@@ -55,7 +55,8 @@ func TestExitEventOfAStartWithoutAnAnswer(t *testing.T) {
 	})
 }
 
-// TestWaitFasterThanStart: the Wait is answered when Create's pid is still the only one that is known. What is on record is what was told.
+// TestWaitFasterThanStart: the Wait is answered when Create's pid is still the only one that is known. What is on
+// record is what was told.
 func TestWaitFasterThanStart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i, s := createdTask(t, memManager(t))

@@ -63,8 +63,8 @@ func BenchmarkList(b *testing.B) {
 	}
 }
 
-// A call to a shim, with nothing around it and with what the manager does around it. The difference is the manager's; the rest is
-// ttrpc, over a pipe in this process.
+// A call to a shim, with nothing around it and with what the manager does around it. The difference is the manager's;
+// the rest is ttrpc, over a pipe in this process.
 func BenchmarkCall(b *testing.B) {
 	ask := func(ctx context.Context, c *shimclient.Task) error {
 		_, err := c.Pids(ctx, &taskapi.PidsRequest{ID: "task-0"})
@@ -142,17 +142,20 @@ func fullSpec() *specs.Spec {
 	}
 	var mounts []specs.Mount
 	for _, to := range []string{
-		"/proc", "/dev", "/dev/pts", "/dev/mqueue", "/sys", "/sys/fs/cgroup", "/etc/hosts", "/dev/termination-log", "/etc/hostname",
+		"/proc", "/dev", "/dev/pts", "/dev/mqueue", "/sys", "/sys/fs/cgroup", "/etc/hosts", "/dev/termination-log",
+		"/etc/hostname",
 		"/etc/resolv.conf", "/dev/shm", "/var/run/secrets/kubernetes.io/serviceaccount",
 	} {
 		how := []string{"rbind", "rprivate", "ro"}
-		mounts = append(mounts, specs.Mount{Destination: to, Type: "bind", Source: "/var/lib/somewhere" + to, Options: how})
+		mounts = append(mounts, specs.Mount{Destination: to, Type: "bind", Source: "/var/lib/somewhere" + to,
+			Options: how})
 	}
 	return &specs.Spec{
 		Version: specs.Version,
 		Process: &specs.Process{
 			Args: []string{"/bin/server", "--listen=:8080"}, Env: env, Cwd: "/",
-			Capabilities: &specs.LinuxCapabilities{Bounding: capabilities, Effective: capabilities, Permitted: capabilities},
+			Capabilities: &specs.LinuxCapabilities{Bounding: capabilities, Effective: capabilities,
+				Permitted: capabilities},
 		},
 		Root:   &specs.Root{Path: "rootfs"},
 		Mounts: mounts,
@@ -162,7 +165,8 @@ func fullSpec() *specs.Spec {
 		},
 		Linux: &specs.Linux{
 			Namespaces: []specs.LinuxNamespace{
-				{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}, {Type: specs.NetworkNamespace, Path: "/proc/1/ns/net"},
+				{Type: specs.PIDNamespace}, {Type: specs.MountNamespace},
+				{Type: specs.NetworkNamespace, Path: "/proc/1/ns/net"},
 			},
 			CgroupsPath: "/kubepods/burstable/pod01/0123456789abcdef",
 			MaskedPaths: []string{"/proc/acpi", "/proc/kcore", "/proc/keys"},

@@ -29,7 +29,8 @@ func (y *yard) mapped() runtime.CreateOpts {
 	return o
 }
 
-// TestIDMapCheck: runc ignores what it does not know, so files would get wrong owners; the answer is cached by what gave it.
+// TestIDMapCheck: runc ignores what it does not know, so files would get wrong owners; the answer is cached by what
+// gave it.
 func TestIDMapCheck(t *testing.T) {
 	yes, no := true, false
 	for name, c := range map[string]struct {
@@ -90,7 +91,8 @@ func TestInfoIsCached(t *testing.T) {
 	y.empty()
 }
 
-// TestMountCapabilities: what the shim says it mounts itself is left to it; an old one says so by an annotation of its info.
+// TestMountCapabilities: what the shim says it mounts itself is left to it; an old one says so by an annotation of its
+// info.
 func TestMountCapabilities(t *testing.T) {
 	for _, c := range []struct {
 		name              string
@@ -99,10 +101,12 @@ func TestMountCapabilities(t *testing.T) {
 		types, transforms []string
 		asked             int
 	}{
-		{name: "bootstrap", scenario: replying(shimtest.Reply{MountTypes: []string{"x-disk"}, MountTransforms: []string{"format"}}),
+		{name: "bootstrap", scenario: replying(shimtest.Reply{MountTypes: []string{"x-disk"},
+			MountTransforms: []string{"format"}}),
 			types: []string{"x-disk"}, transforms: []string{"format"}},
 		{name: "annotation", scenario: shimtest.Scenario{Info: shimtest.InfoAnswer{Annotations: map[string]string{
-			"containerd.io/runtime-allow-mounts": "x-disk,format/*,erofs"}}}, types: []string{"x-disk", "erofs"}, transforms: []string{"format"}, asked: 1},
+			"containerd.io/runtime-allow-mounts": "x-disk,format/*,erofs"}}}, types: []string{"x-disk", "erofs"},
+			transforms: []string{"format"}, asked: 1},
 		{name: "nothing", asked: 1},
 		{name: "info fails", scenario: shimtest.Scenario{Info: shimtest.InfoAnswer{Fail: "no info"}}, asked: 1},
 		{name: "runc is not asked", runc: true},
@@ -155,7 +159,8 @@ func TestNoMountManager(t *testing.T) {
 	y.m.mounts = &mountController{shims: y.m}
 	_, err := y.tasks.Create(y.ctx, "c1", withMount(y.opts("sleep")))
 	require.NoError(t, err)
-	require.Contains(t, string(y.shim.Find(shimtest.KindRPC, "Create")[0].Request), "x-disk", "the shim does all mounts")
+	require.Contains(t, string(y.shim.Find(shimtest.KindRPC, "Create")[0].Request), "x-disk",
+		"the shim does all mounts")
 	y.remove("c1")
 	y.empty()
 }
@@ -165,7 +170,8 @@ func TestPluginInfo(t *testing.T) {
 	y := newYard(t, shimtest.Scenario{})
 	options := anyOf(t, &runcoptions.Options{BinaryName: "crun"})
 	for n := range 2 {
-		got, err := y.tasks.PluginInfo(y.ctx, &apitypes.RuntimeRequest{RuntimePath: y.shim.Path, Options: typeurl.MarshalProto(options)})
+		got, err := y.tasks.PluginInfo(y.ctx, &apitypes.RuntimeRequest{RuntimePath: y.shim.Path,
+			Options: typeurl.MarshalProto(options)})
 		require.NoError(t, err)
 		info, ok := got.(*apitypes.RuntimeInfo)
 		require.True(t, ok)

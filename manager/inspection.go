@@ -187,7 +187,8 @@ func (m *ShimManager) shimLog(namespace, id string) (*shimclient.Log, shimclient
 	}
 	p := i.process()
 	if p == nil {
-		return nil, shimclient.ProcessID{}, errors.Wrapf(errdefs.ErrFailedPrecondition, "%s %s has no shim", i.kind, i.id)
+		return nil, shimclient.ProcessID{}, errors.Wrapf(errdefs.ErrFailedPrecondition, "%s %s has no shim", i.kind,
+			i.id)
 	}
 	logs := p.Log()
 	if logs == nil {

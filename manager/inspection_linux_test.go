@@ -28,7 +28,8 @@ func inspected[T any](y *yard, question any) *T {
 	return answer.(*T)
 }
 
-// TestInspect: what a client is told of shims that answer, of one that does not, and of one that is gone, without a call to any.
+// TestInspect: what a client is told of shims that answer, of one that does not, and of one that is gone, without a
+// call to any.
 func TestInspect(t *testing.T) {
 	y := newYard(t, shimtest.Scenario{Log: []string{"level=info msg=one", "\x1b[31mtwo"}})
 	y.run("c1", "sleep")
@@ -37,7 +38,8 @@ func TestInspect(t *testing.T) {
 	cont := y.stop("c2")
 	_, err := mustGet(y, "c2").Pids(y.ctx)
 	require.Error(t, err)
-	y.until("the breaker is open", func() bool { return processStateOf(y.instance("c2").process()) == shimproc.Unresponsive })
+	y.until("the breaker is open",
+		func() bool { return processStateOf(y.instance("c2").process()) == shimproc.Unresponsive })
 	states := y.shim.Count(shimtest.KindRPC, "State")
 
 	all := inspected[inspect.ListResponse](y, &inspect.ListRequest{Processes: true}).Instances
@@ -76,7 +78,8 @@ func TestInspect(t *testing.T) {
 	require.Equal(t, states, y.shim.Count(shimtest.KindRPC, "State"), "nobody was asked")
 
 	cont()
-	y.until("the breaker is closed", func() bool { return processStateOf(y.instance("c2").process()) == shimproc.Connected })
+	y.until("the breaker is closed",
+		func() bool { return processStateOf(y.instance("c2").process()) == shimproc.Connected })
 	y.kill(mustGet(y, "c2"))
 	one = inspected[inspect.InspectResponse](y, &inspect.InspectRequest{Namespace: testNamespace, ID: "c2"})
 	require.Equal(t, uint32(137), one.Exit.Status)
@@ -85,7 +88,8 @@ func TestInspect(t *testing.T) {
 	y.empty()
 }
 
-// TestInspectLogsAndDump: the last lines of a shim are there, and one that writes no stacks when it is asked for them is not harmed.
+// TestInspectLogsAndDump: the last lines of a shim are there, and one that writes no stacks when it is asked for them
+// is not harmed.
 func TestInspectLogsAndDump(t *testing.T) {
 	y := newYard(t, shimtest.Scenario{Log: []string{"level=info msg=one", "\x1b[31mtwo"}})
 	task := y.run("c1", "sleep")

@@ -24,7 +24,8 @@ func TestLife(t *testing.T) {
 		{name: "bootstrap", version: 3},
 		{name: "grpc", scenario: shimtest.Scenario{Transport: "grpc"}, version: 3},
 		{name: "version 2", scenario: shimtest.Scenario{Reply: shimtest.Reply{Version: 2}}, version: 2},
-		{name: "grpc version 2", scenario: shimtest.Scenario{Transport: "grpc", Reply: shimtest.Reply{Version: 2}}, version: 2},
+		{name: "grpc version 2", scenario: shimtest.Scenario{Transport: "grpc", Reply: shimtest.Reply{Version: 2}},
+			version: 2},
 		{name: "json reply", scenario: shimtest.Scenario{Reply: shimtest.Reply{Format: shimtest.JSON}}, version: 3},
 		{name: "containerd 1.6", scenario: shimtest.Scenario{Generation: shimtest.Legacy}, version: 2,
 			opts: []shimtest.InstallOption{shimtest.WithoutMarker()}},
@@ -32,13 +33,15 @@ func TestLife(t *testing.T) {
 			opts: []shimtest.InstallOption{shimtest.WithoutMarker()}},
 		{name: "script", scenario: shimtest.Scenario{Generation: shimtest.Legacy}, version: 2,
 			opts: []shimtest.InstallOption{shimtest.WithScript()}},
-		{name: "no stdin", scenario: shimtest.Scenario{Generation: shimtest.Lenient, Reply: shimtest.Reply{Format: shimtest.JSON}}, version: 3},
+		{name: "no stdin", scenario: shimtest.Scenario{Generation: shimtest.Lenient,
+			Reply: shimtest.Reply{Format: shimtest.JSON}}, version: 3},
 		{name: "bare path", scenario: shimtest.Scenario{Socket: shimtest.Bare, Transport: "grpc"}, version: 3},
 		{name: "abstract", scenario: shimtest.Scenario{Socket: shimtest.Abstract}, version: 3},
 		{name: "hvsock", scenario: shimtest.Scenario{Socket: shimtest.HVsock}, version: 3},
 		{name: "noisy", scenario: shimtest.Scenario{
-			Start: shimtest.StartFaults{Stderr: "warning: old kernel\n"}, Delete: shimtest.DeleteFaults{Stderr: "warning\n"},
-			Log: []string{`level=info msg=hello`},
+			Start:  shimtest.StartFaults{Stderr: "warning: old kernel\n"},
+			Delete: shimtest.DeleteFaults{Stderr: "warning\n"},
+			Log:    []string{`level=info msg=hello`},
 		}, version: 3},
 	} {
 		t.Run(c.name, func(t *testing.T) {

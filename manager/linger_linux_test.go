@@ -13,7 +13,8 @@ import (
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
-// reserved requires that the id of a deleted task is taken as long as its shim lingers, and that the task itself is gone.
+// reserved requires that the id of a deleted task is taken as long as its shim lingers, and that the task itself is
+// gone.
 func (y *yard) reserved(id string) {
 	y.Helper()
 	_, err := y.tasks.Get(y.ctx, id)
@@ -30,12 +31,13 @@ func (y *yard) reserved(id string) {
 	require.Len(y, y.shim.Procs(shimtest.RoleDaemon), 1, "it is not ended in haste")
 }
 
-// TestLingeringShim: a shim that said yes to its Shutdown and goes on keeps the id, over a restart of the daemon too: a task that joined
-// it by its socket would end with it.
+// TestLingeringShim: a shim that said yes to its Shutdown and goes on keeps the id, over a restart of the daemon too: a
+// task that joined it by its socket would end with it.
 func TestLingeringShim(t *testing.T) {
 	for name, s := range map[string]shimtest.Scenario{
-		"serves on":   {Linger: true},
-		"closed":      {Linger: true, Rules: []shimtest.Rule{{Method: "Shutdown", After: true, Unlisten: true, Drop: true}}},
+		"serves on": {Linger: true},
+		"closed": {Linger: true, Rules: []shimtest.Rule{{Method: "Shutdown", After: true, Unlisten: true,
+			Drop: true}}},
 		"pid unknown": {Linger: true, ShimPid: 1},
 	} {
 		t.Run(name, func(t *testing.T) {

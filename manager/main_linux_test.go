@@ -18,8 +18,8 @@ func TestMain(m *testing.M) {
 	if err := log.SetLevel("fatal"); err != nil {
 		panic(err)
 	}
-	// Longer than a busy machine needs for anything. Tests that are about one of them set it, as short as they like, from where
-	// nothing that has to succeed hangs on it.
+	// Longer than a busy machine needs for anything. Tests that are about one of them set it, as short as they like,
+	// from where nothing that has to succeed hangs on it.
 	for _, name := range []string{TimeoutLoad, TimeoutCleanup, TimeoutShutdown} {
 		timeout.Set(name, time.Minute)
 	}

@@ -24,8 +24,8 @@ import (
 // massEnv says how many shims die in TestMassDeath.
 const massEnv = "SHIMYARD_MASS_DEATH"
 
-// slowDelete is a shim of which only `delete` is there. It takes a while, notes when it begins and ends, fails the first time for ids that
-// end in 0, and answers with the reply beside it.
+// slowDelete is a shim of which only `delete` is there. It takes a while, notes when it begins and ends, fails the
+// first time for ids that end in 0, and answers with the reply beside it.
 const slowDelete = `#!/bin/sh
 home=${0%/*}
 echo begin >>$home/log
@@ -35,7 +35,8 @@ case $PWD in *0) [ -e failed ] || { : >failed; exit 1; } ;; esac
 cat $home/reply
 `
 
-// TestMassDeath: the deletes of shims that die together are run some at a time, all exits are told as they were, and nothing is left.
+// TestMassDeath: the deletes of shims that die together are run some at a time, all exits are told as they were, and
+// nothing is left.
 func TestMassDeath(t *testing.T) {
 	count := 100
 	if v := os.Getenv(massEnv); v != "" {

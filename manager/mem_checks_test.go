@@ -75,7 +75,8 @@ func exitOf(pid, status uint32) bundle.Exit {
 }
 
 func exitEvent(container, id string, pid, status uint32) *apievents.TaskExit {
-	return &apievents.TaskExit{ContainerID: container, ID: id, Pid: pid, ExitStatus: status, ExitedAt: timestamppb.Now()}
+	return &apievents.TaskExit{ContainerID: container, ID: id, Pid: pid, ExitStatus: status,
+		ExitedAt: timestamppb.Now()}
 }
 
 // hear lets an event come to the manager as from the exchange.

@@ -23,8 +23,8 @@ var testEndpoint = shimclient.Endpoint{Protocol: "ttrpc", Address: "unix:///nowh
 
 var noLayout bundle.Layout
 
-// memManager is a manager without disk, processes and subscriptions, for tests in a synctest bubble. Its shim processes do not connect by
-// themselves, unless change says so.
+// memManager is a manager without disk, processes and subscriptions, for tests in a synctest bubble. Its shim processes
+// do not connect by themselves, unless change says so.
 func memManager(t testing.TB, change ...func(*shimproc.Config)) *ShimManager {
 	m, err := newManager(context.Background(), Config{Events: testExchange, Sandboxes: &sandboxStore{}})
 	require.NoError(t, err)
@@ -49,9 +49,11 @@ func memTask(t testing.TB, m *ShimManager, id string, pid uint32) (*Instance, *s
 	return memTaskFrom(t, m, id, pid, shimproc.Origin{Launched: true})
 }
 
-func memTaskFrom(t testing.TB, m *ShimManager, id string, pid uint32, from shimproc.Origin) (*Instance, *shimproc.Process) {
+func memTaskFrom(t testing.TB, m *ShimManager, id string, pid uint32, from shimproc.Origin) (*Instance,
+	*shimproc.Process) {
 	i := memInstance(m, id, running)
-	i.ledger.rec = bundle.Record{Created: true, Task: &bundle.TaskState{Status: "RUNNING", Pid: pid, PidStart: startOf(t, pid)}}
+	i.ledger.rec = bundle.Record{Created: true,
+		Task: &bundle.TaskState{Status: "RUNNING", Pid: pid, PidStart: startOf(t, pid)}}
 	ep := shimclient.Endpoint{Protocol: "ttrpc", Address: "unix:///nowhere-of-" + id + ".sock", Version: 3}
 	p, _, err := m.procs.Attach(behind{i}, ep, from)
 	require.NoError(t, err)

@@ -76,7 +76,8 @@ func TestMetrics(t *testing.T) {
 	failed := before("create_failures_total", "reason", metrics.ReasonRuntime)
 	exists := before("create_failures_total", "reason", metrics.ReasonExists)
 	took, phase := before("create_duration_seconds"), before("create_phase_duration_seconds", "phase", "create_rpc")
-	queued, dialled := before("create_phase_duration_seconds", "phase", "queue"), before("create_phase_duration_seconds", "phase", "dial")
+	queued, dialled := before("create_phase_duration_seconds", "phase", "queue"),
+		before("create_phase_duration_seconds", "phase", "dial")
 	starts, deletes := before("shim_execs_total", "command", "start"), before("delete_duration_seconds")
 	rpcs := before("rpcs_total", "method", "Create", "code", "OK")
 	deaths, told := before("deaths_total"), before("exits_told_total", "by", "dead_shim")
@@ -98,7 +99,8 @@ func TestMetrics(t *testing.T) {
 	require.Equal(t, 2.0, dialled())
 	require.Equal(t, 2.0, starts())
 	require.Equal(t, 2.0, rpcs())
-	require.Equal(t, 2.0, s.sum("instances", "kind", "task", "state", "running", "namespace", testNamespace, "runtime", "unknown"))
+	require.Equal(t, 2.0, s.sum("instances", "kind", "task", "state", "running", "namespace", testNamespace, "runtime",
+		"unknown"))
 	require.Equal(t, 2.0, s.sum("processes", "state", "connected"))
 
 	restored := before("restored_total", "outcome", "running")
@@ -107,12 +109,14 @@ func TestMetrics(t *testing.T) {
 	for _, stage := range []string{"listed", "read", "settled"} {
 		require.Positive(t, s.sum("restore_seconds", "stage", stage), stage)
 	}
-	opened, closed := before("breaker_transitions_total", "to", "unresponsive"), before("breaker_transitions_total", "to", "connected")
+	opened, closed := before("breaker_transitions_total", "to", "unresponsive"),
+		before("breaker_transitions_total", "to", "connected")
 	passed := before("deadlines_passed_total", "method", "Pids")
 	cont := y.stop("c2")
 	_, err = mustGet(y, "c2").Pids(y.ctx)
 	require.Error(t, err)
-	y.until("the breaker is open", func() bool { return processStateOf(y.instance("c2").process()) == shimproc.Unresponsive })
+	y.until("the breaker is open",
+		func() bool { return processStateOf(y.instance("c2").process()) == shimproc.Unresponsive })
 	require.Equal(t, 1.0, opened())
 	require.Equal(t, 1.0, passed())
 	require.Equal(t, 1.0, s.sum("processes", "state", "unresponsive"))
@@ -151,7 +155,8 @@ func TestReasons(t *testing.T) {
 	} {
 		require.Equal(t, c.want, at(c.phase).reason(c.err), "%s: %v", c.phase, c.err)
 	}
-	for _, phase := range []string{metrics.PhaseResolve, metrics.PhaseLaunch, metrics.PhaseMounts, metrics.PhaseCreate} {
+	for _, phase := range []string{metrics.PhaseResolve, metrics.PhaseLaunch, metrics.PhaseMounts,
+		metrics.PhaseCreate} {
 		require.NotEmpty(t, reasonOfPhase[phase])
 	}
 	require.Equal(t, "OK", codeOf(nil))

@@ -222,7 +222,8 @@ func (i *Instance) brief() brief {
 	_, left := i.remains.whatIsLeft()
 	return brief{
 		Instances: metrics.Instances{
-			Kind: string(i.kind), State: stateNames[i.state], Runtime: i.ledger.passageLocked().runtime, Namespace: i.namespace,
+			Kind: string(i.kind), State: stateNames[i.state], Runtime: i.ledger.passageLocked().runtime,
+			Namespace: i.namespace,
 		},
 		process: i.proc, failing: left != nil && i.state.ending(), since: i.since,
 	}

@@ -17,8 +17,8 @@ import (
 	"github.com/shimyard/shimyard/manager/internal/metrics"
 )
 
-// All that a create and a delete do to be seen, and nothing else: without traces, and with every span recorded. A create of a container takes
-// milliseconds (make bench); this is to be less than a hundredth of that.
+// All that a create and a delete do to be seen, and nothing else: without traces, and with every span recorded. A
+// create of a container takes milliseconds (make bench); this is to be less than a hundredth of that.
 func BenchmarkInstrumentation(b *testing.B) {
 	b.Run("no traces", benchInstrumentation)
 	b.Run("traces", func(b *testing.B) {

@@ -110,7 +110,8 @@ func TestRoomsOnThePage(t *testing.T) {
 	}
 	page, err := os.ReadFile("DESIGN.md")
 	require.NoError(t, err)
-	require.True(t, strings.Contains(string(page), want.String()), "put this into manager/DESIGN.md:\n%s", want.String())
+	require.True(t, strings.Contains(string(page), want.String()), "put this into manager/DESIGN.md:\n%s",
+		want.String())
 }
 
 // TestLocksOnThePage: each lock has a place in the order that DESIGN.md gives.
@@ -123,7 +124,8 @@ func TestLocksOnThePage(t *testing.T) {
 	for _, r := range roomsOf(t) {
 		for _, lock := range r.locks {
 			lock = "`" + strings.TrimPrefix(lock, "manager.") + "`"
-			require.True(t, strings.Contains(page, lock), "say in manager/DESIGN.md what may be done under the lock %s", lock)
+			require.True(t, strings.Contains(page, lock), "say in manager/DESIGN.md what may be done under the lock %s",
+				lock)
 		}
 	}
 }

@@ -34,13 +34,19 @@ func TestDistrust(t *testing.T) {
 			y.removed("failing")
 		}},
 		{name: "a Delete failed", spoil: func(y *yard, _ *warmShim) {
-			y.shim.Update(func(s *shimtest.Scenario) { s.Rules = []shimtest.Rule{{Method: "Delete", Times: 1, Message: "no"}} })
+			y.shim.Update(func(s *shimtest.Scenario) {
+				s.Rules = []shimtest.Rule{{Method: "Delete", Times: 1,
+					Message: "no"}}
+			})
 			y.kill(mustGet(y, "c1"))
 			_, err := y.tasks.Delete(y.ctx, "c1")
 			require.ErrorContains(y, err, "no")
 		}},
 		{name: "the connection was lost", spoil: func(y *yard, w *warmShim) {
-			y.shim.Update(func(s *shimtest.Scenario) { s.Rules = []shimtest.Rule{{Method: "Stats", Times: 1, Drop: true}} })
+			y.shim.Update(func(s *shimtest.Scenario) {
+				s.Rules = []shimtest.Rule{{Method: "Stats", Times: 1,
+					Drop: true}}
+			})
 			_, _ = mustGet(y, "c1").Stats(y.ctx)
 			y.until("that was noticed", func() bool { return y.retired(w) })
 		}},
@@ -59,7 +65,8 @@ func TestDistrust(t *testing.T) {
 			w := y.warm("c1")
 			c.spoil(y, w)
 			require.True(t, y.retired(w))
-			require.Contains(t, []runtime.Status{runtime.RunningStatus, runtime.StoppedStatus}, y.state(mustGet(y, "c1")).Status, "it goes on")
+			require.Contains(t, []runtime.Status{runtime.RunningStatus, runtime.StoppedStatus},
+				y.state(mustGet(y, "c1")).Status, "it goes on")
 			y.pooled("c2")
 			require.NotSame(t, w, y.warm("c2"))
 			y.remove("c1")
@@ -92,7 +99,10 @@ func TestIdleShimOfNoUse(t *testing.T) {
 			require.NoError(y, p.Kill())
 		},
 		"deaf": func(y *yard, p shimtest.Proc) {
-			y.shim.Update(func(s *shimtest.Scenario) { s.Rules = []shimtest.Rule{{Method: "Connect", ID: p.ID, Hang: true}} })
+			y.shim.Update(func(s *shimtest.Scenario) {
+				s.Rules = []shimtest.Rule{{Method: "Connect", ID: p.ID,
+					Hang: true}}
+			})
 			y.aged()
 		},
 	} {
@@ -121,8 +131,9 @@ func TestWarmLaunchThatFails(t *testing.T) {
 		"start fails once": starting(shimtest.StartFaults{
 			FailAt: shimtest.AtEntry, Times: 1, FailText: `invalid id "_"`,
 		}),
-		"start leaves a daemon behind": starting(shimtest.StartFaults{FailAt: shimtest.AfterFork, Times: 1, LeaveDaemon: true}),
-		"start dies after its reply":   starting(shimtest.StartFaults{DieAt: shimtest.AfterReply, Times: 1}),
+		"start leaves a daemon behind": starting(shimtest.StartFaults{FailAt: shimtest.AfterFork, Times: 1,
+			LeaveDaemon: true}),
+		"start dies after its reply": starting(shimtest.StartFaults{DieAt: shimtest.AfterReply, Times: 1}),
 	} {
 		t.Run(name, func(t *testing.T) {
 			y := poolYard(t, s, PoolConfig{Warm: 2, Reuse: 100})
@@ -221,7 +232,8 @@ func TestWarmDirectoryCannotBeMade(t *testing.T) {
 	t.Cleanup(func() { _ = unix.Unmount(y.path("state"), unix.MNT_DETACH) })
 	y.boot()
 	inodes := func(n int) {
-		require.NoError(t, unix.Mount("tmpfs", y.path("state"), "tmpfs", unix.MS_REMOUNT, "size=1m,nr_inodes="+strconv.Itoa(n)))
+		require.NoError(t, unix.Mount("tmpfs", y.path("state"), "tmpfs", unix.MS_REMOUNT,
+			"size=1m,nr_inodes="+strconv.Itoa(n)))
 	}
 	failed, alone := 0, 0
 	for n := 2; ; n++ {

@@ -24,8 +24,11 @@ func TestWhatDoesNotShareAShim(t *testing.T) {
 	for name, c := range map[string]struct {
 		change func(y *yard, o *runtime.CreateOpts)
 	}{
-		"another namespace": {func(y *yard, _ *runtime.CreateOpts) { y.ctx = namespaces.WithNamespace(context.Background(), "other") }},
-		"another binary":    {func(y *yard, _ *runtime.CreateOpts) { y.shim.Replace() }},
+		"another namespace": {func(y *yard,
+			_ *runtime.CreateOpts) {
+			y.ctx = namespaces.WithNamespace(context.Background(), "other")
+		}},
+		"another binary": {func(y *yard, _ *runtime.CreateOpts) { y.shim.Replace() }},
 		"other options": {func(y *yard, o *runtime.CreateOpts) {
 			o.RuntimeOptions = anyOf(y, &runcoptions.Options{BinaryName: "crun"})
 		}},
@@ -105,7 +108,8 @@ func TestWhatNeverUsesThePool(t *testing.T) {
 // TestPodOnAWarmShim: the first container of a pod takes one, the others join it, by the sandbox that the create names
 // or by the name of its socket. When the first goes before them the process ends with the last.
 func TestPodOnAWarmShim(t *testing.T) {
-	for name, s := range map[string]shimtest.Scenario{"ttrpc": {}, "grpc": {Transport: "grpc"}, "bare path": {Transport: "grpc", Socket: shimtest.Bare}} {
+	for name, s := range map[string]shimtest.Scenario{"ttrpc": {}, "grpc": {Transport: "grpc"},
+		"bare path": {Transport: "grpc", Socket: shimtest.Bare}} {
 		t.Run(name, func(t *testing.T) {
 			y := poolYard(t, s, PoolConfig{Warm: 1, Reuse: 100})
 			y.sandboxes.add("pause")

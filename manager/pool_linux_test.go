@@ -18,7 +18,8 @@ import (
 
 // TestWarmShimServesAgain: after a delete in good order the next create takes the same process, without an exec.
 func TestWarmShimServesAgain(t *testing.T) {
-	for name, s := range map[string]shimtest.Scenario{"ttrpc": {}, "grpc": {Transport: "grpc"}, "bare path": {Transport: "grpc", Socket: shimtest.Bare}} {
+	for name, s := range map[string]shimtest.Scenario{"ttrpc": {}, "grpc": {Transport: "grpc"},
+		"bare path": {Transport: "grpc", Socket: shimtest.Bare}} {
 		t.Run(name, func(t *testing.T) {
 			y := poolYard(t, s, PoolConfig{Warm: 1, Reuse: 100})
 			y.pooled("c1")
@@ -99,7 +100,8 @@ func TestPoolCeiling(t *testing.T) {
 		require.NoError(t, <-deleted)
 	}
 	y.removed(ids...)
-	y.until("those above the ceiling have ended", func() bool { return len(y.daemons()) == 2 && len(y.warmDirs()) == 2 })
+	y.until("those above the ceiling have ended",
+		func() bool { return len(y.daemons()) == 2 && len(y.warmDirs()) == 2 })
 	require.Len(t, y.idle(), 2)
 	require.Equal(t, 2, y.m.pool.account.Totals().Places)
 }
@@ -241,7 +243,10 @@ func TestManyAtOnce(t *testing.T) {
 	y.until("all tasks are gone", func() bool { return len(y.m.list("", KindTask)) == 0 })
 	y.until("no spare is being started", func() bool { return !y.filling() })
 	y.serveOneAtATime()
-	y.until("all that is left is idle", func() bool { return len(y.daemons()) == len(y.idle()) && len(y.warmDirs()) == len(y.idle()) })
+	y.until("all that is left is idle", func() bool {
+		return len(y.daemons()) == len(y.idle()) &&
+			len(y.warmDirs()) == len(y.idle())
+	})
 	require.Equal(t, len(y.idle()), y.m.pool.account.Totals().Places)
 }
 

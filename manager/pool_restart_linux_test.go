@@ -73,7 +73,8 @@ func TestCloseWhileASpareStarts(t *testing.T) {
 	}
 }
 
-// TestRestartWithWarmShims: a task is taken over as any other. Nobody knows whether all that its shim did went well, so that one ends with it.
+// TestRestartWithWarmShims: a task is taken over as any other. Nobody knows whether all that its shim did went well, so
+// that one ends with it.
 func TestRestartWithWarmShims(t *testing.T) {
 	for name, change := range map[string]func(y *yard){
 		"as before": func(*yard) {},
@@ -155,7 +156,8 @@ func TestCrashWithIdleShims(t *testing.T) {
 	require.Equal(t, from, y.starts())
 }
 
-// TestCrashAndThenNoPool: idle shims are ended, whether they answer, are stopped or dead, and so are those above a lower ceiling.
+// TestCrashAndThenNoPool: idle shims are ended, whether they answer, are stopped or dead, and so are those above a
+// lower ceiling.
 func TestCrashAndThenNoPool(t *testing.T) {
 	for name, c := range map[string]struct {
 		meanwhile func(y *yard, ids []string)
@@ -194,7 +196,10 @@ func TestCrashAndThenNoPool(t *testing.T) {
 			y.spares(2)
 			y.config.Deadlines = deadlines(150 * time.Millisecond)
 			y.crash(func() { c.meanwhile(y, y.warmIDs()) })
-			y.until("the others are ended", func() bool { return len(y.warmDirs()) == c.left && len(y.daemons()) == c.left })
+			y.until("the others are ended", func() bool {
+				return len(y.warmDirs()) == c.left &&
+					len(y.daemons()) == c.left
+			})
 			y.until("those that are left can be used", func() bool { return len(y.idle()) == c.left })
 			y.onlyIdle()
 		})
@@ -233,7 +238,8 @@ func (y *yard) onlyIdle() {
 	require.Len(y, y.m.procs.All(), len(y.idle()))
 }
 
-// TestWarmLaunchCutShort: the daemon was killed between two steps of a launch for nobody. What there is of it is ended and removed.
+// TestWarmLaunchCutShort: the daemon was killed between two steps of a launch for nobody. What there is of it is ended
+// and removed.
 func TestWarmLaunchCutShort(t *testing.T) {
 	for name, c := range map[string]struct {
 		start    shimtest.StartFaults
@@ -247,7 +253,8 @@ func TestWarmLaunchCutShort(t *testing.T) {
 		"answered":         {recorded: true, launched: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			y := poolYard(t, shimtest.Scenario{Generation: shimtest.Lenient, Start: c.start, Reply: shimtest.Reply{Format: shimtest.Protobuf}},
+			y := poolYard(t, shimtest.Scenario{Generation: shimtest.Lenient, Start: c.start,
+				Reply: shimtest.Reply{Format: shimtest.Protobuf}},
 				PoolConfig{Warm: 1, Reuse: 100})
 			require.NoError(t, y.m.awaitReady(y.ctx)) // or the restore of this daemon finds what is made here
 			d, err := y.m.config.Tasks.layout().CreateWarm()
@@ -255,7 +262,8 @@ func TestWarmLaunchCutShort(t *testing.T) {
 			token := shimclient.NewToken()
 			if c.recorded {
 				require.NoError(t, d.WriteRecord(&bundle.WarmRecord{
-					Namespace: testNamespace, Runtime: RuncV2, Key: "k", BootID: shimclient.BootID(), Launch: bundle.Launch{Token: token, Binary: y.shim.Path},
+					Namespace: testNamespace, Runtime: RuncV2, Key: "k", BootID: shimclient.BootID(),
+					Launch: bundle.Launch{Token: token, Binary: y.shim.Path},
 				}))
 			}
 			end := func() {}
@@ -276,7 +284,8 @@ func (y *yard) warmByHand(d *bundle.Warm, token string, hangs shimtest.Stage) (e
 	y.Helper()
 	logs, err := shimclient.OpenLog(d.LogPath(), nil)
 	require.NoError(y, err)
-	cmd := exec.Command(y.shim.Path, "-namespace", testNamespace, "-id", d.ID, "-address", y.config.GRPCAddress, "start")
+	cmd := exec.Command(y.shim.Path, "-namespace", testNamespace, "-id", d.ID, "-address", y.config.GRPCAddress,
+		"start")
 	cmd.Dir = d.Path
 	cmd.Env = append(os.Environ(), shimclient.TokenEnv+"="+token, "TTRPC_ADDRESS="+y.events.path)
 	require.NoError(y, cmd.Start())
@@ -295,19 +304,24 @@ func (y *yard) warmByHand(d *bundle.Warm, token string, hangs shimtest.Stage) (e
 	return func() { <-reaped; _ = logs.Close() }
 }
 
-// TestWarmShimsThatAreLeftAlone: whoever may have something to lose that nobody can see. Their directories wait: another task had them.
+// TestWarmShimsThatAreLeftAlone: whoever may have something to lose that nobody can see. Their directories wait:
+// another task had them.
 func TestWarmShimsThatAreLeftAlone(t *testing.T) {
 	for name, spoil := range map[string]func(y *yard, dir string){
 		"the record cannot be read": func(y *yard, dir string) {
 			require.NoError(y, os.WriteFile(filepath.Join(dir, "warm.json"), []byte("{"), 0o600))
 		},
 		"the record is of a newer version": func(y *yard, dir string) {
-			require.NoError(y, os.WriteFile(filepath.Join(dir, "warm.json"), []byte(`{"version":99,"namespace":"test"}`), 0o600))
+			require.NoError(y, os.WriteFile(filepath.Join(dir, "warm.json"),
+				[]byte(`{"version":99,"namespace":"test"}`), 0o600))
 		},
 		"the bootstrap cannot be read": func(y *yard, dir string) {
 			require.NoError(y, os.WriteFile(filepath.Join(dir, "bootstrap.json"), []byte("{"), 0o600))
 		},
-		"the record is gone": func(y *yard, dir string) { require.NoError(y, os.Remove(filepath.Join(dir, "warm.json"))) },
+		"the record is gone": func(y *yard, dir string) {
+			require.NoError(y,
+				os.Remove(filepath.Join(dir, "warm.json")))
+		},
 		"a container without a bundle is in it": func(y *yard, _ string) {
 			require.NoError(y, os.RemoveAll(y.bundle("c2")))
 		},
@@ -360,7 +374,8 @@ func (y *yard) settledWarm(id string) bool {
 	return err == nil
 }
 
-// TestWarmCreateCutShort: the daemon was killed between the steps that give a shim to a task. The task was never created, so nobody is told.
+// TestWarmCreateCutShort: the daemon was killed between the steps that give a shim to a task. The task was never
+// created, so nobody is told.
 func TestWarmCreateCutShort(t *testing.T) {
 	for name, c := range map[string]struct {
 		meanwhile func(y *yard, w *warmShim)

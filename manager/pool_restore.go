@@ -128,7 +128,8 @@ func (w *warmShim) takeOver(ctx context.Context, m *ShimManager, idle bool) {
 	}
 	// Its bundle may be one that we cannot see.
 	if pid, has := w.hasChildren(ctx); has {
-		log.G(ctx).WithField("pid", pid.Pid).Error("found a warm shim without a bundle that has processes, leaving it alone")
+		log.G(ctx).WithField("pid",
+			pid.Pid).Error("found a warm shim without a bundle that has processes, leaving it alone")
 		return
 	}
 	if err != nil || w.spec.limits.Warm <= 0 || w.p.Ask(ctx, l.Task) != nil {

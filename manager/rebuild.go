@@ -164,7 +164,8 @@ func (i *Instance) addressByName() (shimclient.Endpoint, bool) {
 		ids = append(ids, launch.Groups...)
 	}
 	for _, address := range i.m.launcher.SocketAddresses(i.namespace, ids) {
-		ep, ok := endpointIn(&bootapi.BootstrapResult{Version: sandboxVersion, Protocol: "ttrpc", Address: address}, nil)
+		ep, ok := endpointIn(&bootapi.BootstrapResult{Version: sandboxVersion, Protocol: "ttrpc", Address: address},
+			nil)
 		if !ok {
 			continue
 		}

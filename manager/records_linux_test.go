@@ -15,8 +15,8 @@ import (
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
-// TestRecordsAreReadBehindTheStart: until the records are read all tasks are listed, nobody is connected to, and creates wait. Who asks for
-// one task is answered from its record.
+// TestRecordsAreReadBehindTheStart: until the records are read all tasks are listed, nobody is connected to, and
+// creates wait. Who asks for one task is answered from its record.
 func TestRecordsAreReadBehindTheStart(t *testing.T) {
 	y := newYard(t, shimtest.Scenario{})
 	pid := y.state(y.run("c1", "sleep")).Pid

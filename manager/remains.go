@@ -15,9 +15,10 @@ import (
 // because no field of it decides about a state: the cleaning of an instance begins after the state has changed, and
 // one goroutine at a time does it.
 type remains struct {
-	mu            sync.Mutex
-	mounted       bool                            // mounts are to be deactivated
-	tokens        []string                        // of launches whose processes are to be ended before anything is removed
+	mu      sync.Mutex
+	mounted bool // mounts are to be deactivated
+	// of launches whose processes are to be ended before anything is removed
+	tokens        []string
 	spare         func(shimclient.ProcessID) bool // which of these processes are not; nil for none
 	shimDeleted   bool                            // `shim delete` has succeeded, and is not to run again
 	failedDeletes int                             // attempts of it that failed

@@ -11,7 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestExitThatTheShimDoesNotTell but has answered with is told once, when the shim has given up on that. Those of execs are, too.
+// TestExitThatTheShimDoesNotTell but has answered with is told once, when the shim has given up on that. Those of execs
+// are, too.
 func TestExitThatTheShimDoesNotTell(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i := answeredTask(t, memManager(t))

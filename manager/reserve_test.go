@@ -26,7 +26,8 @@ func TestReserve(t *testing.T) {
 			require.Zero(t, time.Since(before), "what is not ending is not waited for")
 			require.Same(t, other, m.find(testNamespace, "c1"))
 		}
-		require.NoError(t, m.reserve(t.Context(), newInstance(m, noLayout, KindTask, "other", "c1", launching)), "another namespace")
+		require.NoError(t, m.reserve(t.Context(), newInstance(m, noLayout, KindTask, "other", "c1", launching)),
+			"another namespace")
 		box := newInstance(m, noLayout, KindSandbox, testNamespace, "c1", launching)
 		require.True(t, errdefs.IsAlreadyExists(m.reserve(t.Context(), box)), "one id space for both kinds")
 	})
@@ -48,7 +49,8 @@ func TestReserveWaitsForAnEnd(t *testing.T) {
 	}
 }
 
-// TestReserveNamesWhatIsLeft: when cleaning takes longer than the timeout the id stays with the old one, and the error says why.
+// TestReserveNamesWhatIsLeft: when cleaning takes longer than the timeout the id stays with the old one, and the error
+// says why.
 func TestReserveNamesWhatIsLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := memManager(t)

@@ -20,7 +20,8 @@ import (
 // TestRestart: all tasks are there at once and are taken over with one State each.
 func TestRestart(t *testing.T) {
 	for name, s := range map[string]shimtest.Scenario{
-		"bootstrap": {}, "grpc": {Transport: "grpc"}, "containerd 1.6": {Generation: shimtest.Legacy}, "abstract": {Socket: shimtest.Abstract},
+		"bootstrap": {}, "grpc": {Transport: "grpc"}, "containerd 1.6": {Generation: shimtest.Legacy},
+		"abstract": {Socket: shimtest.Abstract},
 	} {
 		t.Run(name, func(t *testing.T) {
 			y := newYard(t, s)
@@ -67,8 +68,8 @@ func TestRestart(t *testing.T) {
 	}
 }
 
-// TestStatsOfATaskThatWasDeadAtTheStart: containerd's collector of metrics takes a handle of each task at the daemon's start, and no other one
-// of that id until a client deletes the task, which nobody does where the shim was dead.
+// TestStatsOfATaskThatWasDeadAtTheStart: containerd's collector of metrics takes a handle of each task at the daemon's
+// start, and no other one of that id until a client deletes the task, which nobody does where the shim was dead.
 func TestStatsOfATaskThatWasDeadAtTheStart(t *testing.T) {
 	y := newYard(t, shimtest.Scenario{})
 	y.run("c1", "sleep")
@@ -129,8 +130,8 @@ func TestRestartOfACutCreateWithoutBootstrap(t *testing.T) {
 	}
 }
 
-// TestRestartOfALaunchWithoutBootstrap: the daemon was killed before a Create can have been sent, and the file that says
-// how to reach the shim was lost. The launch's processes are found by its token.
+// TestRestartOfALaunchWithoutBootstrap: the daemon was killed before a Create can have been sent, and the file that
+// says how to reach the shim was lost. The launch's processes are found by its token.
 func TestRestartOfALaunchWithoutBootstrap(t *testing.T) {
 	for _, how := range []string{"removed", "empty", "half"} {
 		t.Run(how, func(t *testing.T) {
@@ -182,8 +183,8 @@ func TestRestartWithAStoreThatFails(t *testing.T) {
 	y.empty()
 }
 
-// TestLaunchCutShort: the daemon was killed between the trace of a launch and its answer. What the launch started is found by its
-// token and ended, at whichever point it is.
+// TestLaunchCutShort: the daemon was killed between the trace of a launch and its answer. What the launch started is
+// found by its token and ended, at whichever point it is.
 func TestLaunchCutShort(t *testing.T) {
 	for name, s := range map[string]shimtest.Scenario{
 		"helper runs":   {Generation: shimtest.Lenient, Start: shimtest.StartFaults{HangAt: shimtest.BeforeFork}},
@@ -200,7 +201,8 @@ func TestLaunchCutShort(t *testing.T) {
 			require.NoError(t, y.m.prepare(y.ctx, i, facts))
 			end := y.launchByHand(i)
 			y.restart()
-			if s.Start.HangAt == shimtest.AfterFork { // its address is told already; helpers of a shim that answers are waited for
+			// its address is told already; helpers of a shim that answers are waited for
+			if s.Start.HangAt == shimtest.AfterFork {
 				y.shim.Update(func(s *shimtest.Scenario) { s.Start = shimtest.StartFaults{} })
 			}
 			y.empty()
@@ -276,7 +278,8 @@ func TestExitWhileDown(t *testing.T) {
 	require.Equal(t, uint32(7), heard[0].Status)
 }
 
-// TestRestartWithAStall: the daemon is ready at once, the task is listed and answered for, and nothing of it is touched.
+// TestRestartWithAStall: the daemon is ready at once, the task is listed and answered for, and nothing of it is
+// touched.
 func TestRestartWithAStall(t *testing.T) {
 	y := newYard(t, shimtest.Scenario{})
 	before := y.state(y.run("c1", "sleep"))

@@ -181,7 +181,8 @@ func (i *Instance) load(ctx context.Context, b *bundle.Bundle) {
 			i.ledger.seal()
 		}
 		// Nothing is known of it, so it is taken for a created task: whatever ends it is told.
-		rec = &bundle.Record{Version: bundle.RecordVersion, BootID: shimclient.BootID(), Created: true, Task: foreignState(b)}
+		rec = &bundle.Record{Version: bundle.RecordVersion, BootID: shimclient.BootID(), Created: true,
+			Task: foreignState(b)}
 	}
 	path, err := b.ShimBinary()
 	if err != nil && !errdefs.IsNotFound(err) {

@@ -298,10 +298,11 @@ func (c *SandboxController) Wait(ctx context.Context, id string) (sandbox.ExitSt
 // Status of the sandbox. An unknown one has exited just now.
 func (c *SandboxController) Status(ctx context.Context, id string, verbose bool) (sandbox.ControllerStatus, error) {
 	var r *sandboxapi.SandboxStatusResponse
-	i, err := c.call(ctx, "Status", id, shimproc.Repeatable, func(ctx context.Context, s *shimclient.Sandbox) (err error) {
-		r, err = s.Status(ctx, &sandboxapi.SandboxStatusRequest{SandboxID: id, Verbose: verbose})
-		return err
-	})
+	i, err := c.call(ctx, "Status", id, shimproc.Repeatable,
+		func(ctx context.Context, s *shimclient.Sandbox) (err error) {
+			r, err = s.Status(ctx, &sandboxapi.SandboxStatusRequest{SandboxID: id, Verbose: verbose})
+			return err
+		})
 	if i == nil && errdefs.IsNotFound(err) {
 		return sandbox.ControllerStatus{SandboxID: id, ExitedAt: time.Now()}, nil
 	}

@@ -81,7 +81,8 @@ func TestSandbox(t *testing.T) {
 func TestSandboxFails(t *testing.T) {
 	for _, method := range []string{"CreateSandbox", "StartSandbox"} {
 		t.Run(method, func(t *testing.T) {
-			y := newYard(t, shimtest.Scenario{Sandbox: true, Rules: []shimtest.Rule{{Method: method, Code: "ResourceExhausted", Message: "no memory", Times: 1}}})
+			y := newYard(t, shimtest.Scenario{Sandbox: true,
+				Rules: []shimtest.Rule{{Method: method, Code: "ResourceExhausted", Message: "no memory", Times: 1}}})
 			err := y.boxes.Create(y.ctx, sandboxOf(y, "s1"))
 			if method == "StartSandbox" {
 				require.NoError(t, err)
@@ -100,7 +101,8 @@ func TestSandboxFails(t *testing.T) {
 
 // TestSandboxShutdownFails: it may be tried again.
 func TestSandboxShutdownFails(t *testing.T) {
-	y := newYard(t, shimtest.Scenario{Sandbox: true, Rules: []shimtest.Rule{{Method: "ShutdownSandbox", Code: "Internal", Message: "busy", Times: 1}}})
+	y := newYard(t, shimtest.Scenario{Sandbox: true,
+		Rules: []shimtest.Rule{{Method: "ShutdownSandbox", Code: "Internal", Message: "busy", Times: 1}}})
 	y.box("s1")
 	require.ErrorContains(t, y.boxes.Shutdown(y.ctx, "s1"), "busy")
 	_, err := y.boxes.Status(y.ctx, "s1", false)
@@ -109,7 +111,8 @@ func TestSandboxShutdownFails(t *testing.T) {
 	y.empty()
 }
 
-// TestJoin: containers share their sandbox's process and its one connection, by the id or by the address that the controller told.
+// TestJoin: containers share their sandbox's process and its one connection, by the id or by the address that the
+// controller told.
 func TestJoin(t *testing.T) {
 	y := newYard(t, shimtest.Scenario{Sandbox: true})
 	box := y.box("s1")
@@ -149,8 +152,8 @@ func TestJoin(t *testing.T) {
 	y.empty()
 }
 
-// TestJoinCutShort: the daemon dies after a container's bundle says how to reach the sandbox's shim. No task was created, so nothing is
-// told of one, even if the shim dies too.
+// TestJoinCutShort: the daemon dies after a container's bundle says how to reach the sandbox's shim. No task was
+// created, so nothing is told of one, even if the shim dies too.
 func TestJoinCutShort(t *testing.T) {
 	y := newYard(t, shimtest.Scenario{Sandbox: true})
 	y.box("s1")
@@ -167,7 +170,8 @@ func TestJoinCutShort(t *testing.T) {
 	require.Empty(t, y.events.of("c1"), "there was no task")
 }
 
-// TestJoinWhatIsNotThere: a sandbox that the store does not know means a shim of its own; one without a shim is an error.
+// TestJoinWhatIsNotThere: a sandbox that the store does not know means a shim of its own; one without a shim is an
+// error.
 func TestJoinWhatIsNotThere(t *testing.T) {
 	y := newYard(t, shimtest.Scenario{})
 	o := y.opts("sleep")
@@ -189,7 +193,8 @@ func TestJoinWhatIsNotThere(t *testing.T) {
 	y.empty()
 }
 
-// TestJoinWithoutTheBinary: a container that joins a sandbox's shim starts none, so it needs no binary, whatever way its runtime is named.
+// TestJoinWithoutTheBinary: a container that joins a sandbox's shim starts none, so it needs no binary, whatever way
+// its runtime is named.
 func TestJoinWithoutTheBinary(t *testing.T) {
 	for _, name := range []string{"path", "name"} {
 		t.Run(name, func(t *testing.T) {
@@ -224,7 +229,8 @@ func TestJoinWithoutTheBinary(t *testing.T) {
 	}
 }
 
-// TestForeignSandboxer: a sandboxer behind a proxy plugin hands over only an address. Its shim is not ours to shut down.
+// TestForeignSandboxer: a sandboxer behind a proxy plugin hands over only an address. Its shim is not ours to shut
+// down.
 func TestForeignSandboxer(t *testing.T) {
 	other := newYard(t, shimtest.Scenario{Sandbox: true})
 	box := other.box("s1")

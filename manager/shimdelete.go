@@ -203,7 +203,8 @@ func (i *Instance) prepareBundle(ctx context.Context, d *bundle.Bundle) error {
 		return err
 	}
 	if made {
-		log.G(ctx).WithField("path", d.Path).Warn("the bundle's directory is gone: the shim's delete runs in an empty one")
+		log.G(ctx).WithField("path",
+			d.Path).Warn("the bundle's directory is gone: the shim's delete runs in an empty one")
 		if err := i.ledger.persist(); err != nil {
 			log.G(ctx).WithError(err).Warn("cannot write the record of a bundle that was gone")
 		}

@@ -34,7 +34,10 @@ var cutOff = []struct {
 // unlisten makes a task's shim give up its socket and its connections.
 func (y *yard) unlisten(id string) {
 	y.Helper()
-	y.shim.Update(func(s *shimtest.Scenario) { s.Rules = []shimtest.Rule{{Method: "Stats", Unlisten: true, Drop: true}} })
+	y.shim.Update(func(s *shimtest.Scenario) {
+		s.Rules = []shimtest.Rule{{Method: "Stats", Unlisten: true,
+			Drop: true}}
+	})
 	_, err := mustGet(y, id).Stats(y.ctx)
 	require.True(y, errdefs.IsUnavailable(err), "%v", err)
 }

@@ -29,9 +29,11 @@ func TestReadSpec(t *testing.T) {
 		"nothing to know":   {`{"ociVersion":"1.2.0"}`, specFacts{}},
 		"remapped root":     {`{"linux":{"gidMappings":[{"containerID":5,"hostID":7,"size":1},{"containerID":0,"hostID":1000,"size":9}]}}`, specFacts{gid: 1000}},
 		"root not remapped": {`{"linux":{"gidMappings":[{"containerID":1,"hostID":1000,"size":9}]}}`, specFacts{}},
-		"idmap option":      {`{"mounts":[{"options":["ro"]},{"destination":"/d","options":["rbind","ridmap"]}]}`, specFacts{idmapped: []string{"/d"}}},
-		"idmap mappings":    {`{"mounts":[{"uidMappings":[{"containerID":0,"hostID":1,"size":1}]}]}`, specFacts{idmapped: []string{""}}},
-		"groups":            {`{"annotations":{"io.kubernetes.cri.sandbox-id":"pod","io.containerd.runc.v2.group":"g"}}`, specFacts{groups: []string{"g", "pod"}, runcGroup: true}},
+		"idmap option": {`{"mounts":[{"options":["ro"]},{"destination":"/d","options":["rbind","ridmap"]}]}`,
+			specFacts{idmapped: []string{"/d"}}},
+		"idmap mappings": {`{"mounts":[{"uidMappings":[{"containerID":0,"hostID":1,"size":1}]}]}`,
+			specFacts{idmapped: []string{""}}},
+		"groups": {`{"annotations":{"io.kubernetes.cri.sandbox-id":"pod","io.containerd.runc.v2.group":"g"}}`, specFacts{groups: []string{"g", "pod"}, runcGroup: true}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c.want.raw = []byte(c.spec)
@@ -43,7 +45,8 @@ func TestReadSpec(t *testing.T) {
 }
 
 func TestReadSpecRefusesWhatIsNoSpec(t *testing.T) {
-	for _, raw := range []string{``, `[`, `[]`, `{"linux":7}`, `{"linux":{"gidMappings":[{"containerID":0,"hostID":-1,"size":1}]}}`} {
+	for _, raw := range []string{``, `[`, `[]`, `{"linux":7}`,
+		`{"linux":{"gidMappings":[{"containerID":0,"hostID":-1,"size":1}]}}`} {
 		_, err := readSpec(&types.Any{TypeUrl: anySpec(t, "").GetTypeUrl(), Value: []byte(raw)})
 		require.True(t, errdefs.IsInvalidArgument(err), "%q: %v", raw, err)
 	}

@@ -34,7 +34,8 @@ func TestStall(t *testing.T) {
 	require.Equal(t, running, y.state(task), "as last known")
 	_, err = task.Pids(y.ctx)
 	require.True(t, errdefs.IsDeadlineExceeded(err) || errdefs.IsUnavailable(err), "%v", err)
-	y.until("the breaker is open", func() bool { return processStateOf(y.instance("c1").process()) == shimproc.Unresponsive })
+	y.until("the breaker is open",
+		func() bool { return processStateOf(y.instance("c1").process()) == shimproc.Unresponsive })
 	require.Equal(t, running, y.state(task))
 	_, err = task.Pids(y.ctx)
 	require.True(t, errdefs.IsUnavailable(err), "%v", err)
@@ -61,7 +62,8 @@ func TestStall(t *testing.T) {
 	require.NoError(t, <-killed, "a kill goes out, and comes through")
 	require.Equal(t, uint32(137), (<-init).exit.Status)
 	require.Equal(t, uint32(137), (<-exec).exit.Status)
-	y.until("the breaker is closed", func() bool { return processStateOf(y.instance("c1").process()) == shimproc.Connected })
+	y.until("the breaker is closed",
+		func() bool { return processStateOf(y.instance("c1").process()) == shimproc.Connected })
 	require.Equal(t, runtime.StoppedStatus, y.state(task).Status)
 	y.oneConnection("c1")
 	y.remove("c1")
@@ -103,7 +105,8 @@ func TestLostConnection(t *testing.T) {
 		t.Run(transport, func(t *testing.T) {
 			y := newYard(t, shimtest.Scenario{
 				Transport: transport,
-				Rules:     []shimtest.Rule{{Method: "Pids", Drop: true, Times: 1}, {Method: "Pause", Drop: true, Times: 1, After: true}},
+				Rules: []shimtest.Rule{{Method: "Pids", Drop: true, Times: 1},
+					{Method: "Pause", Drop: true, Times: 1, After: true}},
 			})
 			task := y.run("c1", "sleep")
 			w := y.waiting(task)
@@ -152,8 +155,8 @@ func TestUnreachable(t *testing.T) {
 	require.Equal(t, []string{"c1", ""}, idsOf(y.exitsOf("c1")))
 }
 
-// TestPidThatIsNotOurs: a pid that the shim cannot have proves nothing (a VM's, another pid namespace's). Death is proven by the
-// socket then, and by there being no process of the launch.
+// TestPidThatIsNotOurs: a pid that the shim cannot have proves nothing (a VM's, another pid namespace's). Death is
+// proven by the socket then, and by there being no process of the launch.
 func TestPidThatIsNotOurs(t *testing.T) {
 	y := newYard(t, shimtest.Scenario{ShimPid: 1})
 	y.run("c1", "sleep")
@@ -162,7 +165,8 @@ func TestPidThatIsNotOurs(t *testing.T) {
 	require.Equal(t, []string{"c1", ""}, idsOf(y.exitsOf("c1")))
 }
 
-// TestDeleteOfASilentShim whose container is gone: the shim has nothing to lose, and is ended so that the delete comes to an end.
+// TestDeleteOfASilentShim whose container is gone: the shim has nothing to lose, and is ended so that the delete comes
+// to an end.
 func TestDeleteOfASilentShim(t *testing.T) {
 	y := newYard(t, shimtest.Scenario{})
 	y.run("c1", "sleep")

@@ -15,7 +15,8 @@ import (
 
 var allStates = []state{launching, restoring, running, deleting, reaping, dead, gone}
 
-// TestInstanceEvents goes through every event in every state. What is not in an event's table changes nothing and asks for nothing.
+// TestInstanceEvents goes through every event in every state. What is not in an event's table changes nothing and asks
+// for nothing.
 func TestInstanceEvents(t *testing.T) {
 	shimtest.CheckLeaks(t)
 	type outcome struct {
@@ -44,7 +45,8 @@ func TestInstanceEvents(t *testing.T) {
 		{"deleted", func(i *Instance) bool { i.onDeleted(); return false },
 			map[state]outcome{deleting: {reaping, false}}},
 		{"forgotten", func(i *Instance) bool { i.m.forget(i); return false },
-			map[state]outcome{restoring: {gone, false}, deleting: {gone, false}, reaping: {gone, false}, dead: {gone, false}}},
+			map[state]outcome{restoring: {gone, false}, deleting: {gone, false}, reaping: {gone, false},
+				dead: {gone, false}}},
 	} {
 		for _, st := range allStates {
 			t.Run(fmt.Sprintf("%s/%s", c.event, st), func(t *testing.T) {
@@ -94,7 +96,8 @@ func TestForgetIsByIdentity(t *testing.T) {
 
 	third := memInstance(m, "c1", running)
 	endFirst, endThird := m.stayReachable(first), m.stayReachable(third)
-	require.ElementsMatch(t, []*Instance{first, second, third}, m.reachable(testNamespace, "c1"), "each id may have several that left")
+	require.ElementsMatch(t, []*Instance{first, second, third}, m.reachable(testNamespace, "c1"),
+		"each id may have several that left")
 	endFirst()
 	require.ElementsMatch(t, []*Instance{second, third}, m.reachable(testNamespace, "c1"))
 	endThird()

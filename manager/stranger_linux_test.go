@@ -179,8 +179,8 @@ func TestASuccessorTakesTheAddressOfALivingShim(t *testing.T) {
 	}
 }
 
-// TestCreateThatCannotTellWhichShimAnswers, since the group's next shim is silent, is undone with that shim. The group's
-// first one, which is not it, goes on.
+// TestCreateThatCannotTellWhichShimAnswers, since the group's next shim is silent, is undone with that shim. The
+// group's first one, which is not it, goes on.
 func TestCreateThatCannotTellWhichShimAnswers(t *testing.T) {
 	for name, cut := range map[string]bool{"the first is connected": false, "the first is cut off": true} {
 		t.Run(name, func(t *testing.T) {

@@ -68,7 +68,8 @@ func TestTakeoverOfAWakingShim(t *testing.T) {
 	})
 }
 
-// TestWaitOfAnUnknownExec: containerd looks for an exec before it waits for it. Nobody has that exec on record, and its shim is silent.
+// TestWaitOfAnUnknownExec: containerd looks for an exec before it waits for it. Nobody has that exec on record, and its
+// shim is silent.
 func TestWaitOfAnUnknownExec(t *testing.T) {
 	for _, open := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {

@@ -192,7 +192,8 @@ func (t *Task) ResizePty(ctx context.Context, size runtime.ConsoleSize) error {
 
 func (t *Task) resize(ctx context.Context, execID string, size runtime.ConsoleSize) error {
 	return t.call(ctx, shimproc.Once, func(ctx context.Context, c *shimclient.Task) error {
-		return c.ResizePty(ctx, &taskapi.ResizePtyRequest{ID: t.i.id, ExecID: execID, Width: size.Width, Height: size.Height})
+		return c.ResizePty(ctx, &taskapi.ResizePtyRequest{ID: t.i.id, ExecID: execID, Width: size.Width,
+			Height: size.Height})
 	})
 }
 

@@ -60,8 +60,8 @@ func transitionTable() string {
 	return b.String()
 }
 
-// TestMapOfFiles holds the table of DESIGN.md to the directory: it names every file of the package and every room below it,
-// and no file that is not there.
+// TestMapOfFiles holds the table of DESIGN.md to the directory: it names every file of the package and every room below
+// it, and no file that is not there.
 func TestMapOfFiles(t *testing.T) {
 	page, err := os.ReadFile("DESIGN.md")
 	require.NoError(t, err)

@@ -105,7 +105,8 @@ func (i *Instance) awaitCreate(ctx context.Context) (answered bool) {
 			continue
 		}
 		if p := i.process(); p == nil || isAbandoned(p) {
-			log.G(ctx).Warnf("shim has not answered a create for %s after its caller left; ending the launch", createGrace)
+			log.G(ctx).Warnf("shim has not answered a create for %s after its caller left; ending the launch",
+				createGrace)
 			return false
 		}
 		i.stuck(errors.Errorf("its shim has not answered the Create since %s, when the caller gave up",

@@ -51,7 +51,8 @@ func TestWaitOutlasts(t *testing.T) {
 
 // TestWaitAsksAgain: an error that says nothing of the process is not passed on; CRI would take it for exit 255.
 func TestWaitAsksAgain(t *testing.T) {
-	for _, code := range []codes.Code{codes.Unknown, codes.Internal, codes.Unavailable, codes.DeadlineExceeded, codes.Canceled} {
+	for _, code := range []codes.Code{codes.Unknown, codes.Internal, codes.Unavailable, codes.DeadlineExceeded,
+		codes.Canceled} {
 		t.Run(code.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s, i, _ := connectedTask(t, "c1", 77)

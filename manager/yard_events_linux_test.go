@@ -122,7 +122,8 @@ func (e *endpoint) Forward(ctx context.Context, r *eventsapi.ForwardRequest) (*e
 	}
 	env := r.GetEnvelope()
 	return &emptypb.Empty{}, testExchange.Forward(ctx, &events.Envelope{
-		Timestamp: env.GetTimestamp().AsTime(), Namespace: env.GetNamespace(), Topic: env.GetTopic(), Event: env.GetEvent(),
+		Timestamp: env.GetTimestamp().AsTime(), Namespace: env.GetNamespace(), Topic: env.GetTopic(),
+		Event: env.GetEvent(),
 	})
 }
 
@@ -155,7 +156,8 @@ func (e *endpoint) hear(env *events.Envelope) {
 func (e *endpoint) settle() {
 	e.t.Helper()
 	id := fmt.Sprintf("sync-%d", syncs.Add(1))
-	require.NoError(e.t, testExchange.Publish(namespaces.WithNamespace(context.Background(), testNamespace), syncTopic, &apievents.TaskOOM{ContainerID: id}))
+	require.NoError(e.t, testExchange.Publish(namespaces.WithNamespace(context.Background(), testNamespace), syncTopic,
+		&apievents.TaskOOM{ContainerID: id}))
 	e.await(id, syncTopic, 1)
 }
 

@@ -70,12 +70,13 @@ func (y *yard) silence(id string) (cont func()) {
 	cont = y.stop(id)
 	_, err := mustGet(y, id).Pids(y.ctx)
 	require.Error(y, err)
-	y.until("the breaker is open", func() bool { return processStateOf(y.instance(id).process()) == shimproc.Unresponsive })
+	y.until("the breaker is open",
+		func() bool { return processStateOf(y.instance(id).process()) == shimproc.Unresponsive })
 	return cont
 }
 
-// hurry goes on with a daemon that has little patience with the shims of some tasks. What needs time on a busy machine, as the first
-// Connect, was done by the one before.
+// hurry goes on with a daemon that has little patience with the shims of some tasks. What needs time on a busy machine,
+// as the first Connect, was done by the one before.
 func (y *yard) hurry(ids ...string) {
 	y.Helper()
 	y.config.Deadlines = deadlines(150 * time.Millisecond)
@@ -109,7 +110,8 @@ func (y *yard) launchByHand(i *Instance) (end func()) {
 	require.NoError(y, i.ledger.persist())
 	logs, err := shimclient.OpenLog(i.bundle.LogPath(), nil)
 	require.NoError(y, err)
-	cmd := exec.Command(y.shim.Path, "-namespace", testNamespace, "-id", "c1", "-address", y.config.GRPCAddress, "start")
+	cmd := exec.Command(y.shim.Path, "-namespace", testNamespace, "-id", "c1", "-address", y.config.GRPCAddress,
+		"start")
 	cmd.Dir = i.bundle.Path
 	cmd.Env = append(os.Environ(), shimclient.TokenEnv+"="+token, "TTRPC_ADDRESS="+y.events.path)
 	require.NoError(y, cmd.Start())

@@ -165,7 +165,8 @@ func (y *yard) lentTo(id string, w *warmShim) {
 	boot, err := y.instance(id).bootstrap()
 	require.NoError(y, err)
 	require.Equal(y, w.reply.Address, boot.Address)
-	require.Equal(y, filepath.Join(y.bundle(id), "log"), w.dir.LogPath(), "the log is drained by whoever takes the bundle over")
+	require.Equal(y, filepath.Join(y.bundle(id), "log"), w.dir.LogPath(),
+		"the log is drained by whoever takes the bundle over")
 	require.NoDirExists(y, w.dir.Path)
 	cwd, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", w.p.Verified().Pid))
 	require.NoError(y, err)

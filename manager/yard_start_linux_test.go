@@ -39,8 +39,8 @@ type yard struct {
 	untidy      bool // what is left in the directories is not looked at
 }
 
-// newYard starts a daemon. At the end of the test nothing may be left: no process, socket, bundle, activation, instance, goroutine,
-// descriptor.
+// newYard starts a daemon. At the end of the test nothing may be left: no process, socket, bundle, activation,
+// instance, goroutine, descriptor.
 func newYard(t *testing.T, s shimtest.Scenario, opts ...shimtest.InstallOption) *yard {
 	t.Helper()
 	y := coldYard(t, s, opts...)
@@ -60,8 +60,10 @@ func coldYard(t *testing.T, s shimtest.Scenario, opts ...shimtest.InstallOption)
 		sandboxes: &sandboxStore{}, store: &containerStore{}, mounts: &mountManager{},
 	}
 	y.config = Config{
-		GRPCAddress: filepath.Join(dir, "c.sock"), TTRPCAddress: y.events.path, SocketDir: filepath.Join(y.shim.Home, "s"),
-		Env: []string{"YARD=1"}, Events: testExchange, Sandboxes: y.sandboxes, Containers: y.store, Runtimes: map[string]RuntimeConfig{},
+		GRPCAddress: filepath.Join(dir, "c.sock"), TTRPCAddress: y.events.path,
+		SocketDir: filepath.Join(y.shim.Home, "s"),
+		Env:       []string{"YARD=1"}, Events: testExchange, Sandboxes: y.sandboxes, Containers: y.store,
+		Runtimes:  map[string]RuntimeConfig{},
 		Deadlines: deadlines(time.Minute),
 	}
 	t.Cleanup(func() {

@@ -136,7 +136,8 @@ func (y *yard) remove(id string) *runtime.Exit {
 func (y *yard) box(id string) sandbox.ControllerInstance {
 	y.Helper()
 	y.sandboxes.add(id)
-	require.NoError(y, y.boxes.Create(y.ctx, sandboxOf(y, id), sandbox.WithNetNSPath("/proc/1/ns/net"), sandbox.WithAnnotations(map[string]string{"a": "b"})))
+	require.NoError(y, y.boxes.Create(y.ctx, sandboxOf(y, id), sandbox.WithNetNSPath("/proc/1/ns/net"),
+		sandbox.WithAnnotations(map[string]string{"a": "b"})))
 	i, err := y.boxes.Start(y.ctx, id)
 	require.NoError(y, err)
 	return i

@@ -24,8 +24,9 @@ func parseDeadlines(section map[string]string) (shimclient.Deadlines, error) {
 	methods := shimMethods()
 	for _, method := range slices.Sorted(maps.Keys(section)) {
 		if method == "Wait" || method == "WaitSandbox" {
-			return nil, errors.Errorf("key deadlines.%s: a Wait lasts as long as its container, it has no deadline; remove the key",
-				method)
+			return nil,
+				errors.Errorf("key deadlines.%s: a Wait lasts as long as its container, it has no deadline; remove the key",
+					method)
 		}
 		if !slices.Contains(methods, method) {
 			hint := "known are " + strings.Join(methods, ", ")
@@ -38,7 +39,8 @@ func parseDeadlines(section map[string]string) (shimclient.Deadlines, error) {
 		d, err := time.ParseDuration(section[method])
 		switch {
 		case err != nil:
-			return nil, errors.Errorf("key deadlines.%s: %q is not a duration such as \"2s\" or \"500ms\"", method, section[method])
+			return nil, errors.Errorf("key deadlines.%s: %q is not a duration such as \"2s\" or \"500ms\"", method,
+				section[method])
 		case d < 0:
 			return nil, errors.Errorf("key deadlines.%s: %q is negative; \"0s\" means none", method, section[method])
 		case d == 0 && slices.Contains(shimclient.OwnCalls, method):

@@ -20,34 +20,36 @@ import (
 
 // RuntimeConfig is the section of one runtime, or of a family of them.
 type RuntimeConfig struct {
-	// Path of the shim's binary, absolute. The default is to look for containerd-shim-NAME-VERSION in PATH, then beside the
-	// daemon's binary. Not in the section of a path or of a pattern.
+	// Path of the shim's binary, absolute. The default is to look for containerd-shim-NAME-VERSION in PATH, then beside
+	// the daemon's binary. Not in the section of a path or of a pattern.
 	Path string `toml:"path"`
-	// StartProtocol is how the shim is told its start parameters: "bootstrap" as containerd 2.4 does it, "legacy" as earlier ones did, or
-	// "auto", the default, which looks into the binary.
+	// StartProtocol is how the shim is told its start parameters: "bootstrap" as containerd 2.4 does it, "legacy" as
+	// earlier ones did, or "auto", the default, which looks into the binary.
 	StartProtocol string `toml:"start_protocol"`
-	// Cleanup is when the shim's binary is run once more after a task was deleted: "always", "on-failure", or "auto", the default,
-	// which is "on-failure" for the runc shims that are known to clean up by themselves and "always" for all others.
+	// Cleanup is when the shim's binary is run once more after a task was deleted: "always", "on-failure", or "auto",
+	// the default, which is "on-failure" for the runc shims that are known to clean up by themselves and "always" for
+	// all others.
 	Cleanup string `toml:"cleanup"`
 	// Env is added to the environment of this runtime's shims, after the one for all, each entry as NAME=value.
 	Env []string `toml:"env"`
-	// ShimCgroup is the cgroup, as a path from the root of the hierarchy, that the runtime's shims are put into where their
-	// clients name none in its options. It must exist, and only shims that take runc's options can be told;
-	// a create with others fails. Such shims are not kept warm. The default, "", leaves shims in the daemon's cgroup.
+	// ShimCgroup is the cgroup, as a path from the root of the hierarchy, that the runtime's shims are put into where
+	// their clients name none in its options. It must exist, and only shims that take runc's options can be told; a
+	// create with others fails. Such shims are not kept warm. The default, "", leaves shims in the daemon's cgroup.
 	ShimCgroup string `toml:"shim_cgroup"`
 	// Deadlines of the calls to its shims, laid over those of all.
 	Deadlines map[string]string `toml:"deadlines"`
-	// Warm is how many shims are started ahead of the containers they are for, at most. The default is 4 for io.containerd.runc.v2 and 0,
-	// none, for others.
+	// Warm is how many shims are started ahead of the containers they are for, at most. The default is 4 for
+	// io.containerd.runc.v2 and 0, none, for others.
 	Warm *int `toml:"warm"`
 	// Reuse is how often a shim may take another task after one was deleted without an error. The default is 100.
 	Reuse *int `toml:"reuse"`
-	// Share is how many tasks may be in one shim process at a time, which needs Warm. The default is 1. More take less memory, and end
-	// together if the process does.
+	// Share is how many tasks may be in one shim process at a time, which needs Warm. The default is 1. More take less
+	// memory, and end together if the process does.
 	Share *int `toml:"share"`
 }
 
-// runtimeName is the form in which clients name a runtime: at least two parts, the last two of which are the shim's name and version.
+// runtimeName is the form in which clients name a runtime: at least two parts, the last two of which are the shim's
+// name and version.
 var runtimeName = regexp.MustCompile(`^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+$`)
 
 func (c *ShimConfig) runtimes() (map[string]manager.RuntimeConfig, error) {
@@ -82,7 +84,8 @@ func sectionName(key string) (string, error) {
 	case runtimeName.MatchString(key):
 		return key, nil
 	}
-	return "", errors.New("neither the name of a runtime, such as io.containerd.runc.v2, nor an absolute path, nor a pattern for either")
+	return "",
+		errors.New("neither the name of a runtime, such as io.containerd.runc.v2, nor an absolute path, nor a pattern for either")
 }
 
 // parse checks the section of a runtime.
@@ -90,7 +93,8 @@ func (r RuntimeConfig) parse(name string) (out manager.RuntimeConfig, err error)
 	if out.Path, err = r.path(name); err != nil {
 		return out, err
 	}
-	if out.StartProtocol, err = shimclient.Choice("start_protocol", r.StartProtocol, shimclient.StartProtocols...); err != nil {
+	if out.StartProtocol, err = shimclient.Choice("start_protocol", r.StartProtocol,
+		shimclient.StartProtocols...); err != nil {
 		return out, err
 	}
 	if out.Cleanup, err = shimclient.Choice("cleanup", r.Cleanup, manager.CleanupPolicies...); err != nil {
@@ -116,7 +120,9 @@ func (r RuntimeConfig) path(name string) (string, error) {
 	case r.Path == "":
 		return "", nil
 	case manager.IsFamily(name):
-		return "", errors.Errorf("path %q: the section is for many runtimes; name the binary in a section for one of them", r.Path)
+		return "",
+			errors.Errorf("path %q: the section is for many runtimes; name the binary in a section for one of them",
+				r.Path)
 	case filepath.IsAbs(name):
 		return "", errors.Errorf("path %q: the section is for one binary already, remove the key", r.Path)
 	case !filepath.IsAbs(r.Path) || strings.ContainsRune(r.Path, 0):
@@ -130,7 +136,8 @@ func (r RuntimeConfig) shimCgroup() (string, error) {
 	case r.ShimCgroup == "":
 		return "", nil
 	case !path.IsAbs(r.ShimCgroup) || path.Clean(r.ShimCgroup) != r.ShimCgroup || r.ShimCgroup == "/":
-		return "", errors.Errorf("shim_cgroup %q: not a path below the root of the hierarchy, such as \"/shims\"", r.ShimCgroup)
+		return "", errors.Errorf("shim_cgroup %q: not a path below the root of the hierarchy, such as \"/shims\"",
+			r.ShimCgroup)
 	case strings.ContainsRune(r.ShimCgroup, 0):
 		return "", errors.Errorf("shim_cgroup %q: has a NUL byte in it", r.ShimCgroup)
 	}
@@ -160,7 +167,8 @@ func (r RuntimeConfig) pool(name string) (*manager.PoolConfig, error) {
 	return &p, nil
 }
 
-// checkSharing refuses tasks in one process where core scheduling is to keep them apart: the process hands its core on to them.
+// checkSharing refuses tasks in one process where core scheduling is to keep them apart: the process hands its core on
+// to them.
 func checkSharing(c *manager.Config) error {
 	for _, name := range slices.Sorted(maps.Keys(c.Runtimes)) {
 		p := c.Runtimes[name].Pool

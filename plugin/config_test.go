@@ -38,7 +38,8 @@ func logged(t *testing.T) (context.Context, *logtest.Hook) {
 func warnings(hook *logtest.Hook) (out []string) {
 	for _, e := range hook.AllEntries() {
 		if e.Data["plugin"] != nil {
-			out = append(out, strings.Join([]string{e.Level.String(), text(e.Data["plugin"]), text(e.Data["key"]), e.Message}, "|"))
+			out = append(out, strings.Join([]string{e.Level.String(), text(e.Data["plugin"]), text(e.Data["key"]),
+				e.Message}, "|"))
 		}
 	}
 	return out
@@ -158,15 +159,19 @@ warm_pressure_percent = 30
 						Env: []string{"B=2"}, Pool: &manager.PoolConfig{Warm: 2, Reuse: 0, Share: 8},
 					},
 					"/usr/local/bin/containerd-shim-kata-v2": {
-						StartProtocol: shimclient.ProtocolAuto, Cleanup: manager.CleanupOnFailure, Pool: &manager.PoolConfig{Reuse: 100, Share: 1},
-						Deadlines: shimclient.Deadlines{"State": 10 * time.Second, "Pids": 0, "ShutdownSandbox": 5 * time.Minute},
+						StartProtocol: shimclient.ProtocolAuto, Cleanup: manager.CleanupOnFailure,
+						Pool: &manager.PoolConfig{Reuse: 100, Share: 1},
+						Deadlines: shimclient.Deadlines{"State": 10 * time.Second, "Pids": 0,
+							"ShutdownSandbox": 5 * time.Minute},
 					},
 					"io.containerd.wasmtime.v1": {
-						StartProtocol: shimclient.ProtocolAuto, Cleanup: manager.CleanupAuto, Pool: &manager.PoolConfig{Reuse: 100, Share: 1},
+						StartProtocol: shimclient.ProtocolAuto, Cleanup: manager.CleanupAuto,
+						Pool: &manager.PoolConfig{Reuse: 100, Share: 1},
 					},
 					"io.containerd.kata.*": {
-						StartProtocol: shimclient.ProtocolAuto, Cleanup: manager.CleanupAuto, Env: []string{"K=1"}, ShimCgroup: "/kata/shims",
-						Pool: &manager.PoolConfig{Warm: -1, Reuse: 3, Share: -1},
+						StartProtocol: shimclient.ProtocolAuto, Cleanup: manager.CleanupAuto, Env: []string{"K=1"},
+						ShimCgroup: "/kata/shims",
+						Pool:       &manager.PoolConfig{Warm: -1, Reuse: 3, Share: -1},
 					},
 				},
 			}, got)
@@ -222,7 +227,8 @@ func TestReadmeConfig(t *testing.T) {
 
 func TestKeysInAnotherCaseCountAsStockLetsThem(t *testing.T) {
 	ctx, hook := logged(t)
-	got, err := shimSection(t, ctx, "version = 4\n[plugins.'io.containerd.shim.v1.manager']\nEnv = ['A=1']\nSocket_Dir = '/s'\n")
+	got, err := shimSection(t, ctx,
+		"version = 4\n[plugins.'io.containerd.shim.v1.manager']\nEnv = ['A=1']\nSocket_Dir = '/s'\n")
 	require.NoError(t, err)
 	require.Equal(t, []string{"A=1"}, got.Env)
 	require.Equal(t, "/s", got.SocketDir)
@@ -237,45 +243,70 @@ func TestBadValues(t *testing.T) {
 		"env not a list":      {`env = 'A=1'`, `key env: `},
 		"env of numbers":      {`env = [1]`, `key env`},
 		"socket_dir relative": {`socket_dir = 'run/s'`, `key socket_dir: "run/s" is not an absolute path`},
-		"socket_dir too long": {`socket_dir = '/` + strings.Repeat("d", maxSocketDirLen) + `'`, `in it only fits into an address if it has at most`},
+		"socket_dir too long": {`socket_dir = '/` + strings.Repeat("d", maxSocketDirLen) + `'`,
+			`in it only fits into an address if it has at most`},
 		"socket_dir with NUL": {`socket_dir = "/a\u0000"`, `has a NUL byte in it`},
-		"unknown method":      {`deadlines = {Stats = '1s', Kil = '1s'}`, `key deadlines.Kil: neither the Task nor the Sandbox API has such a method, did you mean Kill?`},
-		"wildly unknown method": {`deadlines = {Frobnicate = '1s'}`, `known are Checkpoint, CloseIO, Connect, Create, CreateSandbox, Delete, Exec, Kill, Pause, Pids, PingSandbox, Platform, ` +
-			`ResizePty, Resume, SandboxMetrics, SandboxStatus, Shutdown, ShutdownSandbox, Start, StartSandbox, State, Stats, StopSandbox, Update, ` +
-			`UpdateSandbox, Wait, WaitSandbox`},
-		"no deadline for Connect": {`deadlines = {Connect = '0s'}`, `key deadlines.Connect: "0s" would bound nothing where it is called without a caller`},
-		"none for State":          {`deadlines = {State = '0s'}`, `key deadlines.State: "0s" would bound nothing`},
-		"none for Delete":         {`deadlines = {Delete = '0m'}`, `key deadlines.Delete: "0m" would bound nothing`},
-		"none for SandboxStatus":  {`deadlines = {SandboxStatus = '0s'}`, `key deadlines.SandboxStatus: "0s" would bound nothing`},
-		"none for its Shutdown":   {`deadlines = {ShutdownSandbox = '0s'}`, `key deadlines.ShutdownSandbox: "0s" would bound nothing`},
-		"deadline for a pod Wait": {`deadlines = {WaitSandbox = '1h'}`, `key deadlines.WaitSandbox: a Wait lasts as long as its container`},
-		"runtime's deadline":      {`runtimes = {'io.containerd.kata.v2' = {deadlines = {State = '0s'}}}`, `key runtimes."io.containerd.kata.v2": key deadlines.State: "0s"`},
-		"deadline for Wait":       {`deadlines = {Wait = '1h'}`, `key deadlines.Wait: a Wait lasts as long as its container`},
-		"negative deadline":       {`deadlines = {State = '-2s'}`, `key deadlines.State: "-2s" is negative`},
-		"deadline without unit":   {`deadlines = {State = '2'}`, `key deadlines.State: "2" is not a duration`},
-		"deadline a number":       {`deadlines = {State = 2}`, `key deadlines.State: `},
-		"start protocol":          {`runtimes = {'io.containerd.runc.v2' = {start_protocol = 'ttrpc'}}`, `key runtimes."io.containerd.runc.v2": start_protocol "ttrpc": use "auto", "bootstrap" or "legacy"`},
-		"cleanup policy":          {`runtimes = {'io.containerd.runc.v2' = {cleanup = 'never'}}`, `key runtimes."io.containerd.runc.v2": cleanup "never": use "auto", "always" or "on-failure"`},
-		"runtime without dots":    {`runtimes = {runc = {}}`, `key runtimes."runc": neither the name of a runtime`},
-		"runtime relative path":   {`runtimes = {'bin/io.containerd.runc.v2' = {}}`, `nor an absolute path`},
-		"runtime empty part":      {`runtimes = {'io..v2' = {}}`, `neither the name of a runtime`},
-		"runtime twice":           {`runtimes = {'/bin//shim' = {}, '/bin/shim' = {}}`, `/bin/shim has a section already`},
-		"path relative":           {`runtimes = {'io.containerd.runc.v2' = {path = 'shim'}}`, `path "shim": not an absolute path`},
-		"path of a path":          {`runtimes = {'/bin/shim' = {path = '/bin/other'}}`, `the section is for one binary already`},
-		"runtimes not a table":    {`runtimes = 1`, `key runtimes: `},
-		"a runtime not a table":   {`runtimes = {'io.containerd.runc.v2' = true}`, `key runtimes.io.containerd.runc.v2: `},
-		"escalation":              {`escalate_after = '10'`, `key escalate_after: "10" is not a duration`},
-		"negative escalation":     {`escalate_after = '-1s'`, `key escalate_after: "-1s" is not a duration`},
-		"a family's pattern":      {`runtimes = {'io.containerd.kata.[' = {}}`, `key runtimes."io.containerd.kata.[": not a pattern: syntax error`},
-		"path of a family":        {`runtimes = {'io.containerd.kata.*' = {path = '/bin/shim'}}`, `path "/bin/shim": the section is for many runtimes`},
-		"family that shares":      {`runtimes = {'io.containerd.*' = {share = 2}}`, `key runtimes."io.containerd.*": share 2 needs warm shims`},
-		"cgroup relative":         {`runtimes = {'io.containerd.runc.v2' = {shim_cgroup = 'shims'}}`, `shim_cgroup "shims": not a path below the root`},
-		"cgroup upwards":          {`runtimes = {'io.containerd.runc.v2' = {shim_cgroup = '/a/../b'}}`, `shim_cgroup "/a/../b": not a path below`},
-		"root cgroup":             {`runtimes = {'io.containerd.runc.v2' = {shim_cgroup = '/'}}`, `shim_cgroup "/": not a path below`},
-		"env of a runtime":        {`runtimes = {'io.containerd.runc.v2' = {env = ['B']}}`, `key runtimes."io.containerd.runc.v2": key env: entry 0, "B", is not of the form NAME=value`},
-		"a pattern":               {`allowed_runtimes = ['io.[containerd']`, `key allowed_runtimes: pattern "io.[containerd": syntax error in pattern`},
-		"binary check":            {`binary_check = 'maybe'`, `key binary_check: binary check "maybe": use "warn", "off" or "refuse"`},
-		"cleanup of wrong type":   {`runtimes = {'io.containerd.runc.v2' = {cleanup = true}}`, `key runtimes.io.containerd.runc.v2.cleanup: `},
+		"unknown method": {`deadlines = {Stats = '1s', Kil = '1s'}`,
+			`key deadlines.Kil: neither the Task nor the Sandbox API has such a method, did you mean Kill?`},
+		"wildly unknown method": {`deadlines = {Frobnicate = '1s'}`,
+			`known are Checkpoint, CloseIO, Connect, Create, CreateSandbox, Delete, Exec, Kill, Pause, Pids, PingSandbox, Platform, ` +
+				`ResizePty, Resume, SandboxMetrics, SandboxStatus, Shutdown, ShutdownSandbox, Start, StartSandbox, State, Stats, StopSandbox, Update, ` +
+				`UpdateSandbox, Wait, WaitSandbox`},
+		"no deadline for Connect": {`deadlines = {Connect = '0s'}`,
+			`key deadlines.Connect: "0s" would bound nothing where it is called without a caller`},
+		"none for State":  {`deadlines = {State = '0s'}`, `key deadlines.State: "0s" would bound nothing`},
+		"none for Delete": {`deadlines = {Delete = '0m'}`, `key deadlines.Delete: "0m" would bound nothing`},
+		"none for SandboxStatus": {`deadlines = {SandboxStatus = '0s'}`,
+			`key deadlines.SandboxStatus: "0s" would bound nothing`},
+		"none for its Shutdown": {`deadlines = {ShutdownSandbox = '0s'}`,
+			`key deadlines.ShutdownSandbox: "0s" would bound nothing`},
+		"deadline for a pod Wait": {`deadlines = {WaitSandbox = '1h'}`,
+			`key deadlines.WaitSandbox: a Wait lasts as long as its container`},
+		"runtime's deadline": {`runtimes = {'io.containerd.kata.v2' = {deadlines = {State = '0s'}}}`,
+			`key runtimes."io.containerd.kata.v2": key deadlines.State: "0s"`},
+		"deadline for Wait": {`deadlines = {Wait = '1h'}`,
+			`key deadlines.Wait: a Wait lasts as long as its container`},
+		"negative deadline":     {`deadlines = {State = '-2s'}`, `key deadlines.State: "-2s" is negative`},
+		"deadline without unit": {`deadlines = {State = '2'}`, `key deadlines.State: "2" is not a duration`},
+		"deadline a number":     {`deadlines = {State = 2}`, `key deadlines.State: `},
+		"start protocol": {`runtimes = {'io.containerd.runc.v2' = {start_protocol = 'ttrpc'}}`,
+			`key runtimes."io.containerd.runc.v2": start_protocol "ttrpc": use "auto", "bootstrap" or "legacy"`},
+		"cleanup policy": {`runtimes = {'io.containerd.runc.v2' = {cleanup = 'never'}}`,
+			`key runtimes."io.containerd.runc.v2": cleanup "never": use "auto", "always" or "on-failure"`},
+		"runtime without dots":  {`runtimes = {runc = {}}`, `key runtimes."runc": neither the name of a runtime`},
+		"runtime relative path": {`runtimes = {'bin/io.containerd.runc.v2' = {}}`, `nor an absolute path`},
+		"runtime empty part":    {`runtimes = {'io..v2' = {}}`, `neither the name of a runtime`},
+		"runtime twice": {`runtimes = {'/bin//shim' = {}, '/bin/shim' = {}}`,
+			`/bin/shim has a section already`},
+		"path relative": {`runtimes = {'io.containerd.runc.v2' = {path = 'shim'}}`,
+			`path "shim": not an absolute path`},
+		"path of a path": {`runtimes = {'/bin/shim' = {path = '/bin/other'}}`,
+			`the section is for one binary already`},
+		"runtimes not a table": {`runtimes = 1`, `key runtimes: `},
+		"a runtime not a table": {`runtimes = {'io.containerd.runc.v2' = true}`,
+			`key runtimes.io.containerd.runc.v2: `},
+		"escalation":          {`escalate_after = '10'`, `key escalate_after: "10" is not a duration`},
+		"negative escalation": {`escalate_after = '-1s'`, `key escalate_after: "-1s" is not a duration`},
+		"a family's pattern": {`runtimes = {'io.containerd.kata.[' = {}}`,
+			`key runtimes."io.containerd.kata.[": not a pattern: syntax error`},
+		"path of a family": {`runtimes = {'io.containerd.kata.*' = {path = '/bin/shim'}}`,
+			`path "/bin/shim": the section is for many runtimes`},
+		"family that shares": {`runtimes = {'io.containerd.*' = {share = 2}}`,
+			`key runtimes."io.containerd.*": share 2 needs warm shims`},
+		"cgroup relative": {`runtimes = {'io.containerd.runc.v2' = {shim_cgroup = 'shims'}}`,
+			`shim_cgroup "shims": not a path below the root`},
+		"cgroup upwards": {`runtimes = {'io.containerd.runc.v2' = {shim_cgroup = '/a/../b'}}`,
+			`shim_cgroup "/a/../b": not a path below`},
+		"root cgroup": {`runtimes = {'io.containerd.runc.v2' = {shim_cgroup = '/'}}`,
+			`shim_cgroup "/": not a path below`},
+		"env of a runtime": {`runtimes = {'io.containerd.runc.v2' = {env = ['B']}}`,
+			`key runtimes."io.containerd.runc.v2": key env: entry 0, "B", is not of the form NAME=value`},
+		"a pattern": {`allowed_runtimes = ['io.[containerd']`,
+			`key allowed_runtimes: pattern "io.[containerd": syntax error in pattern`},
+		"binary check": {`binary_check = 'maybe'`,
+			`key binary_check: binary check "maybe": use "warn", "off" or "refuse"`},
+		"cleanup of wrong type": {`runtimes = {'io.containerd.runc.v2' = {cleanup = true}}`,
+			`key runtimes.io.containerd.runc.v2.cleanup: `},
 		"socket_dir not a string": {`socket_dir = 1`, `key socket_dir: `},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -335,7 +366,8 @@ func TestUnknownKeysAreReportedWithTheNearest(t *testing.T) {
 func TestKnownKeysCountBesideUnknownOnes(t *testing.T) {
 	for _, v := range []string{"version = 2", "version = 3", "version = 4"} {
 		ctx, hook := logged(t)
-		got, err := shimSection(t, ctx, v+"\n[plugins.'io.containerd.shim.v1.manager']\nenv = ['A=1']\nenvs = ['B=1']\n")
+		got, err := shimSection(t, ctx,
+			v+"\n[plugins.'io.containerd.shim.v1.manager']\nenv = ['A=1']\nenvs = ['B=1']\n")
 		require.NoError(t, err)
 		require.Equal(t, []string{"A=1"}, got.Env)
 		require.Len(t, warnings(hook), 1, v)
@@ -350,7 +382,8 @@ func TestTaskPlatforms(t *testing.T) {
 	} {
 		ctx, _ := logged(t)
 		var c TaskConfig
-		err := readConfig(initContext(t, ctx, taskURI, "version = 4\n[plugins.'io.containerd.runtime.v2.task']\n"+section), taskURI, &c)
+		err := readConfig(initContext(t, ctx, taskURI,
+			"version = 4\n[plugins.'io.containerd.runtime.v2.task']\n"+section), taskURI, &c)
 		if err == nil {
 			_, err = c.platforms()
 		}
@@ -366,8 +399,9 @@ func TestTaskPlatforms(t *testing.T) {
 func TestNearest(t *testing.T) {
 	candidates := []string{"env", "socket_dir", "start_protocol", "path"}
 	for word, want := range map[string]string{
-		"env": "env", "evn": "", "enf": "env", "ENV": "env", "socketdir": "socket_dir", "socket_directory": "", "sockt_dri": "socket_dir",
-		"paths": "path", "pathology": "", "startprotocoll": "start_protocol", "": "", "é": "",
+		"env": "env", "evn": "", "enf": "env", "ENV": "env", "socketdir": "socket_dir", "socket_directory": "",
+		"sockt_dri": "socket_dir",
+		"paths":     "path", "pathology": "", "startprotocoll": "start_protocol", "": "", "é": "",
 	} {
 		require.Equal(t, want, nearest(word, candidates), word)
 	}

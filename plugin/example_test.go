@@ -30,7 +30,8 @@ func ExampleReplace() {
 		plugin.Registration{Type: plugins.MetadataPlugin, ID: "bolt"},
 		plugin.Registration{Type: plugins.ShimPlugin, ID: "manager", Requires: []plugin.Type{plugins.EventPlugin}},
 		plugin.Registration{Type: plugins.RuntimePluginV2, ID: "task", Requires: []plugin.Type{plugins.ShimPlugin}},
-		plugin.Registration{Type: plugins.SandboxControllerPlugin, ID: "shim", Requires: []plugin.Type{plugins.ShimPlugin}},
+		plugin.Registration{Type: plugins.SandboxControllerPlugin, ID: "shim",
+			Requires: []plugin.Type{plugins.ShimPlugin}},
 	)
 	defer registry.Reset()
 

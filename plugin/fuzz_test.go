@@ -12,11 +12,14 @@ import (
 	"github.com/shimyard/shimyard/manager"
 )
 
-// FuzzSection: a section of the config is taken or refused with an error, whatever its keys hold, and what is taken is within its bounds.
+// FuzzSection: a section of the config is taken or refused with an error, whatever its keys hold, and what is taken is
+// within its bounds.
 func FuzzSection(f *testing.F) {
 	for _, seed := range []string{
-		`env = ['A=1']`, `deadlines = {State = '5s'}`, `runtimes = {'io.containerd.kata.*' = {env = ['A=1'], warm = 0, shim_cgroup = '/a'}}`,
-		`runtimes = {'/opt/[' = {}}`, `allowed_runtimes = ['io.[']`, `socket_dir = 1`, `warm_limit = 99999999999`, `Env = ['=']`,
+		`env = ['A=1']`, `deadlines = {State = '5s'}`,
+		`runtimes = {'io.containerd.kata.*' = {env = ['A=1'], warm = 0, shim_cgroup = '/a'}}`,
+		`runtimes = {'/opt/[' = {}}`, `allowed_runtimes = ['io.[']`, `socket_dir = 1`, `warm_limit = 99999999999`,
+		`Env = ['=']`,
 		`runtimes = {'io.containerd.runc.v2' = {path = '/a/../b', deadlines = {Kil = '1s'}}}`, `escalate_after = '-1s'`,
 	} {
 		f.Add(seed)

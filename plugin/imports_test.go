@@ -22,22 +22,29 @@ var layers = map[string]struct {
 	may    []string
 	reason string
 }{
-	"plugin":                       {[]string{"manager", "shimclient"}, "it wires and holds no logic: what is in a bundle is none of its business"},
-	"plugin/shims":                 {[]string{"manager/inspect"}, "it is a client, and not linked into a daemon's plugins"},
-	"manager":                      {[]string{"bundle", "shimclient", "manager/inspect", "manager/internal/await", "manager/internal/failpoint", "manager/internal/metrics", "manager/internal/shimproc", "manager/internal/warm"}, "it decides; whoever registers it is above it"},
-	"manager/internal/await":       {nil, "it waits; for what is for the callers to say"},
-	"manager/internal/failpoint":   {nil, "it ends a daemon under test, wherever it is called from"},
-	"manager/internal/metrics":     {nil, "it counts; what is counted is for the callers to say"},
-	"manager/internal/warm":        {nil, "an account: it has no process, no connection and no file in hand"},
-	"manager/internal/shimproc":    {[]string{"shimclient", "manager/internal/await", "manager/internal/metrics"}, "one process and the way to it: it must not know who keeps records of what it serves"},
-	"manager/inspect":              {nil, "what travels between a client and a daemon, and nothing else"},
-	"bundle":                       {nil, "files alone: it must be usable, and testable, without any process"},
-	"shimclient":                   {nil, "one process alone: it must not know where its caller keeps records"},
-	"shimclient/shimtest":          {[]string{"shimclient"}, "it plays the shim's side"},
-	"shimclient/shimtest/fakeshim": {[]string{"shimclient/shimtest"}, "it is the fake shim as a program, and nothing else"},
+	"plugin": {[]string{"manager", "shimclient"},
+		"it wires and holds no logic: what is in a bundle is none of its business"},
+	"plugin/shims": {[]string{"manager/inspect"},
+		"it is a client, and not linked into a daemon's plugins"},
+	"manager": {[]string{"bundle", "shimclient", "manager/inspect", "manager/internal/await",
+		"manager/internal/failpoint", "manager/internal/metrics", "manager/internal/shimproc", "manager/internal/warm"},
+		"it decides; whoever registers it is above it"},
+	"manager/internal/await":     {nil, "it waits; for what is for the callers to say"},
+	"manager/internal/failpoint": {nil, "it ends a daemon under test, wherever it is called from"},
+	"manager/internal/metrics":   {nil, "it counts; what is counted is for the callers to say"},
+	"manager/internal/warm":      {nil, "an account: it has no process, no connection and no file in hand"},
+	"manager/internal/shimproc": {[]string{"shimclient", "manager/internal/await", "manager/internal/metrics"},
+		"one process and the way to it: it must not know who keeps records of what it serves"},
+	"manager/inspect":     {nil, "what travels between a client and a daemon, and nothing else"},
+	"bundle":              {nil, "files alone: it must be usable, and testable, without any process"},
+	"shimclient":          {nil, "one process alone: it must not know where its caller keeps records"},
+	"shimclient/shimtest": {[]string{"shimclient"}, "it plays the shim's side"},
+	"shimclient/shimtest/fakeshim": {[]string{"shimclient/shimtest"},
+		"it is the fake shim as a program, and nothing else"},
 }
 
-// forbidden must not be linked into a daemon by any package of ours, however indirectly. A trailing slash stands for all below it.
+// forbidden must not be linked into a daemon by any package of ours, however indirectly. A trailing slash stands for
+// all below it.
 var forbidden = map[string]string{
 	"github.com/containerd/containerd/v2/core/runtime/v2": "importing it registers the stock runtime, so that Register could not work",
 	"github.com/containerd/containerd/v2/plugins/sandbox": "importing it registers the stock sandbox controller and imports core/runtime/v2",
@@ -52,7 +59,8 @@ type listed struct {
 	Imports, TestImports, XTestImports, Deps []string
 }
 
-// TestImports holds the packages of the root module to DESIGN: plugin → manager → {bundle, shimclient}, on every operating system.
+// TestImports holds the packages of the root module to DESIGN: plugin → manager → {bundle, shimclient}, on every
+// operating system.
 func TestImports(t *testing.T) {
 	if _, err := exec.LookPath("go"); err != nil {
 		t.Skip("needs the go command")
@@ -87,11 +95,13 @@ func checkLayer(t *testing.T, p listed) {
 func checkForbidden(t *testing.T, p listed) {
 	for path, reason := range forbidden {
 		// The fake shim is itself for tests alone.
-		if strings.HasPrefix(p.ImportPath, module+"/shimclient/shimtest") && reason == forbidden[module+"/shimclient/shimtest"] {
+		if strings.HasPrefix(p.ImportPath, module+"/shimclient/shimtest") &&
+			reason == forbidden[module+"/shimclient/shimtest"] {
 			continue
 		}
 		for _, dep := range p.Deps {
-			require.False(t, dep == path || strings.HasSuffix(path, "/") && strings.HasPrefix(dep+"/", path), "%s depends on %s: %s", p.ImportPath, dep, reason)
+			require.False(t, dep == path || strings.HasSuffix(path, "/") && strings.HasPrefix(dep+"/", path),
+				"%s depends on %s: %s", p.ImportPath, dep, reason)
 		}
 	}
 }

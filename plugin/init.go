@@ -24,9 +24,9 @@ import (
 	"github.com/shimyard/shimyard/shimclient"
 )
 
-// Each InitFn first looks up what it needs. An error there is passed on as it is, and the daemon does what it does for every plugin
-// that lacks another: it logs it and goes on, because somebody may have disabled that other one on purpose. From then on errors are
-// fatal.
+// Each InitFn first looks up what it needs. An error there is passed on as it is, and the daemon does what it does for
+// every plugin that lacks another: it logs it and goes on, because somebody may have disabled that other one on
+// purpose. From then on errors are fatal.
 
 func initShimManager(ic *plugin.InitContext) (any, error) {
 	db, err := ic.GetSingle(plugins.MetadataPlugin)
@@ -155,8 +155,9 @@ func dirsOf(ic *plugin.InitContext, uri string) manager.Dirs {
 	}
 }
 
-// fatal makes the daemon stop if the InitFn that calls it fails: it only logs the error of an InitFn that has not registered
-// readiness, and would come up without a runtime. The returned function must be called when the InitFn returns.
+// fatal makes the daemon stop if the InitFn that calls it fails: it only logs the error of an InitFn that has not
+// registered readiness, and would come up without a runtime. The returned function must be called when the InitFn
+// returns.
 func fatal(ic *plugin.InitContext) (release func()) {
 	if ic.RegisterReadiness == nil {
 		return func() {}
@@ -169,7 +170,8 @@ func instance[T any](v any, of plugin.Type, neededBy string) (T, error) {
 	t, ok := v.(T)
 	if !ok {
 		return t, errors.Errorf("cannot start %s: it needs a %v from the plugin %s and got a %T; "+
-			"all three of Shimyard's plugins must be registered together, after all others", neededBy, reflect.TypeFor[T](), of, v)
+			"all three of Shimyard's plugins must be registered together, after all others", neededBy,
+			reflect.TypeFor[T](), of, v)
 	}
 	return t, nil
 }
@@ -178,7 +180,8 @@ func instance[T any](v any, of plugin.Type, neededBy string) (T, error) {
 func readConfig(ic *plugin.InitContext, uri string, into any) error {
 	s, ok := ic.Config.(*section)
 	if !ok {
-		return errors.Errorf("cannot start %s: its config is a %T instead of the %T that was registered", uri, ic.Config, s)
+		return errors.Errorf("cannot start %s: its config is a %T instead of the %T that was registered", uri,
+			ic.Config, s)
 	}
 	unknown, err := s.decode(into, sectionKeys[uri])
 	if err != nil {

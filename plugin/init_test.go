@@ -58,7 +58,8 @@ type warner struct{ warning.Service }
 
 func (*warner) Emit(context.Context, deprecation.Warning) {}
 
-// outcome of an InitFn: readiness is what the daemon would still wait for, fatal whether an error would have stopped it.
+// outcome of an InitFn: readiness is what the daemon would still wait for, fatal whether an error would have stopped
+// it.
 type outcome struct {
 	instance  any
 	err       error
@@ -102,7 +103,8 @@ func TestInitOfAllThree(t *testing.T) {
 	for _, c := range []struct {
 		uri    string
 		config string
-	}{{shimURI, sockets}, {taskURI, "[plugins.'io.containerd.runtime.v2.task']\nplatforms = ['linux/arm64']\n"}, {sandboxURI, ""}} {
+	}{{shimURI, sockets}, {taskURI, "[plugins.'io.containerd.runtime.v2.task']\nplatforms = ['linux/arm64']\n"},
+		{sandboxURI, ""}} {
 		o := d.init(c.uri, c.config)
 		require.NoError(t, o.err, c.uri)
 		require.Zero(t, o.readiness, "the daemon would never be ready: %s", c.uri)
@@ -127,7 +129,8 @@ func TestBadConfigStopsTheDaemon(t *testing.T) {
 	d := newDaemon(t)
 	d.withAll()
 	o := d.init(shimURI, "[plugins.'io.containerd.shim.v1.manager']\nsocket_dir = 'relative'\n")
-	require.EqualError(t, o.err, `cannot use the config section [plugins.'io.containerd.shim.v1.manager']: key socket_dir: "relative" is not an absolute path`)
+	require.EqualError(t, o.err,
+		`cannot use the config section [plugins.'io.containerd.shim.v1.manager']: key socket_dir: "relative" is not an absolute path`)
 	require.True(t, o.fatal)
 	require.Zero(t, o.readiness)
 }
@@ -136,7 +139,8 @@ func TestBadTypeInConfigStopsTheDaemon(t *testing.T) {
 	d := newDaemon(t)
 	d.withAll()
 	o := d.init(shimURI, "[plugins.'io.containerd.shim.v1.manager']\nenv = 'A=1'\n")
-	require.ErrorContains(t, o.err, `cannot use the config section [plugins.'io.containerd.shim.v1.manager']: key env: `)
+	require.ErrorContains(t, o.err,
+		`cannot use the config section [plugins.'io.containerd.shim.v1.manager']: key env: `)
 	require.True(t, o.fatal)
 }
 
@@ -145,7 +149,8 @@ func TestBadPlatformStopsTheDaemon(t *testing.T) {
 	d.withAll()
 	require.NoError(t, d.init(shimURI, sockets).err)
 	o := d.init(taskURI, "[plugins.'io.containerd.runtime.v2.task']\nplatforms = ['a/b/c/d']\n")
-	require.ErrorContains(t, o.err, "cannot use the config section [plugins.'io.containerd.runtime.v2.task']: key platforms: ")
+	require.ErrorContains(t, o.err,
+		"cannot use the config section [plugins.'io.containerd.runtime.v2.task']: key platforms: ")
 	require.True(t, o.fatal)
 	require.Zero(t, o.readiness)
 }
@@ -166,12 +171,18 @@ func TestWrongInstanceStopsTheDaemon(t *testing.T) {
 		wrong plugin.Type
 		want  string
 	}{
-		{shimURI, plugins.MetadataPlugin, "cannot start io.containerd.shim.v1.manager: it needs a *metadata.DB from the plugin io.containerd.metadata.v1 and got a string"},
-		{shimURI, plugins.EventPlugin, "cannot start io.containerd.shim.v1.manager: it needs a *exchange.Exchange from the plugin io.containerd.event.v1 and got a string"},
-		{taskURI, plugins.ShimPlugin, "cannot start io.containerd.runtime.v2.task: it needs a *manager.ShimManager from the plugin io.containerd.shim.v1 and got a string"},
-		{taskURI, plugins.WarningPlugin, "cannot start io.containerd.runtime.v2.task: it needs a warning.Service from the plugin io.containerd.warning.v1 and got a string"},
-		{taskURI, plugins.MountManagerPlugin, "cannot start io.containerd.runtime.v2.task: it needs a mount.Manager from the plugin io.containerd.mount-manager.v1 and got a string"},
-		{sandboxURI, plugins.ShimPlugin, "cannot start io.containerd.sandbox.controller.v1.shim: it needs a *manager.ShimManager from the plugin io.containerd.shim.v1 and got a string"},
+		{shimURI, plugins.MetadataPlugin,
+			"cannot start io.containerd.shim.v1.manager: it needs a *metadata.DB from the plugin io.containerd.metadata.v1 and got a string"},
+		{shimURI, plugins.EventPlugin,
+			"cannot start io.containerd.shim.v1.manager: it needs a *exchange.Exchange from the plugin io.containerd.event.v1 and got a string"},
+		{taskURI, plugins.ShimPlugin,
+			"cannot start io.containerd.runtime.v2.task: it needs a *manager.ShimManager from the plugin io.containerd.shim.v1 and got a string"},
+		{taskURI, plugins.WarningPlugin,
+			"cannot start io.containerd.runtime.v2.task: it needs a warning.Service from the plugin io.containerd.warning.v1 and got a string"},
+		{taskURI, plugins.MountManagerPlugin,
+			"cannot start io.containerd.runtime.v2.task: it needs a mount.Manager from the plugin io.containerd.mount-manager.v1 and got a string"},
+		{sandboxURI, plugins.ShimPlugin,
+			"cannot start io.containerd.sandbox.controller.v1.shim: it needs a *manager.ShimManager from the plugin io.containerd.shim.v1 and got a string"},
 	} {
 		d := newDaemon(t)
 		for t, right := range map[plugin.Type]any{

@@ -14,9 +14,9 @@ import (
 // schedCoreEnv is how shims are told to use core scheduling since config version 4.
 const schedCoreEnv = "SCHED_CORE=1"
 
-// migrate moves sched_core of config versions up to 3 to where version 4 has it, the shims' environment. The daemon calls it once per
-// version step and per config file, with the sections of that file, so it must find its own earlier work harmless. What a section says
-// already stays: env gets one more entry, nothing is overwritten.
+// migrate moves sched_core of config versions up to 3 to where version 4 has it, the shims' environment. The daemon
+// calls it once per version step and per config file, with the sections of that file, so it must find its own earlier
+// work harmless. What a section says already stays: env gets one more entry, nothing is overwritten.
 func migrate(ctx context.Context, from int, sections map[string]any) error {
 	if from >= version.ConfigVersion {
 		return nil
@@ -51,7 +51,8 @@ func migrate(ctx context.Context, from int, sections map[string]any) error {
 	return nil
 }
 
-// addSchedCore adds the variable to env unless env has it. An env that is not a list is left for the check that stops the daemon.
+// addSchedCore adds the variable to env unless env has it. An env that is not a list is left for the check that stops
+// the daemon.
 func addSchedCore(ctx context.Context, manager map[string]any) {
 	var env []any
 	switch e := manager["env"].(type) {
@@ -71,7 +72,8 @@ func addSchedCore(ctx context.Context, manager map[string]any) {
 		if has, value, _ := strings.Cut(s, "="); has == name {
 			if value == "" {
 				log.G(ctx).WithField("plugin", shimURI).Warnf(
-					"%s is set, but env has %q, which disables core scheduling and stays; remove one of them", schedCoreKey, s)
+					"%s is set, but env has %q, which disables core scheduling and stays; remove one of them",
+					schedCoreKey, s)
 			}
 			return
 		}

@@ -19,18 +19,27 @@ func TestMigrationMerges(t *testing.T) {
 		env    []string
 		warned bool
 	}{
-		"neither":                      {"", nil, false},
-		"only the task section":        {task + "sched_core = true", []string{"SCHED_CORE=1"}, false},
-		"both":                         {task + "sched_core = true" + shim + "env = ['A=1']\nsocket_dir = '/s'", []string{"A=1", "SCHED_CORE=1"}, false},
-		"both, other order":            {shim + "env = ['A=1']\nsocket_dir = '/s'" + task + "sched_core = true", []string{"A=1", "SCHED_CORE=1"}, false},
-		"both, off":                    {task + "sched_core = false" + shim + "env = ['A=1']\nsocket_dir = '/s'", []string{"A=1"}, false},
-		"both, without sched_core":     {task + shim + "env = ['A=1']\nsocket_dir = '/s'", []string{"A=1"}, false},
-		"in the manager section":       {task + shim + "env = ['A=1']\nsched_core = true", []string{"A=1", "SCHED_CORE=1"}, false},
-		"in both sections":             {task + "sched_core = true" + shim + "sched_core = true", []string{"SCHED_CORE=1"}, false},
-		"on in one, off in the other":  {task + "sched_core = true" + shim + "sched_core = false", []string{"SCHED_CORE=1"}, false},
-		"already in env":               {task + "sched_core = true" + shim + "env = ['SCHED_CORE=1', 'A=1']", []string{"SCHED_CORE=1", "A=1"}, false},
-		"env says something else":      {task + "sched_core = true" + shim + "env = ['SCHED_CORE=yes']", []string{"SCHED_CORE=yes"}, false},
-		"env disables it":              {task + "sched_core = true" + shim + "env = ['SCHED_CORE=']", []string{"SCHED_CORE="}, true},
+		"neither":               {"", nil, false},
+		"only the task section": {task + "sched_core = true", []string{"SCHED_CORE=1"}, false},
+		"both": {task + "sched_core = true" + shim + "env = ['A=1']\nsocket_dir = '/s'",
+			[]string{"A=1", "SCHED_CORE=1"}, false},
+		"both, other order": {shim + "env = ['A=1']\nsocket_dir = '/s'" + task + "sched_core = true",
+			[]string{"A=1", "SCHED_CORE=1"}, false},
+		"both, off": {task + "sched_core = false" + shim + "env = ['A=1']\nsocket_dir = '/s'",
+			[]string{"A=1"}, false},
+		"both, without sched_core": {task + shim + "env = ['A=1']\nsocket_dir = '/s'", []string{"A=1"}, false},
+		"in the manager section": {task + shim + "env = ['A=1']\nsched_core = true",
+			[]string{"A=1", "SCHED_CORE=1"}, false},
+		"in both sections": {task + "sched_core = true" + shim + "sched_core = true",
+			[]string{"SCHED_CORE=1"}, false},
+		"on in one, off in the other": {task + "sched_core = true" + shim + "sched_core = false",
+			[]string{"SCHED_CORE=1"}, false},
+		"already in env": {task + "sched_core = true" + shim + "env = ['SCHED_CORE=1', 'A=1']",
+			[]string{"SCHED_CORE=1", "A=1"}, false},
+		"env says something else": {task + "sched_core = true" + shim + "env = ['SCHED_CORE=yes']",
+			[]string{"SCHED_CORE=yes"}, false},
+		"env disables it": {task + "sched_core = true" + shim + "env = ['SCHED_CORE=']",
+			[]string{"SCHED_CORE="}, true},
 		"not a boolean":                {task + "sched_core = 'yes'" + shim + "env = ['A=1']", []string{"A=1"}, true},
 		"not a boolean in the manager": {task + shim + "env = ['A=1']\nsched_core = 1", []string{"A=1"}, true},
 	} {
@@ -75,7 +84,8 @@ func TestMigrationOfImportedFiles(t *testing.T) {
 	)
 	for _, v := range []string{"2", "3", "4"} {
 		ctx, _ := logged(t)
-		got, err := shimSection(t, ctx, main+v+"\n[plugins.'io.containerd.shim.v1.manager']\nsocket_dir = '/s'\n", imported)
+		got, err := shimSection(t, ctx, main+v+"\n[plugins.'io.containerd.shim.v1.manager']\nsocket_dir = '/s'\n",
+			imported)
 		require.NoError(t, err)
 		require.Equal(t, []string{"SCHED_CORE=1"}, got.Env)
 		require.Equal(t, "/s", got.SocketDir)

@@ -17,8 +17,8 @@ import (
 
 func defaultPlatforms() []string { return []string{platforms.DefaultString()} }
 
-// defaultSocketDir is where stock containerd of this version puts sockets: shims that it left are found there, and those that we leave.
-// It is "" if nothing will do.
+// defaultSocketDir is where stock containerd of this version puts sockets: shims that it left are found there, and
+// those that we leave. It is "" if nothing will do.
 func defaultSocketDir() string {
 	return chooseSocketDir(os.Geteuid(), os.Getenv("XDG_RUNTIME_DIR"), defaults.DefaultStateDir, "/run", "/tmp")
 }
@@ -42,8 +42,8 @@ func chooseSocketDir(uid int, xdg, state, run, tmp string) string {
 	return ""
 }
 
-// ownDir makes dir with mode 0700, or sees that it is a directory (no link: anybody can put one into /tmp) of the user's with that
-// mode.
+// ownDir makes dir with mode 0700, or sees that it is a directory (no link: anybody can put one into /tmp) of the
+// user's with that mode.
 func ownDir(dir string, uid int) bool {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return false

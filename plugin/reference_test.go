@@ -24,12 +24,14 @@ import (
 	"github.com/shimyard/shimyard/shimclient"
 )
 
-// referenceFile is made of the config structs and their comments: the reference of the config can only say what the code says.
+// referenceFile is made of the config structs and their comments: the reference of the config can only say what the
+// code says.
 const referenceFile = "../.github/docs/config.md"
 
 var writeReference = flag.Bool("write", false, "write "+referenceFile+" instead of comparing with it")
 
-// TestConfigReference fails when the reference is not what the structs and their comments make of it. `make reference` writes it.
+// TestConfigReference fails when the reference is not what the structs and their comments make of it. `make reference`
+// writes it.
 func TestConfigReference(t *testing.T) {
 	want := reference(t)
 	if *writeReference {
@@ -43,17 +45,21 @@ func TestConfigReference(t *testing.T) {
 func reference(t *testing.T) string {
 	var b strings.Builder
 	docs := fieldComments(t, "config.go", "config_runtimes.go")
-	fmt.Fprintf(&b, "# Configuration\n\nMade of the code's own comments by `make reference`; not to be edited. The README has an example.\n\n"+
-		"`containerd config dump` shows what the daemon makes of a file. A key that is not known here is warned about, with the nearest one that\n"+
-		"is; a bad value stops the daemon with an error that names the key. Durations are written as `\"500ms\"`, `\"2s\"`, `\"10m\"`.\n")
+	fmt.Fprintf(&b,
+		"# Configuration\n\nMade of the code's own comments by `make reference`; not to be edited. The README has an example.\n\n"+
+			"`containerd config dump` shows what the daemon makes of a file. A key that is not known here is warned about, with the nearest one that\n"+
+			"is; a bad value stops the daemon with an error that names the key. Durations are written as `\"500ms\"`, `\"2s\"`, `\"10m\"`.\n")
 	keyTable(&b, docs, "[plugins.'"+shimURI+"']", defaultShimConfig())
 	b.WriteString("\n### deadlines\n\nBy default:\n\n| method | deadline |\n|---|---|\n")
 	deadlines := shimclient.DefaultDeadlines()
 	for _, method := range slices.Sorted(maps.Keys(deadlines)) {
-		fmt.Fprintf(&b, "| `%s` | `\"%s\"` |\n", method, regexp.MustCompile(`m0s$`).ReplaceAllString(deadlines[method].String(), "m"))
+		fmt.Fprintf(&b, "| `%s` | `\"%s\"` |\n", method,
+			regexp.MustCompile(`m0s$`).ReplaceAllString(deadlines[method].String(), "m"))
 	}
-	fmt.Fprintf(&b, "\nNone by default, only the caller's: %s. Those without a caller, for which `\"0s\"` is refused: %s.\n",
-		codes(without(shimMethods(), slices.Collect(maps.Keys(deadlines)))), codes(slices.Sorted(slices.Values(shimclient.OwnCalls))))
+	fmt.Fprintf(&b,
+		"\nNone by default, only the caller's: %s. Those without a caller, for which `\"0s\"` is refused: %s.\n",
+		codes(without(shimMethods(), slices.Collect(maps.Keys(deadlines)))),
+		codes(slices.Sorted(slices.Values(shimclient.OwnCalls))))
 	keyTable(&b, docs, "[plugins.'"+shimURI+"'.runtimes.NAME]", RuntimeConfig{})
 	keyTable(&b, docs, "[plugins.'"+taskURI+"']", TaskConfig{})
 	b.WriteString("\n## [timeouts]\n\n| key | default |\n|---|---|\n")
@@ -74,11 +80,13 @@ func keyTable(b *strings.Builder, docs map[string]string, title string, of any) 
 	}
 	for i := range v.NumField() {
 		f := v.Type().Field(i)
-		fmt.Fprintf(b, "| `%s` | %s | %s |\n", keys[f.Name], shown(f.Name, v.Field(i)), described(docs[v.Type().Name()+"."+f.Name], keys))
+		fmt.Fprintf(b, "| `%s` | %s | %s |\n", keys[f.Name], shown(f.Name, v.Field(i)),
+			described(docs[v.Type().Name()+"."+f.Name], keys))
 	}
 }
 
-// shown is a default as it is written in a file; nothing where it depends on the machine or the runtime, which the comment says.
+// shown is a default as it is written in a file; nothing where it depends on the machine or the runtime, which the
+// comment says.
 func shown(name string, v reflect.Value) string {
 	switch {
 	case v.Kind() == reflect.Map && v.Len() > 0:
@@ -102,7 +110,8 @@ func described(comment string, keys map[string]string) string {
 	return strings.ReplaceAll(text, "|", "\\|")
 }
 
-// fieldComments are those of the fields of all structs in some files of this package, by STRUCT.FIELD. Each field has one.
+// fieldComments are those of the fields of all structs in some files of this package, by STRUCT.FIELD. Each field has
+// one.
 func fieldComments(t *testing.T, files ...string) map[string]string {
 	found := make(map[string]string)
 	for _, name := range files {
@@ -119,7 +128,8 @@ func fieldComments(t *testing.T, files ...string) map[string]string {
 			}
 			for _, f := range s.Fields.List {
 				for _, id := range f.Names {
-					require.True(t, strings.HasPrefix(f.Doc.Text(), id.Name+" "), "the comment of %s.%s does not begin with its name", spec.Name, id)
+					require.True(t, strings.HasPrefix(f.Doc.Text(), id.Name+" "),
+						"the comment of %s.%s does not begin with its name", spec.Name, id)
 					found[spec.Name.Name+"."+id.Name] = f.Doc.Text()
 				}
 			}
@@ -130,7 +140,8 @@ func fieldComments(t *testing.T, files ...string) map[string]string {
 }
 
 func without(all, some []string) []string {
-	return slices.DeleteFunc(slices.Clone(all), func(s string) bool { return slices.Contains(some, s) || strings.HasPrefix(s, "Wait") })
+	return slices.DeleteFunc(slices.Clone(all),
+		func(s string) bool { return slices.Contains(some, s) || strings.HasPrefix(s, "Wait") })
 }
 
 func codes(words []string) string { return "`" + strings.Join(words, "`, `") + "`" }

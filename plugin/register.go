@@ -15,7 +15,8 @@ import (
 	"github.com/shimyard/shimyard/manager"
 )
 
-// The ids of the three plugins, as stock containerd calls them, with their full names, which are also the names of their sections.
+// The ids of the three plugins, as stock containerd calls them, with their full names, which are also the names of
+// their sections.
 const (
 	shimID    = "manager"
 	taskID    = "task"
@@ -55,12 +56,12 @@ func registrations() []*plugin.Registration {
 	}
 }
 
-// Replace puts Shimyard in the place of the runtime that containerd ships. Call it in main, after all plugins were registered (their
-// packages' init functions did that) and before the daemon looks at its config or its flags.
+// Replace puts Shimyard in the place of the runtime that containerd ships. Call it in main, after all plugins were
+// registered (their packages' init functions did that) and before the daemon looks at its config or its flags.
 //
-// It rebuilds containerd's registry in the order in which plugins would be started. Ours stand where the stock ones stood, or at the
-// end if there were none; all others stay as they were registered. Calling it again changes nothing. It is not safe to call while
-// something else uses the registry.
+// It rebuilds containerd's registry in the order in which plugins would be started. Ours stand where the stock ones
+// stood, or at the end if there were none; all others stay as they were registered. Calling it again changes nothing.
+// It is not safe to call while something else uses the registry.
 func Replace() {
 	present := registry.Graph(nil)
 	registry.Reset()
@@ -85,8 +86,9 @@ func Replace() {
 	setDefaultTimeouts()
 }
 
-// Register registers Shimyard in a daemon that links neither of containerd's packages core/runtime/v2 and plugins/sandbox. It panics,
-// as registering plugins does, if a plugin of one of the three names is there already; use [Replace] then.
+// Register registers Shimyard in a daemon that links neither of containerd's packages core/runtime/v2 and
+// plugins/sandbox. It panics, as registering plugins does, if a plugin of one of the three names is there already; use
+// [Replace] then.
 func Register() {
 	taken := make(map[string]bool)
 	for _, r := range registry.Graph(nil) {
@@ -105,8 +107,8 @@ func Register() {
 	setDefaultTimeouts()
 }
 
-// setDefaultTimeouts gives the stock timeouts their stock defaults. It must happen at registration: the daemon applies the [timeouts]
-// of its config before it initializes plugins, and lists all known ones in `config default`.
+// setDefaultTimeouts gives the stock timeouts their stock defaults. It must happen at registration: the daemon applies
+// the [timeouts] of its config before it initializes plugins, and lists all known ones in `config default`.
 func setDefaultTimeouts() {
 	timeout.Set(manager.TimeoutLoad, 5*time.Second)
 	timeout.Set(manager.TimeoutCleanup, 5*time.Second)

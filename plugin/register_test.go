@@ -30,7 +30,8 @@ func register(t *testing.T, rs ...plugin.Registration) {
 // others are plugins around the runtime as a daemon has them; they depend on it and it depends on them.
 func others() []plugin.Registration {
 	return []plugin.Registration{
-		{Type: plugins.GRPCPlugin, ID: "cri", Requires: []plugin.Type{plugins.SandboxControllerPlugin, plugins.RuntimePluginV2}, Config: &struct{}{}},
+		{Type: plugins.GRPCPlugin, ID: "cri", Requires: []plugin.Type{plugins.SandboxControllerPlugin,
+			plugins.RuntimePluginV2}, Config: &struct{}{}},
 		{Type: plugins.WarningPlugin, ID: "deprecations"},
 		{Type: plugins.InternalPlugin, ID: "restart", Requires: []plugin.Type{"*"}},
 		{Type: plugins.MetadataPlugin, ID: "bolt", Requires: []plugin.Type{plugins.EventPlugin}},
@@ -41,8 +42,10 @@ func others() []plugin.Registration {
 
 func stock() []plugin.Registration {
 	return []plugin.Registration{
-		{Type: plugins.SandboxControllerPlugin, ID: "shim", Requires: []plugin.Type{plugins.ShimPlugin, plugins.EventPlugin}},
-		{Type: plugins.RuntimePluginV2, ID: "task", Requires: []plugin.Type{plugins.ShimPlugin, plugins.MountManagerPlugin, plugins.WarningPlugin}},
+		{Type: plugins.SandboxControllerPlugin, ID: "shim",
+			Requires: []plugin.Type{plugins.ShimPlugin, plugins.EventPlugin}},
+		{Type: plugins.RuntimePluginV2, ID: "task",
+			Requires: []plugin.Type{plugins.ShimPlugin, plugins.MountManagerPlugin, plugins.WarningPlugin}},
 		{Type: plugins.ShimPlugin, ID: "manager", Requires: []plugin.Type{plugins.EventPlugin, plugins.MetadataPlugin}},
 	}
 }
@@ -127,8 +130,9 @@ func TestRegister(t *testing.T) {
 func TestRegisterRefusesToStandBesideStock(t *testing.T) {
 	register(t, append(others(), stock()[1])...)
 	before, _ := graph()
-	require.PanicsWithError(t, "cannot register Shimyard's io.containerd.runtime.v2.task: plugin: id already registered; this daemon links "+
-		"containerd's own runtime (core/runtime/v2 or plugins/sandbox), call Replace instead", Register)
+	require.PanicsWithError(t,
+		"cannot register Shimyard's io.containerd.runtime.v2.task: plugin: id already registered; this daemon links "+
+			"containerd's own runtime (core/runtime/v2 or plugins/sandbox), call Replace instead", Register)
 	after, _ := graph()
 	require.Equal(t, before, after)
 }

@@ -13,9 +13,9 @@ import (
 	"github.com/pkg/errors"
 )
 
-// section is what our registrations carry as Config. It is a map, not a struct, because the daemon decodes a config file into it
-// before an InitFn runs and drops what a struct has no field for; a map keeps every key, so that the InitFn can say what was
-// probably meant by one that nobody knows.
+// section is what our registrations carry as Config. It is a map, not a struct, because the daemon decodes a config
+// file into it before an InitFn runs and drops what a struct has no field for; a map keeps every key, so that the
+// InitFn can say what was probably meant by one that nobody knows.
 type section map[string]any
 
 // newSection is a section that holds the defaults, which must be a struct that TOML can represent.
@@ -31,8 +31,8 @@ func newSection(defaults any) *section {
 	return &s
 }
 
-// decode fills into, a pointer to a struct, and returns the keys that it has no place for, each as its path from the section down.
-// A value of the wrong type is an error that names its key.
+// decode fills into, a pointer to a struct, and returns the keys that it has no place for, each as its path from the
+// section down. A value of the wrong type is an error that names its key.
 func (s section) decode(into any, known []string) (unknown [][]string, err error) {
 	b, err := toml.Marshal(map[string]any(s.foldKeys(known)))
 	if err != nil {
@@ -53,8 +53,8 @@ func (s section) decode(into any, known []string) (unknown [][]string, err error
 	return unknown, err
 }
 
-// foldKeys gives keys that differ from a known one only in case its spelling: TOML structs accept either, and beside the default under
-// the known spelling the user's value would count or not depending on the order.
+// foldKeys gives keys that differ from a known one only in case its spelling: TOML structs accept either, and beside
+// the default under the known spelling the user's value would count or not depending on the order.
 func (s section) foldKeys(known []string) section {
 	out := maps.Clone(s)
 	for key, value := range s {

@@ -68,14 +68,16 @@ func TestChooseSocketDir(t *testing.T) {
 	blocked(run)
 	require.NoError(t, os.MkdirAll(tmp, 0o700))
 	require.NoError(t, os.Symlink(mine(xdg, 0o700), tmp+"/containerd-s-"+id))
-	require.Empty(t, chooseSocketDir(uid, "", state, run, tmp), "a link is not taken, somebody else may have put it there")
+	require.Empty(t, chooseSocketDir(uid, "", state, run, tmp),
+		"a link is not taken, somebody else may have put it there")
 	require.NoError(t, os.Remove(tmp+"/containerd-s-"+id))
 	want = mine(tmp+"/containerd-s-"+id, 0o700)
 	require.Equal(t, want, chooseSocketDir(uid, "", state, run, tmp))
 
 	long := base + "/" + strings.Repeat("l", maxSocketDirLen)
 	mine(long+"/containerd/s", 0o700)
-	require.Equal(t, want, chooseSocketDir(uid, long, state, run, tmp), "a directory too long for sockets is passed over")
+	require.Equal(t, want, chooseSocketDir(uid, long, state, run, tmp),
+		"a directory too long for sockets is passed over")
 
 	if root {
 		state, xdg, run, tmp = machine()

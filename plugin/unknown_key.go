@@ -50,7 +50,8 @@ var sectionKeys = map[string][]string{
 	taskURI: tomlKeys[TaskConfig](),
 }
 
-// knownKeys are the keys that are known where path ends. The only tables inside a section whose keys are fixed are those of runtimes.
+// knownKeys are the keys that are known where path ends. The only tables inside a section whose keys are fixed are
+// those of runtimes.
 func knownKeys(uri string, path []string) []string {
 	if len(path) == 1 {
 		return sectionKeys[uri]
@@ -58,8 +59,8 @@ func knownKeys(uri string, path []string) []string {
 	return tomlKeys[RuntimeConfig]()
 }
 
-// nearest returns the candidate that word is most likely a misspelling of, or "" if none is near: at most a third of the letters, and
-// never more than three, may be wrong.
+// nearest returns the candidate that word is most likely a misspelling of, or "" if none is near: at most a third of
+// the letters, and never more than three, may be wrong.
 func nearest(word string, candidates []string) string {
 	best, least := "", min(3, max(1, len(word)/3))+1
 	for _, c := range candidates {

@@ -25,5 +25,6 @@ func Choice[T ~string](what, value string, of ...T) (T, error) {
 		words[i] = fmt.Sprintf("%q", word)
 	}
 	last := len(words) - 1
-	return "", errors.Wrapf(errdefs.ErrInvalidArgument, "%s %q: use %s or %s", what, value, strings.Join(words[:last], ", "), words[last])
+	return "", errors.Wrapf(errdefs.ErrInvalidArgument, "%s %q: use %s or %s", what, value,
+		strings.Join(words[:last], ", "), words[last])
 }

@@ -109,8 +109,8 @@ func (c *Conn) Task(version int) (*Task, error) {
 	return &Task{conn: c, version: version, service: taskServices[version]}, nil
 }
 
-// Observe has f told of every call that has ended, with its classified error. It is for counting, must return at once, and is to be set before
-// the first call.
+// Observe has f told of every call that has ended, with its classified error. It is for counting, must return at once,
+// and is to be set before the first call.
 func (c *Conn) Observe(f func(method string, err error, took time.Duration)) { c.observe = f }
 
 // call makes a call within the method's deadline and classifies its error.
@@ -119,7 +119,8 @@ func (c *Conn) call(ctx context.Context, service, method string, req, resp proto
 }
 
 // callFor is call for a request that asks the shim to take its time.
-func (c *Conn) callFor(ctx context.Context, grace time.Duration, service, method string, req, resp proto.Message) error {
+func (c *Conn) callFor(ctx context.Context, grace time.Duration, service, method string, req,
+	resp proto.Message) error {
 	begin := time.Now()
 	err := c.send(ctx, grace, service, method, req, resp)
 	if c.observe != nil {

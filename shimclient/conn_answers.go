@@ -25,10 +25,12 @@ const (
 	keptFrame = 16 << 10
 )
 
-// answers is a connection on which ttrpc does not see answers that nobody waits for any more. ttrpc logs an error for each: every Wait that a
-// client gave up would be reported when its container ends, and every call that passed its deadline when the shim wakes up.
+// answers is a connection on which ttrpc does not see answers that nobody waits for any more. ttrpc logs an error for
+// each: every Wait that a client gave up would be reported when its container ends, and every call that passed its
+// deadline when the shim wakes up.
 //
-// The first message that a call writes tells its stream. One call at a time is let as far as that, as ttrpc itself does it.
+// The first message that a call writes tells its stream. One call at a time is let as far as that, as ttrpc itself does
+// it.
 type answers struct {
 	net.Conn
 	out    int           // of the message being written, what is still to come; ttrpc writes one at a time
@@ -55,7 +57,8 @@ func newAnswers(conn net.Conn) *answers {
 }
 
 // intercept makes a call. When ctx ends the answer is first left to nobody, and then the call is given up.
-func (a *answers) intercept(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Response, _ *ttrpc.UnaryClientInfo, invoke ttrpc.Invoker) error {
+func (a *answers) intercept(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Response, _ *ttrpc.UnaryClientInfo,
+	invoke ttrpc.Invoker) error {
 	c := &sentCall{}
 	done := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
@@ -104,7 +107,8 @@ func (a *answers) startedLocked(c *sentCall) {
 	}
 }
 
-// giveUp leaves the answer to nobody. One that is there already is with ttrpc, which passes it on without waiting for anything.
+// giveUp leaves the answer to nobody. One that is there already is with ttrpc, which passes it on without waiting for
+// anything.
 func (a *answers) giveUp(c *sentCall) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -131,7 +135,8 @@ func (a *answers) Write(p []byte) (int, error) {
 	return a.Conn.Write(p)
 }
 
-// request notes the stream of the call whose request this is. Streams of many messages are none of ours: flags tell them.
+// request notes the stream of the call whose request this is. Streams of many messages are none of ours: flags tell
+// them.
 func (a *answers) request(header []byte) {
 	if header[8] != kindRequest || header[9] != 0 {
 		return

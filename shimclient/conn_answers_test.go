@@ -100,7 +100,8 @@ func TestAnswerToNobody(t *testing.T) {
 			asked <- err
 		}()
 		next := readRequest(t, peer)
-		_, err := peer.Write(append(answer(t, late, &api.WaitResponse{ExitStatus: 7}), answer(t, next, &api.StateResponse{Status: task.Status_RUNNING})...))
+		_, err := peer.Write(append(answer(t, late, &api.WaitResponse{ExitStatus: 7}),
+			answer(t, next, &api.StateResponse{Status: task.Status_RUNNING})...))
 		require.NoError(t, err)
 		require.NoError(t, <-asked)
 	}
@@ -120,7 +121,8 @@ func TestAnswerToNoCall(t *testing.T) {
 	require.Contains(t, hook.LastEntry().Message, "inactive stream")
 }
 
-// Calls that are given up at the moment at which they are answered say nothing either, and all others get their own answers, of any size.
+// Calls that are given up at the moment at which they are answered say nothing either, and all others get their own
+// answers, of any size.
 func TestAnswersWhileGivingUp(t *testing.T) {
 	noLeaks(t)
 	hook := logged(t)
@@ -172,7 +174,8 @@ func (c *slowPeer) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// FuzzAnswers: whatever a shim sends in whatever pieces, ttrpc gets those bytes, but for the answers to a call that was given up.
+// FuzzAnswers: whatever a shim sends in whatever pieces, ttrpc gets those bytes, but for the answers to a call that was
+// given up.
 func FuzzAnswers(f *testing.F) {
 	f.Add(append(frame(1, 2, []byte("given up")), frame(3, 2, []byte("wanted"))...), 1)
 	f.Add(append(frame(1, 3, nil), frame(1, 2, nil)[:7]...), 5)

@@ -99,7 +99,8 @@ func TestTooLarge(t *testing.T) {
 	for _, protocol := range []string{protocolTTRPC, protocolGRPC} {
 		t.Run(protocol, func(t *testing.T) {
 			noLeaks(t)
-			_, conn, task := connectTask(t, Endpoint{Protocol: protocol, Version: 3}, nil, func(context.Context, string, proto.Message) (proto.Message, error) { return nil, nil })
+			_, conn, task := connectTask(t, Endpoint{Protocol: protocol, Version: 3}, nil,
+				func(context.Context, string, proto.Message) (proto.Message, error) { return nil, nil })
 			spec := func(size int) *api.ExecProcessRequest {
 				return &api.ExecProcessRequest{ID: "c", Spec: &anypb.Any{Value: make([]byte, size)}}
 			}
@@ -133,7 +134,8 @@ func TestPeerReadsLate(t *testing.T) {
 			var calls sync.WaitGroup
 			for range 10 {
 				calls.Go(func() {
-					if err := task.Exec(testContext(t), &api.ExecProcessRequest{ID: "c", Spec: &anypb.Any{Value: make([]byte, 1<<20)}}); err != nil {
+					if err := task.Exec(testContext(t),
+						&api.ExecProcessRequest{ID: "c", Spec: &anypb.Any{Value: make([]byte, 1<<20)}}); err != nil {
 						t.Error(err)
 					}
 				})
@@ -205,7 +207,8 @@ func TestPeerIsGivenUp(t *testing.T) {
 	noLeaks(t)
 	_, conn, task := acceptOne(t)
 	conn.wire.writeTimeout = 50 * time.Millisecond
-	requireLost(t, task.Exec(context.Background(), &api.ExecProcessRequest{ID: "c", Spec: &anypb.Any{Value: make([]byte, 1<<20)}}))
+	requireLost(t, task.Exec(context.Background(),
+		&api.ExecProcessRequest{ID: "c", Spec: &anypb.Any{Value: make([]byte, 1<<20)}}))
 	requireDone(t, conn)
 	require.ErrorContains(t, conn.wire.lost(), "reads nothing")
 }
@@ -217,7 +220,8 @@ func TestTooMuchUnsent(t *testing.T) {
 	conn.wire.writeTimeout = time.Hour
 	for range maxUnsent>>21 + 2 {
 		go func() {
-			_ = task.Exec(context.Background(), &api.ExecProcessRequest{ID: "c", Spec: &anypb.Any{Value: make([]byte, 2<<20)}})
+			_ = task.Exec(context.Background(),
+				&api.ExecProcessRequest{ID: "c", Spec: &anypb.Any{Value: make([]byte, 2<<20)}})
 		}()
 	}
 	requireDone(t, conn)

@@ -120,7 +120,8 @@ func grpcService(name string, answer answerFunc) *grpc.ServiceDesc {
 		m := taskMethods().Get(i)
 		desc.Methods = append(desc.Methods, grpc.MethodDesc{
 			MethodName: string(m.Name()),
-			Handler: func(_ any, ctx context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+			Handler: func(_ any, ctx context.Context, decode func(any) error,
+				_ grpc.UnaryServerInterceptor) (any, error) {
 				req := newMessage(m.Input())
 				if err := decode(req); err != nil {
 					return nil, err
@@ -233,7 +234,8 @@ func connRoutines() int {
 	buf := make([]byte, 16<<20)
 	n := 0
 	for _, stack := range strings.Split(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
-		for _, owner := range []string{"containerd/ttrpc.", "google.golang.org/grpc", "shimclient.(*wire)", "shimclient.dial"} {
+		for _, owner := range []string{"containerd/ttrpc.", "google.golang.org/grpc", "shimclient.(*wire)",
+			"shimclient.dial"} {
 			if strings.Contains(stack, owner) {
 				n++
 				break

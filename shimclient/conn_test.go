@@ -74,9 +74,10 @@ func requireUp(t *testing.T, conn *Conn) {
 func TestConcurrentCalls(t *testing.T) {
 	flavours(t, func(t *testing.T, e Endpoint) {
 		noLeaks(t)
-		srv, conn, task := connectTask(t, e, nil, func(_ context.Context, _ string, req proto.Message) (proto.Message, error) {
-			return &api.StateResponse{ID: req.(*api.StateRequest).ID}, nil
-		})
+		srv, conn, task := connectTask(t, e, nil,
+			func(_ context.Context, _ string, req proto.Message) (proto.Message, error) {
+				return &api.StateResponse{ID: req.(*api.StateRequest).ID}, nil
+			})
 		var calls sync.WaitGroup
 		for i := range 100 {
 			calls.Go(func() {
@@ -161,11 +162,12 @@ func TestGoAway(t *testing.T) {
 	e := Endpoint{Protocol: protocolGRPC, Address: "unix://" + path, Version: 3}
 	hold := make(chan struct{})
 	counted := &taskServer{Listener: l}
-	srv.RegisterService(grpcService(taskServices[2], func(context.Context, string, proto.Message) (proto.Message, error) {
-		hold <- struct{}{}
-		<-hold
-		return nil, nil
-	}), nil)
+	srv.RegisterService(grpcService(taskServices[2],
+		func(context.Context, string, proto.Message) (proto.Message, error) {
+			hold <- struct{}{}
+			<-hold
+			return nil, nil
+		}), nil)
 	served := make(chan struct{})
 	go func() { defer close(served); _ = srv.Serve(counted) }()
 	t.Cleanup(func() { srv.Stop(); <-served })
@@ -183,7 +185,11 @@ func TestGoAway(t *testing.T) {
 	go func() { defer close(stopped); srv.GracefulStop() }()
 	task, err := conn.Task(3)
 	require.NoError(t, err)
-	eventually(t, func() bool { _, err = task.Connect(testContext(t), &api.ConnectRequest{ID: "c"}); return err != nil }, "")
+	eventually(t, func() bool {
+		_, err = task.Connect(testContext(t),
+			&api.ConnectRequest{ID: "c"})
+		return err != nil
+	}, "")
 	requireLost(t, err)
 	requireDone(t, conn)
 	requireLost(t, <-inFlight)
@@ -197,7 +203,8 @@ func TestLastAnswer(t *testing.T) {
 	flavours(t, func(t *testing.T, e Endpoint) {
 		noLeaks(t)
 		for range 20 {
-			srv, conn, task := connectTask(t, e, nil, func(context.Context, string, proto.Message) (proto.Message, error) { return nil, nil })
+			srv, conn, task := connectTask(t, e, nil,
+				func(context.Context, string, proto.Message) (proto.Message, error) { return nil, nil })
 			require.NoError(t, task.Shutdown(testContext(t), &api.ShutdownRequest{ID: "c"}))
 			srv.die()
 			requireDone(t, conn)

@@ -20,13 +20,15 @@ type ttrpcCaller struct{ client *ttrpc.Client }
 
 func newTTRPCClient(w *wire) *ttrpc.Client {
 	a := newAnswers(w)
-	return ttrpc.NewClient(a, ttrpc.WithChainUnaryClientInterceptor(traced(otelttrpc.UnaryClientInterceptor()), a.intercept))
+	return ttrpc.NewClient(a, ttrpc.WithChainUnaryClientInterceptor(traced(otelttrpc.UnaryClientInterceptor()),
+		a.intercept))
 }
 
-// traced gives a call a span if it is a part of something that has one, and is no Wait, which lasts as long as its container. Probes and other
-// calls in the background would each be a trace of their own.
+// traced gives a call a span if it is a part of something that has one, and is no Wait, which lasts as long as its
+// container. Probes and other calls in the background would each be a trace of their own.
 func traced(with ttrpc.UnaryClientInterceptor) ttrpc.UnaryClientInterceptor {
-	return func(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Response, info *ttrpc.UnaryClientInfo, invoke ttrpc.Invoker) error {
+	return func(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Response, info *ttrpc.UnaryClientInfo,
+		invoke ttrpc.Invoker) error {
 		if !isTraced(ctx, req.Method) {
 			return invoke(ctx, req, resp)
 		}

@@ -140,7 +140,8 @@ func TestGRPCIdles(t *testing.T) {
 		go func() { _ = srv.Serve(l) }()
 		defer srv.Stop()
 
-		conn, err := newGRPCConn(context.Background(), near, Endpoint{Protocol: protocolGRPC, Address: "/pipe", Version: 3}, DefaultDeadlines())
+		conn, err := newGRPCConn(context.Background(), near,
+			Endpoint{Protocol: protocolGRPC, Address: "/pipe", Version: 3}, DefaultDeadlines())
 		require.NoError(t, err)
 		defer conn.Close()
 		task, err := conn.Task(3)

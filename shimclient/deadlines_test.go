@@ -28,7 +28,8 @@ func TestDefaultDeadlines(t *testing.T) {
 		name := protoreflect.Name(method)
 		require.True(t, taskMethods().ByName(name) != nil || sandboxMethods().ByName(name) != nil, method)
 	}
-	for _, method := range []string{"Create", "Start", "Exec", "Checkpoint", "Pause", "Resume", "Update", "Wait", "Shutdown",
+	for _, method := range []string{"Create", "Start", "Exec", "Checkpoint", "Pause", "Resume", "Update", "Wait",
+		"Shutdown",
 		"CreateSandbox", "StartSandbox", "UpdateSandbox", "WaitSandbox"} {
 		require.NotContains(t, DefaultDeadlines(), method)
 	}
@@ -134,17 +135,25 @@ func TestDeadlines(t *testing.T) {
 		noAnswer bool
 		after    time.Duration
 	}{
-		{name: "the method's", limit: 2 * time.Second, answer: silent, want: context.DeadlineExceeded, noAnswer: true, after: 2 * time.Second},
-		{name: "the method's before the caller's", limit: 2 * time.Second, caller: 3 * time.Second, answer: silent, want: context.DeadlineExceeded, noAnswer: true, after: 2 * time.Second},
-		{name: "the caller's before the method's", limit: 2 * time.Second, caller: time.Second, answer: silent, want: context.DeadlineExceeded, after: time.Second},
-		{name: "the caller's alone", caller: time.Second, answer: silent, want: context.DeadlineExceeded, after: time.Second},
-		{name: "cancelled", limit: 2 * time.Second, caller: 3 * time.Second, cancel: time.Second, answer: silent, want: context.Canceled, after: time.Second},
-		{name: "the shim gives up just before", limit: 2 * time.Second, answer: answerAfter(2*time.Second-answerSlack/2, codes.DeadlineExceeded),
-			want: context.DeadlineExceeded, noAnswer: true, after: 2*time.Second - answerSlack/2},
-		{name: "the shim gives up just before the caller's", limit: 2 * time.Second, caller: time.Second, answer: answerAfter(time.Second-answerSlack/2, codes.DeadlineExceeded),
-			want: context.DeadlineExceeded, after: time.Second - answerSlack/2},
-		{name: "the shim gave up for itself", limit: 2 * time.Second, answer: answerAfter(time.Second, codes.DeadlineExceeded),
+		{name: "the method's", limit: 2 * time.Second, answer: silent, want: context.DeadlineExceeded, noAnswer: true,
+			after: 2 * time.Second},
+		{name: "the method's before the caller's", limit: 2 * time.Second, caller: 3 * time.Second, answer: silent,
+			want: context.DeadlineExceeded, noAnswer: true, after: 2 * time.Second},
+		{name: "the caller's before the method's", limit: 2 * time.Second, caller: time.Second, answer: silent,
 			want: context.DeadlineExceeded, after: time.Second},
+		{name: "the caller's alone", caller: time.Second, answer: silent, want: context.DeadlineExceeded,
+			after: time.Second},
+		{name: "cancelled", limit: 2 * time.Second, caller: 3 * time.Second, cancel: time.Second, answer: silent,
+			want: context.Canceled, after: time.Second},
+		{name: "the shim gives up just before", limit: 2 * time.Second,
+			answer: answerAfter(2*time.Second-answerSlack/2, codes.DeadlineExceeded),
+			want:   context.DeadlineExceeded, noAnswer: true, after: 2*time.Second - answerSlack/2},
+		{name: "the shim gives up just before the caller's", limit: 2 * time.Second, caller: time.Second,
+			answer: answerAfter(time.Second-answerSlack/2, codes.DeadlineExceeded),
+			want:   context.DeadlineExceeded, after: time.Second - answerSlack/2},
+		{name: "the shim gave up for itself", limit: 2 * time.Second,
+			answer: answerAfter(time.Second, codes.DeadlineExceeded),
+			want:   context.DeadlineExceeded, after: time.Second},
 		{name: "answered in time", limit: 2 * time.Second, answer: answerAfter(time.Second, codes.NotFound),
 			want: errdefs.ErrNotFound, after: time.Second},
 		{name: "cancelled before", limit: 2 * time.Second, cancel: -1, answer: silent, want: context.Canceled},

@@ -44,8 +44,8 @@ func listenAs(t *testing.T, uid uintptr, path string) {
 	t.Cleanup(func() { _ = r.l.Close() })
 }
 
-// TestCVE202015257: an abstract name, and a path in a directory that others can write to, may be taken by anybody while the shim is gone.
-// (https://github.com/containerd/containerd/security/advisories/GHSA-36xw-fx78-c5r4)
+// TestCVE202015257: an abstract name, and a path in a directory that others can write to, may be taken by anybody while
+// the shim is gone. (https://github.com/containerd/containerd/security/advisories/GHSA-36xw-fx78-c5r4)
 func TestCVE202015257(t *testing.T) {
 	noLeaks(t)
 	dir := socketDir(t)
@@ -70,7 +70,8 @@ func TestCVE202015257(t *testing.T) {
 	}
 }
 
-// A shim that tells the bare path of its socket file: with the file gone, whoever listens at the abstract name is another.
+// A shim that tells the bare path of its socket file: with the file gone, whoever listens at the abstract name is
+// another.
 func TestVanishedSocketFileIsNoAbstractName(t *testing.T) {
 	noLeaks(t)
 	l, path := listenUnix(t)

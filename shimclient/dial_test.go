@@ -112,7 +112,8 @@ func TestProbe(t *testing.T) {
 	for _, address := range []string{"unix://" + path, path} {
 		for _, protocol := range []string{protocolTTRPC, protocolGRPC} {
 			// Nobody accepts, as with a stopped process: the kernel does.
-			require.Equal(t, Reachable, Endpoint{Protocol: protocol, Address: address, Version: 3}.Probe(testContext(t)))
+			require.Equal(t, Reachable, Endpoint{Protocol: protocol, Address: address,
+				Version: 3}.Probe(testContext(t)))
 		}
 	}
 	e := Endpoint{Protocol: protocolTTRPC, Address: "unix://" + path, Version: 3}
@@ -125,7 +126,8 @@ func TestProbe(t *testing.T) {
 	require.NoError(t, os.Remove(path))
 	require.Equal(t, Refused, e.Probe(testContext(t)), "no socket file")
 	require.NoError(t, os.WriteFile(path, nil, 0o600))
-	require.Equal(t, Unknown, Endpoint{Protocol: protocolTTRPC, Address: "unix://" + path + "/x", Version: 3}.Probe(testContext(t)), "not a directory")
+	require.Equal(t, Unknown, Endpoint{Protocol: protocolTTRPC, Address: "unix://" + path + "/x",
+		Version: 3}.Probe(testContext(t)), "not a directory")
 	require.Equal(t, Unknown, Endpoint{}.Probe(testContext(t)))
 
 	for reach, text := range map[Reach]string{Unknown: "unknown", Reachable: "reachable", Refused: "refused"} {
@@ -272,7 +274,8 @@ func TestDialHybridVsockErrors(t *testing.T) {
 		cancel()
 	}
 
-	none := Endpoint{Protocol: protocolTTRPC, Address: "hvsock://" + filepath.Join(socketDir(t), "none") + ":1", Version: 3}
+	none := Endpoint{Protocol: protocolTTRPC, Address: "hvsock://" + filepath.Join(socketDir(t), "none") + ":1",
+		Version: 3}
 	_, err = Dial(testContext(t), none, nil)
 	require.True(t, errors.Is(err, os.ErrNotExist) && errdefs.IsUnavailable(err), "%v", err)
 	require.Equal(t, Refused, none.Probe(testContext(t)))
@@ -286,7 +289,8 @@ func TestDialVsockUnused(t *testing.T) {
 	ctx, cancel := context.WithTimeout(testContext(t), 50*time.Millisecond)
 	defer cancel()
 	_, err := Dial(ctx, e, nil)
-	require.Contains(t, []error{errdefs.ErrUnavailable, errdefs.ErrNotImplemented, context.DeadlineExceeded}, errdefs.Resolve(err), "%v", err)
+	require.Contains(t, []error{errdefs.ErrUnavailable, errdefs.ErrNotImplemented, context.DeadlineExceeded},
+		errdefs.Resolve(err), "%v", err)
 	require.NotEqual(t, Reachable, e.Probe(ctx))
 
 	ended, cancel := context.WithCancel(testContext(t))

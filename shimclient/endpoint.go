@@ -71,11 +71,13 @@ func newEndpoint(protocol, address string, version int64) (Endpoint, error) {
 	}
 	if version < minVersion {
 		return Endpoint{}, errors.Wrapf(errdefs.ErrInvalidArgument,
-			"cannot use shim at %q: version %d of the task API, want %d to %d", address, version, minVersion, maxVersion)
+			"cannot use shim at %q: version %d of the task API, want %d to %d", address, version, minVersion,
+			maxVersion)
 	}
 	if version > maxVersion {
 		return Endpoint{}, errors.Wrapf(errdefs.ErrNotImplemented,
-			"cannot use shim at %q: version %d of the task API, want %d to %d", address, version, minVersion, maxVersion)
+			"cannot use shim at %q: version %d of the task API, want %d to %d", address, version, minVersion,
+			maxVersion)
 	}
 	if _, err := e.target(); err != nil {
 		return Endpoint{}, err

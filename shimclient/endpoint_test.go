@@ -32,13 +32,17 @@ func TestParseEndpoint(t *testing.T) {
 		{"ttrpc+unix://\x00name", target{kind: kindUnix, path: "\x00name"}, false},
 		{"grpc+@name", target{kind: kindUnix, path: "@name"}, false},
 		{"ttrpc+\x00name", target{kind: kindUnix, path: "\x00name", bareTTRPC: true}, false},
-		{"ttrpc+/containerd-shim/ns/id/shim.sock", target{kind: kindUnix, path: "/containerd-shim/ns/id/shim.sock", bareTTRPC: true}, false},
+		{"ttrpc+/containerd-shim/ns/id/shim.sock",
+			target{kind: kindUnix, path: "/containerd-shim/ns/id/shim.sock", bareTTRPC: true}, false},
 		{"ttrpc+some-name", target{kind: kindUnix, path: "some-name", bareTTRPC: true}, false},
 		{"ttrpc+unix:///run/a+b", target{kind: kindUnix, path: "/run/a+b"}, true},
 		{"ttrpc+vsock://3:1024", target{kind: kindVsock, cid: 3, port: 1024}, false},
-		{"grpc+vsock://4294967295:4294967295", target{kind: kindVsock, cid: math.MaxUint32, port: math.MaxUint32}, false},
-		{"ttrpc+hvsock:///run/vc/kata.hvsock:1024", target{kind: kindHybridVsock, path: "/run/vc/kata.hvsock", port: 1024}, false},
-		{"ttrpc+hvsock:///run/a:b/kata.hvsock:1", target{kind: kindHybridVsock, path: "/run/a:b/kata.hvsock", port: 1}, false},
+		{"grpc+vsock://4294967295:4294967295", target{kind: kindVsock, cid: math.MaxUint32, port: math.MaxUint32},
+			false},
+		{"ttrpc+hvsock:///run/vc/kata.hvsock:1024",
+			target{kind: kindHybridVsock, path: "/run/vc/kata.hvsock", port: 1024}, false},
+		{"ttrpc+hvsock:///run/a:b/kata.hvsock:1", target{kind: kindHybridVsock, path: "/run/a:b/kata.hvsock", port: 1},
+			false},
 	} {
 		t.Run(tc.address, func(t *testing.T) {
 			e, err := ParseEndpoint(tc.address, 3)
@@ -119,7 +123,8 @@ func TestLocalOfBarePath(t *testing.T) {
 func FuzzParseEndpoint(f *testing.F) {
 	for _, seed := range []string{
 		"ttrpc+unix:///run/s", "grpc+/run/s", "ttrpc+\x00name", "ttrpc+hvsock:///a:b:1", "grpc+vsock://3:1",
-		"+", "ttrpc+", "ttrpc+://", "ttrpc+unix://@", "TTRPC+x", "ttrpc+a\nb", `ttrpc+\\.\pipe\x`, "ttrpc+npipe:////./pipe/x",
+		"+", "ttrpc+", "ttrpc+://", "ttrpc+unix://@", "TTRPC+x", "ttrpc+a\nb", `ttrpc+\\.\pipe\x`,
+		"ttrpc+npipe:////./pipe/x",
 	} {
 		f.Add(seed, uint32(3))
 	}

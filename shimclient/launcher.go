@@ -44,8 +44,8 @@ type LauncherConfig struct {
 	// LaunchTimeout is how long a shim may take to answer `start`, not counting
 	// the wait for its turn; 0: DefaultLaunchTimeout.
 	LaunchTimeout time.Duration
-	// OnQueued is told how long a start has waited for its turn, OnExec each execution of a shim's binary: "start", "delete" or "info". Both are
-	// for counting, must return at once, and may be nil.
+	// OnQueued is told how long a start has waited for its turn, OnExec each execution of a shim's binary: "start",
+	// "delete" or "info". Both are for counting, must return at once, and may be nil.
 	OnQueued func(time.Duration)
 	OnExec   func(command string)
 }
@@ -117,7 +117,8 @@ func (l *Launcher) Start(ctx context.Context, r StartRequest) (*bootapi.Bootstra
 	begin := time.Now()
 	release, err := l.limiter.acquire(ctx)
 	if err != nil {
-		return nil, errors.Wrapf(err, "cannot start a shim for %s/%s: waiting for other starts to end", r.Namespace, r.ID)
+		return nil, errors.Wrapf(err, "cannot start a shim for %s/%s: waiting for other starts to end", r.Namespace,
+			r.ID)
 	}
 	defer release()
 	l.config.OnQueued(time.Since(begin))
@@ -187,7 +188,8 @@ func (l *Launcher) tryProtocols(ctx context.Context, r StartRequest) (*bootapi.B
 			l.protocols.forget(file)
 			return nil, errOutlived
 		case undone != nil:
-			return nil, errors.Wrapf(cmp.Or(err, errOutlived), "not all of the failed launch could be ended (%v)", undone)
+			return nil, errors.Wrapf(cmp.Or(err, errOutlived), "not all of the failed launch could be ended (%v)",
+				undone)
 		case ctx.Err() != nil || !exitedByItself(err) || !refused(protocol, out.said, known.silent):
 			return nil, err
 		case refusal != nil:
@@ -210,7 +212,8 @@ type attempted struct {
 }
 
 // attempt runs the helper once. The result is set also where it was no use, for undo.
-func (l *Launcher) attempt(ctx context.Context, r StartRequest, p StartProtocol) (_ *bootapi.BootstrapResult, a attempted, _ error) {
+func (l *Launcher) attempt(ctx context.Context, r StartRequest, p StartProtocol) (_ *bootapi.BootstrapResult,
+	a attempted, _ error) {
 	cmd, err := l.startCommand(&r, p)
 	if err != nil {
 		return nil, a, err
@@ -282,7 +285,8 @@ func (l *Launcher) Delete(ctx context.Context, r DeleteRequest) (*DeleteResult, 
 	}
 	release, err := l.deletes.acquire(ctx)
 	if err != nil {
-		return nil, errors.Wrapf(err, "cannot run delete of a shim for %s/%s: waiting for others to end", r.Namespace, r.ID)
+		return nil, errors.Wrapf(err, "cannot run delete of a shim for %s/%s: waiting for others to end", r.Namespace,
+			r.ID)
 	}
 	defer release()
 	if r.Timeout > 0 {
@@ -312,7 +316,8 @@ func (l *Launcher) delete(ctx context.Context, r DeleteRequest) (*DeleteResult, 
 // When ctx ends, or after 30 s, its process group is killed.
 func (l *Launcher) Info(ctx context.Context, b Binary, options *anypb.Any) (*types.RuntimeInfo, error) {
 	if !filepath.IsAbs(b.Path) {
-		return nil, errors.Wrap(errdefs.ErrInvalidArgument, "cannot ask a shim for its info without an absolute path of its binary")
+		return nil, errors.Wrap(errdefs.ErrInvalidArgument,
+			"cannot ask a shim for its info without an absolute path of its binary")
 	}
 	ctx, cancel := context.WithTimeout(ctx, infoTime)
 	defer cancel()
@@ -333,8 +338,9 @@ func (l *Launcher) info(ctx context.Context, b Binary, options *anypb.Any) (*typ
 	return parseInfo(out.stdout)
 }
 
-// logStderr passes on what a command that succeeded has written beside its reply: for whoever looks into it, not for an alarm. What one that failed
-// has written is in its error. runc's delete misses the file with init's pid after each create that failed.
+// logStderr passes on what a command that succeeded has written beside its reply: for whoever looks into it, not for an
+// alarm. What one that failed has written is in its error. runc's delete misses the file with init's pid after each
+// create that failed.
 func logStderr(ctx context.Context, doing, namespace, id, stderr string) {
 	if stderr != "" {
 		log.G(ctx).WithFields(log.Fields{"id": id, "namespace": namespace, "stderr": stderr}).

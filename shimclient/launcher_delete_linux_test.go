@@ -17,7 +17,8 @@ import (
 )
 
 func TestDelete(t *testing.T) {
-	lt := newLaunchTest(t, shimtest.Scenario{TraceEnv: []string{"EXTRA", TokenEnv}, Delete: shimtest.DeleteFaults{Stderr: "odd\n"}})
+	lt := newLaunchTest(t, shimtest.Scenario{TraceEnv: []string{"EXTRA", TokenEnv},
+		Delete: shimtest.DeleteFaults{Stderr: "odd\n"}})
 	req := DeleteRequest{Binary: lt.req.Binary, Namespace: "ns", ID: "c1", Bundle: lt.req.Bundle}
 	res, err := lt.Delete(lt.ctx, req)
 	require.NoError(t, err)
@@ -29,7 +30,8 @@ func TestDelete(t *testing.T) {
 	require.Equal(t, []string{"-namespace", "ns", "-address", "/run/daemon.sock", "-publish-binary", self, "-id", "c1",
 		"-bundle", lt.req.Bundle, "delete"}, e.Argv[1:])
 	require.Equal(t, lt.req.Bundle, e.Cwd)
-	for _, want := range []string{"EXTRA=1", "GOMAXPROCS=3", "NAMESPACE=ns", "MAX_SHIM_VERSION=2", "GRPC_ADDRESS=/run/daemon.sock"} {
+	for _, want := range []string{"EXTRA=1", "GOMAXPROCS=3", "NAMESPACE=ns", "MAX_SHIM_VERSION=2",
+		"GRPC_ADDRESS=/run/daemon.sock"} {
 		require.Contains(t, e.Env, want)
 	}
 	require.False(t, slices.ContainsFunc(e.Env, func(s string) bool { return strings.HasPrefix(s, TokenEnv) }))
@@ -48,7 +50,8 @@ func TestDelete(t *testing.T) {
 	require.True(t, errdefs.IsInvalidArgument(err), "%v", err)
 
 	// The pid -1, as some shims have it; and an answer without a time.
-	req.Binary.Path = writeBinary(t, "containerd-shim-minus-v1", "#!/bin/sh\nprintf '\\010\\377\\377\\377\\377\\017\\020\\211\\001'\n")
+	req.Binary.Path = writeBinary(t, "containerd-shim-minus-v1",
+		"#!/bin/sh\nprintf '\\010\\377\\377\\377\\377\\017\\020\\211\\001'\n")
 	res, err = lt.Delete(lt.ctx, req)
 	require.NoError(t, err)
 	require.Equal(t, &DeleteResult{Status: 137}, res)
@@ -71,7 +74,8 @@ func TestDeleteIsCancelled(t *testing.T) {
 
 func TestInfo(t *testing.T) {
 	yes := true
-	lt := newLaunchTest(t, shimtest.Scenario{Info: shimtest.InfoAnswer{IDMap: &yes, Annotations: map[string]string{"a": "b"}}})
+	lt := newLaunchTest(t, shimtest.Scenario{Info: shimtest.InfoAnswer{IDMap: &yes,
+		Annotations: map[string]string{"a": "b"}}})
 	info, err := lt.Info(lt.ctx, lt.req.Binary, withOptions(t))
 	require.NoError(t, err)
 	require.NotEmpty(t, info.Name)

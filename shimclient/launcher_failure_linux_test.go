@@ -48,7 +48,8 @@ func TestStartEndedAtEachStage(t *testing.T) {
 	for _, stage := range stages {
 		for _, cancelled := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s,cancelled=%v", stage, cancelled), func(t *testing.T) {
-				lt := newLaunchTest(t, shimtest.Scenario{Start: shimtest.StartFaults{HangAt: stage, Stderr: "working on it\n"}})
+				lt := newLaunchTest(t, shimtest.Scenario{Start: shimtest.StartFaults{HangAt: stage,
+					Stderr: "working on it\n"}})
 				ctx, cancel := context.WithCancel(lt.ctx)
 				defer cancel()
 				if cancelled {

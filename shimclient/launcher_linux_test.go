@@ -101,7 +101,8 @@ func TestStartContract(t *testing.T) {
 	e := lt.Find(shimtest.KindExec, "start")[0]
 	self, err := os.Executable()
 	require.NoError(t, err)
-	require.Equal(t, []string{"-namespace", "ns", "-address", "/run/daemon.sock", "-publish-binary", self, "-id", "c1", "start"}, e.Argv[1:])
+	require.Equal(t, []string{"-namespace", "ns", "-address", "/run/daemon.sock", "-publish-binary", self, "-id", "c1",
+		"start"}, e.Argv[1:])
 	require.Equal(t, lt.req.Bundle, e.Cwd)
 	require.Equal(t, "bootstrap", e.Stdin)
 	require.Len(t, e.Applied, 1)
@@ -165,7 +166,8 @@ func TestStartBadReplies(t *testing.T) {
 		is    func(error) bool
 		says  string
 	}{
-		"garbage":     {shimtest.Reply{Format: shimtest.Garbage}, errdefs.IsInvalidArgument, "neither protobuf nor JSON"},
+		"garbage": {shimtest.Reply{Format: shimtest.Garbage}, errdefs.IsInvalidArgument,
+			"neither protobuf nor JSON"},
 		"empty":       {shimtest.Reply{Format: shimtest.Empty}, errdefs.IsInvalidArgument, "answered nothing"},
 		"huge":        {shimtest.Reply{Format: shimtest.Huge}, errdefs.IsInvalidArgument, "1 MiB"},
 		"no address":  {shimtest.Reply{Omit: []string{"address"}}, errdefs.IsInvalidArgument, "no address"},
@@ -174,7 +176,8 @@ func TestStartBadReplies(t *testing.T) {
 		"version 9":   {shimtest.Reply{Version: 9}, errdefs.IsNotImplemented, "version is 9"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			lt := newLaunchTest(t, shimtest.Scenario{Reply: tc.reply, Start: shimtest.StartFaults{Stderr: "my last words\n"}})
+			lt := newLaunchTest(t, shimtest.Scenario{Reply: tc.reply,
+				Start: shimtest.StartFaults{Stderr: "my last words\n"}})
 			_, err := lt.Start(lt.ctx, lt.req)
 			require.True(t, tc.is(err), "%v", err)
 			require.ErrorContains(t, err, tc.says)
@@ -200,7 +203,8 @@ func TestStartWithLeakedStdout(t *testing.T) {
 	require.Equal(t, 5, strings.Count(lt.log.String(), "noise"))
 }
 
-// A daemon that keeps the helper's stdout and stderr may write to them when the helper is long gone, as much as it likes.
+// A daemon that keeps the helper's stdout and stderr may write to them when the helper is long gone, as much as it
+// likes.
 func TestStartWithDaemonThatWritesLater(t *testing.T) {
 	lt := newLaunchTest(t, shimtest.Scenario{})
 	lt.req.Binary.Path = writeBinary(t, "containerd-shim-late-v1", `#!/bin/sh

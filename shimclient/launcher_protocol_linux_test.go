@@ -21,14 +21,19 @@ func TestStartProtocols(t *testing.T) {
 		stdins   []string // of the first start; the second gets the last of them
 	}{
 		{"new", shimtest.Scenario{}, nil, []string{"bootstrap"}},
-		{"new, packed into a script", shimtest.Scenario{}, []shimtest.InstallOption{script}, []string{"legacy", "bootstrap"}},
+		{"new, packed into a script", shimtest.Scenario{}, []shimtest.InstallOption{script},
+			[]string{"legacy", "bootstrap"}},
 		{"new, name hidden", shimtest.Scenario{}, []shimtest.InstallOption{unmarked}, []string{"legacy", "bootstrap"}},
 		{"1.6", shimtest.Scenario{Generation: shimtest.Legacy}, []shimtest.InstallOption{unmarked}, []string{"legacy"}},
 		{"1.6 with the name", shimtest.Scenario{Generation: shimtest.Legacy}, nil, []string{"bootstrap", "legacy"}},
-		{"1.7", shimtest.Scenario{Generation: shimtest.Dropping}, []shimtest.InstallOption{unmarked}, []string{"legacy"}},
-		{"1.7 in a script", shimtest.Scenario{Generation: shimtest.Dropping}, []shimtest.InstallOption{script}, []string{"legacy"}},
-		{"v1 name", shimtest.Scenario{Generation: shimtest.Legacy}, []shimtest.InstallOption{shimtest.WithName("containerd-shim-runhcs-v1")}, []string{"legacy"}},
-		{"leaks when it refuses", shimtest.Scenario{Generation: shimtest.Legacy, Start: shimtest.StartFaults{LeakOnRefusal: true}},
+		{"1.7", shimtest.Scenario{Generation: shimtest.Dropping}, []shimtest.InstallOption{unmarked},
+			[]string{"legacy"}},
+		{"1.7 in a script", shimtest.Scenario{Generation: shimtest.Dropping}, []shimtest.InstallOption{script},
+			[]string{"legacy"}},
+		{"v1 name", shimtest.Scenario{Generation: shimtest.Legacy},
+			[]shimtest.InstallOption{shimtest.WithName("containerd-shim-runhcs-v1")}, []string{"legacy"}},
+		{"leaks when it refuses", shimtest.Scenario{Generation: shimtest.Legacy,
+			Start: shimtest.StartFaults{LeakOnRefusal: true}},
 			nil, []string{"bootstrap", "legacy"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -87,7 +92,8 @@ func TestStartAfterUpgrade(t *testing.T) {
 
 // A failure that is no refusal is not tried again, whatever the binary told.
 func TestStartFailureIsNotRetried(t *testing.T) {
-	faults := shimtest.StartFaults{FailAt: shimtest.BeforeFork, FailText: "failed to load cgroup /c: no such file or directory"}
+	faults := shimtest.StartFaults{FailAt: shimtest.BeforeFork,
+		FailText: "failed to load cgroup /c: no such file or directory"}
 	for name, opt := range map[string]shimtest.InstallOption{
 		"native": shimtest.WithName("containerd-shim-fake-v1"), "script": shimtest.WithScript(),
 	} {

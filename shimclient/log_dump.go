@@ -46,8 +46,9 @@ func (t *tap) write(b []byte) {
 	}
 }
 
-// DumpStacks runs ask, which makes the shim write the stacks of its goroutines, and returns them as Go prints them, however long. ctx bounds
-// the wait; what has come by then is returned. FailedPrecondition if nothing of a dump has, and for a second dump beside one.
+// DumpStacks runs ask, which makes the shim write the stacks of its goroutines, and returns them as Go prints them,
+// however long. ctx bounds the wait; what has come by then is returned. FailedPrecondition if nothing of a dump has,
+// and for a second dump beside one.
 func (c *Log) DumpStacks(ctx context.Context, ask func() error) (string, error) {
 	t := &tap{whole: make(chan struct{})}
 	if !c.lines.tap.CompareAndSwap(nil, t) {
@@ -65,7 +66,8 @@ func (c *Log) DumpStacks(ctx context.Context, ask func() error) (string, error) 
 	defer t.mu.Unlock()
 	text := extractDump(string(t.data))
 	if text == "" {
-		return "", errors.Wrap(errdefs.ErrFailedPrecondition, "the shim was asked for its stacks and has written none in time")
+		return "", errors.Wrap(errdefs.ErrFailedPrecondition,
+			"the shim was asked for its stacks and has written none in time")
 	}
 	return text, nil
 }

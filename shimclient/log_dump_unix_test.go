@@ -22,7 +22,8 @@ import (
 
 func TestEscapeControls(t *testing.T) {
 	for in, want := range map[string]string{
-		"plain\ttext é": "plain\ttext é", "\x1b[2Jgone": `\x1b[2Jgone`, "a\x00b\x7f": `a\x00b\x7f`, "\u009b1m": `\u009b1m`, "\xff": "\xff", "a\rb": `a\rb`, "": "",
+		"plain\ttext é": "plain\ttext é", "\x1b[2Jgone": `\x1b[2Jgone`, "a\x00b\x7f": `a\x00b\x7f`,
+		"\u009b1m": `\u009b1m`, "\xff": "\xff", "a\rb": `a\rb`, "": "",
 	} {
 		require.Equal(t, want, string(escapeControls([]byte(in))))
 	}
@@ -67,7 +68,8 @@ func openTestLog(t *testing.T) (*Log, *os.File) {
 func TestDumpStacks(t *testing.T) {
 	noLaunchLeaks(t)
 	// Longer than a line of the log and than what a fifo holds.
-	stacks := "goroutine 1 [running]:\n\tmain.main(\"a\")\n" + strings.Repeat("goroutine 2 [select]:\n\tx.y()\n", 10_000)
+	stacks := "goroutine 1 [running]:\n\tmain.main(\"a\")\n" + strings.Repeat("goroutine 2 [select]:\n\tx.y()\n",
+		10_000)
 	text := dumpBegin + "\n" + stacks + "\n" + dumpEnd
 	object, err := json.Marshal(map[string]string{"level": "info", "msg": text})
 	require.NoError(t, err)

@@ -83,7 +83,8 @@ func jsonString(s string) []byte {
 // logfmtValue quotes a value where logrus' text format does.
 func logfmtValue(s string) string {
 	plain := func(r rune) bool {
-		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-._/@^+", r)
+		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' ||
+			strings.ContainsRune("-._/@^+", r)
 	}
 	if s != "" && !strings.ContainsFunc(s, func(r rune) bool { return !plain(r) }) {
 		return s
@@ -91,8 +92,8 @@ func logfmtValue(s string) string {
 	return strconv.Quote(s)
 }
 
-// escapeControls makes a line harmless for the terminal that shows it: the bytes of a container may get into its shim's log, and an escape
-// sequence there would be obeyed. Tabs stay.
+// escapeControls makes a line harmless for the terminal that shows it: the bytes of a container may get into its shim's
+// log, and an escape sequence there would be obeyed. Tabs stay.
 func escapeControls(line []byte) []byte {
 	control := func(r rune) bool { return r != '\t' && (r < ' ' || r >= 0x7f && r < 0xa0) }
 	if bytes.IndexFunc(line, control) < 0 {

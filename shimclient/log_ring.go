@@ -9,7 +9,8 @@ import (
 )
 
 const (
-	// ringLines and ringBytes bound what is kept of a log. A shim that fills both costs 64 KiB, one that logs nothing costs nothing.
+	// ringLines and ringBytes bound what is kept of a log. A shim that fills both costs 64 KiB, one that logs nothing
+	// costs nothing.
 	ringLines = 256
 	ringBytes = 64 << 10
 )
@@ -57,5 +58,6 @@ func (r *logRing) after(number uint64) (lines []LogLine, last uint64) {
 	return lines, r.last
 }
 
-// Lines returns the lines kept of those that came after the one of that number, oldest first, and the number of the last one that ever came.
+// Lines returns the lines kept of those that came after the one of that number, oldest first, and the number of the
+// last one that ever came.
 func (c *Log) Lines(after uint64) (lines []LogLine, last uint64) { return c.lines.ring.after(after) }

@@ -55,7 +55,8 @@ func TestLogFormat(t *testing.T) {
 	} {
 		require.Equal(t, want, string(newLineFields(testFields).addTo([]byte(in))))
 	}
-	for in, want := range map[string]string{"": `""`, "a-b.c/1@^+_": "a-b.c/1@^+_", "a=b": `"a=b"`, "a\nb": `"a\nb"`, "é": `"é"`} {
+	for in, want := range map[string]string{"": `""`, "a-b.c/1@^+_": "a-b.c/1@^+_", "a=b": `"a=b"`, "a\nb": `"a\nb"`,
+		"é": `"é"`} {
 		require.Equal(t, want, logfmtValue(in))
 	}
 }
@@ -88,7 +89,8 @@ func TestLogLines(t *testing.T) {
 	}
 	w.flush()
 	w.flush()
-	require.Equal(t, []string{"one id=c\n", "two id=c\n", "three id=c\n", strings.Repeat("x", maxLine) + " id=c\n", "four id=c\n",
+	require.Equal(t, []string{"one id=c\n", "two id=c\n", "three id=c\n", strings.Repeat("x", maxLine) + " id=c\n",
+		"four id=c\n",
 		strings.Repeat("y", maxLine) + " id=c\n", "yyy id=c\n", "last id=c\n"}, out.get())
 }
 

@@ -29,8 +29,8 @@ const (
 // BinaryChecks are all, the default first.
 var BinaryChecks = []BinaryCheck{CheckWarn, CheckOff, CheckRefuse}
 
-// Policy says which shim binaries may be started for a client. It is not asked for the `delete` of a shim that runs already: what was created
-// under an earlier policy is cleaned up. Safe for concurrent use.
+// Policy says which shim binaries may be started for a client. It is not asked for the `delete` of a shim that runs
+// already: what was created under an earlier policy is cleaned up. Safe for concurrent use.
 type Policy struct {
 	allowed []string
 	check   BinaryCheck
@@ -39,8 +39,8 @@ type Policy struct {
 	warned map[FileID]bool
 }
 
-// NewPolicy makes a policy. allowed are patterns as of path.Match, of which one must match the runtime's name or the path of its binary; none
-// allows all. A malformed pattern is an InvalidArgument error.
+// NewPolicy makes a policy. allowed are patterns as of path.Match, of which one must match the runtime's name or the
+// path of its binary; none allows all. A malformed pattern is an InvalidArgument error.
 func NewPolicy(allowed []string, check BinaryCheck) (*Policy, error) {
 	for _, pattern := range allowed {
 		if _, err := path.Match(pattern, ""); err != nil {
@@ -50,8 +50,9 @@ func NewPolicy(allowed []string, check BinaryCheck) (*Policy, error) {
 	return &Policy{allowed: allowed, check: check, warned: make(map[FileID]bool)}, nil
 }
 
-// Admit tells whether a binary may be started; PermissionDenied says why not. It looks at the file system each time: what was admitted may have
-// changed since. When it finds nothing, nobody else can put another file in the place of the one that it has looked at.
+// Admit tells whether a binary may be started; PermissionDenied says why not. It looks at the file system each time:
+// what was admitted may have changed since. When it finds nothing, nobody else can put another file in the place of the
+// one that it has looked at.
 func (p *Policy) Admit(ctx context.Context, b Binary) error {
 	if !p.allows(b) {
 		return errors.Wrapf(errdefs.ErrPermissionDenied,
@@ -65,7 +66,8 @@ func (p *Policy) Admit(ctx context.Context, b Binary) error {
 		return nil
 	}
 	if p.check == CheckRefuse {
-		return errors.Wrapf(errdefs.ErrPermissionDenied, "shim binary %s is not started: %v; correct that, or set binary_check", b.Path, err)
+		return errors.Wrapf(errdefs.ErrPermissionDenied,
+			"shim binary %s is not started: %v; correct that, or set binary_check", b.Path, err)
 	}
 	p.mu.Lock()
 	news := !p.warned[b.File]

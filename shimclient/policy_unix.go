@@ -17,8 +17,8 @@ import (
 // othersMayWrite are the bits that let others than the owner change a file, or the entries of a directory.
 const othersMayWrite fs.FileMode = 0o022
 
-// checkOwners returns what lets others than root and the daemon's user replace the file at path: the owner or mode of the file, or of any
-// directory on the way to it, that of links included.
+// checkOwners returns what lets others than root and the daemon's user replace the file at path: the owner or mode of
+// the file, or of any directory on the way to it, that of links included.
 func checkOwners(path string) error {
 	real, err := filepath.EvalSymlinks(path)
 	if err != nil {
@@ -40,7 +40,8 @@ func checkOwners(path string) error {
 	return nil
 }
 
-// checkOwner looks at one file or directory. A link in the path itself is judged by the directory that it is in; where it leads, by its own.
+// checkOwner looks at one file or directory. A link in the path itself is judged by the directory that it is in; where
+// it leads, by its own.
 func checkOwner(path string) error {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -53,7 +54,8 @@ func checkOwner(path string) error {
 	if st.Uid != 0 && int(st.Uid) != os.Geteuid() {
 		return errors.Errorf("%s belongs to the user %d", path, st.Uid)
 	}
-	// The group of root counts as root: Debian's /usr/local is root:staff, and only the group's number tells the two apart.
+	// The group of root counts as root: Debian's /usr/local is root:staff, and only the group's number tells the two
+	// apart.
 	open := othersMayWrite
 	if st.Gid == 0 {
 		open &^= 0o020

@@ -24,7 +24,8 @@ func TestPolicyAllows(t *testing.T) {
 		{[]string{"io.containerd.runc.v2"}, "io.containerd.runc.v2", "/usr/bin/containerd-shim-runc-v2", true},
 		{[]string{"io.containerd.runc.v2"}, "io.containerd.kata.v2", "/usr/bin/containerd-shim-kata-v2", false},
 		{[]string{"io.containerd.*"}, "io.containerd.kata.v2", "/usr/bin/containerd-shim-kata-v2", true},
-		{[]string{"/opt/*/bin/containerd-shim-*"}, "/opt/kata/bin/containerd-shim-kata-v2", "/opt/kata/bin/containerd-shim-kata-v2", true},
+		{[]string{"/opt/*/bin/containerd-shim-*"}, "/opt/kata/bin/containerd-shim-kata-v2",
+			"/opt/kata/bin/containerd-shim-kata-v2", true},
 		{[]string{"/opt/*"}, "/opt/kata/bin/evil", "/opt/kata/bin/evil", false}, // a star stands for no slash
 		{[]string{"/usr/bin/*"}, "io.containerd.runc.v2", "/usr/bin/containerd-shim-runc-v2", true},
 	} {
@@ -42,7 +43,8 @@ func TestPolicyAllows(t *testing.T) {
 	require.True(t, errdefs.IsInvalidArgument(err), "%v", err)
 }
 
-// TestPolicyOwners: whoever can change the file, or a directory on the way to it or to where a link leads, could start what they like.
+// TestPolicyOwners: whoever can change the file, or a directory on the way to it or to where a link leads, could start
+// what they like.
 func TestPolicyOwners(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root to make files of others")
@@ -69,8 +71,10 @@ func TestPolicyOwners(t *testing.T) {
 		{"a directory further up is writable", filepath.Dir(dir), chmod(0o777), chmod(0o755)},
 		{"a group may write", dir, func(p string) error { return firstOf(os.Chown(p, 0, 50), os.Chmod(p, 0o775)) },
 			func(p string) error { return firstOf(os.Chown(p, 0, 0), os.Chmod(p, 0o755)) }},
-		{"the file is another's", shim, func(p string) error { return os.Chown(p, 65534, 0) }, func(p string) error { return os.Chown(p, 0, 0) }},
-		{"its directory is another's", dir, func(p string) error { return os.Chown(p, 65534, 0) }, func(p string) error { return os.Chown(p, 0, 0) }},
+		{"the file is another's", shim, func(p string) error { return os.Chown(p, 65534, 0) },
+			func(p string) error { return os.Chown(p, 0, 0) }},
+		{"its directory is another's", dir, func(p string) error { return os.Chown(p, 65534, 0) },
+			func(p string) error { return os.Chown(p, 0, 0) }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			require.NoError(t, c.spoil(c.path))

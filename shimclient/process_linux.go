@@ -223,8 +223,8 @@ func readStat(pid int) (procStat, error) {
 // taskExiting is PF_EXITING among the flags of a process (field 9).
 const taskExiting = 0x4
 
-// parseStat reads fields 3, 4, 6, 20, 22, and those that tell an exec or an exit. The second, the name in parentheses, may
-// hold spaces, parentheses and newlines, so counting starts after the last one.
+// parseStat reads fields 3, 4, 6, 20, 22, and those that tell an exec or an exit. The second, the name in parentheses,
+// may hold spaces, parentheses and newlines, so counting starts after the last one.
 func parseStat(data []byte) (procStat, bool) {
 	end := bytes.LastIndexByte(data, ')')
 	if end < 0 {

@@ -46,16 +46,21 @@ func TestParseStat(t *testing.T) {
 	const rest = "1 7 7 0 -1 4194304 1 0 0 0 5 6 0 0 20 0 %d 0 4242 1 2 3"
 	tail := func(threads int) string { return fmt.Sprintf(rest, threads) }
 	for in, want := range map[string]procStat{
-		"7 (sleep) S " + tail(1):            {state: 'S', parent: 1, session: 7, threads: 1, start: 4242, ticks: 11, pages: 2},
-		"7 (a b) c) R " + tail(3):           {state: 'R', parent: 1, session: 7, threads: 3, start: 4242, ticks: 11, pages: 2},
-		"7 (x) S 1 2 3 (\n) Z " + tail(2):   {state: 'Z', parent: 1, session: 7, threads: 2, start: 4242, ticks: 11, pages: 2},
-		"7 ()) D " + tail(1) + " 4 5 6 7 8": {state: 'D', parent: 1, session: 7, threads: 1, start: 4242, ticks: 11, pages: 2},
+		"7 (sleep) S " + tail(1): {state: 'S', parent: 1, session: 7, threads: 1, start: 4242, ticks: 11,
+			pages: 2},
+		"7 (a b) c) R " + tail(3): {state: 'R', parent: 1, session: 7, threads: 3, start: 4242, ticks: 11,
+			pages: 2},
+		"7 (x) S 1 2 3 (\n) Z " + tail(2): {state: 'Z', parent: 1, session: 7, threads: 2, start: 4242, ticks: 11,
+			pages: 2},
+		"7 ()) D " + tail(1) + " 4 5 6 7 8": {state: 'D', parent: 1, session: 7, threads: 1, start: 4242, ticks: 11,
+			pages: 2},
 	} {
 		got, ok := parseStat([]byte(in))
 		require.True(t, ok, in)
 		require.Equal(t, want, got, in)
 	}
-	for _, in := range []string{"", "7 sleep S 1", "7 (sleep", "7 (sleep)", "7 (sleep) S 1 2 3", "7 (sleep) S " + rest} {
+	for _, in := range []string{"", "7 sleep S 1", "7 (sleep", "7 (sleep)", "7 (sleep) S 1 2 3",
+		"7 (sleep) S " + rest} {
 		_, ok := parseStat([]byte(in))
 		require.False(t, ok, in)
 	}

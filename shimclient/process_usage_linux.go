@@ -35,8 +35,8 @@ func (p ProcessID) Usage() (Usage, error) {
 	return u, nil
 }
 
-// OwnMemory is how many bytes of the resident memory of the process are its alone, not of files or of others. NotFound when
-// it is gone.
+// OwnMemory is how many bytes of the resident memory of the process are its alone, not of files or of others. NotFound
+// when it is gone.
 func (p ProcessID) OwnMemory() (uint64, error) {
 	statm, err := os.ReadFile(procPath(p.Pid, "statm"))
 	if !p.Alive() { // what was read may be another's
@@ -57,8 +57,8 @@ func (p ProcessID) OwnMemory() (uint64, error) {
 	return (resident - shared) * uint64(os.Getpagesize()), nil
 }
 
-// Catches tells whether the process has a handler for the signal: one that it neither catches nor ignores does what the signal does by
-// default, which for most is its end. NotFound when it is gone.
+// Catches tells whether the process has a handler for the signal: one that it neither catches nor ignores does what the
+// signal does by default, which for most is its end. NotFound when it is gone.
 func (p ProcessID) Catches(sig syscall.Signal) (bool, error) {
 	status, err := os.ReadFile(procPath(p.Pid, "status"))
 	if err != nil {

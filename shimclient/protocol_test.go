@@ -97,7 +97,8 @@ func TestRefused(t *testing.T) {
 		silent   bool
 		want     bool
 	}{
-		{ProtocolLegacy, "io.containerd.runc.v2: shim was started through the deprecated API but was built against the new API; if …", false, true},
+		{ProtocolLegacy,
+			"io.containerd.runc.v2: shim was started through the deprecated API but was built against the new API; if …", false, true},
 		{ProtocolLegacy, "bootstrap parameters do not match command-line arguments", false, true},
 		{ProtocolBootstrap, "io.containerd.runc.v2: type with url c1: not found", false, true},
 		{ProtocolBootstrap, "failed: WireError(UnexpectedEof)", false, true},

@@ -57,11 +57,13 @@ func ParseReply(stdout []byte) (*bootapi.BootstrapResult, error) {
 func parseJSONReply(text []byte) (*bootapi.BootstrapResult, error) {
 	result := &bootapi.BootstrapResult{}
 	if err := json.Unmarshal(text, result); err != nil {
-		return nil, errors.Wrapf(errdefs.ErrInvalidArgument, "shim's reply %s is no JSON of a bootstrap result: %v", quoteReply(text), err)
+		return nil, errors.Wrapf(errdefs.ErrInvalidArgument, "shim's reply %s is no JSON of a bootstrap result: %v",
+			quoteReply(text), err)
 	}
 	for _, ext := range result.Extensions {
 		if ext == nil {
-			return nil, errors.Wrapf(errdefs.ErrInvalidArgument, "shim's reply %s has an extension that is null", quoteReply(text))
+			return nil, errors.Wrapf(errdefs.ErrInvalidArgument, "shim's reply %s has an extension that is null",
+				quoteReply(text))
 		}
 	}
 	return result, nil
@@ -108,9 +110,11 @@ func checkReply(r *bootapi.BootstrapResult) error {
 	case r.Protocol != "ttrpc" && r.Protocol != "grpc":
 		return errors.Wrapf(errdefs.ErrInvalidArgument, "its protocol is %q, neither ttrpc nor grpc", r.Protocol)
 	case r.Version < minVersion:
-		return errors.Wrapf(errdefs.ErrInvalidArgument, "its version is %d, less than %d, or missing", r.Version, minVersion)
+		return errors.Wrapf(errdefs.ErrInvalidArgument, "its version is %d, less than %d, or missing", r.Version,
+			minVersion)
 	case r.Version > maxVersion:
-		return errors.Wrapf(errdefs.ErrNotImplemented, "its version is %d, and %d is the newest known", r.Version, maxVersion)
+		return errors.Wrapf(errdefs.ErrNotImplemented, "its version is %d, and %d is the newest known", r.Version,
+			maxVersion)
 	}
 	_, err := EndpointOf(r)
 	return err

@@ -52,7 +52,8 @@ func FuzzDeleteReply(f *testing.F) {
 }
 
 func FuzzInfoReply(f *testing.F) {
-	info, err := proto.Marshal(&types.RuntimeInfo{Name: "io.containerd.runc.v2", Annotations: map[string]string{"a": "b"}})
+	info, err := proto.Marshal(&types.RuntimeInfo{Name: "io.containerd.runc.v2",
+		Annotations: map[string]string{"a": "b"}})
 	require.NoError(f, err)
 	f.Add(info)
 	f.Add([]byte("usage: shim [flags]\n"))

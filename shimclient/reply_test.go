@@ -44,10 +44,11 @@ func TestParseReply(t *testing.T) {
 		in   string
 		want *bootapi.BootstrapResult
 	}{
-		"protobuf":         {string(marshalReply(t, plain)), plain},
-		"whole protobuf":   {string(marshalReply(t, full)), full},
-		"whole JSON":       {string(fullJSON), full},
-		"JSON of 1.7":      {`{"version":2,"address":"unix:///run/s/abc","protocol":"ttrpc"}` + "\n", legacy("unix:///run/s/abc")},
+		"protobuf":       {string(marshalReply(t, plain)), plain},
+		"whole protobuf": {string(marshalReply(t, full)), full},
+		"whole JSON":     {string(fullJSON), full},
+		"JSON of 1.7": {`{"version":2,"address":"unix:///run/s/abc","protocol":"ttrpc"}` + "\n",
+			legacy("unix:///run/s/abc")},
 		"unknown JSON key": {`{"version":3,"address":"unix:///run/s/abc","protocol":"ttrpc","new":[1]}`, plain},
 		"upper case":       {`{"version":3,"address":"unix:///run/s/abc","protocol":"TTRPC"}`, plain},
 		"address":          {"unix:///run/s/abc\n", legacy("unix:///run/s/abc")},
@@ -72,14 +73,15 @@ func TestParseReplyRejects(t *testing.T) {
 		return string(marshalReply(t, r))
 	}
 	for name, tc := range map[string]struct{ in, says string }{
-		"nothing":              {"", "answered nothing"},
-		"white space":          {" \n\t", "answered nothing"},
-		"no address":           {bad(func(r *bootapi.BootstrapResult) { r.Address = "" }), "has no address"},
-		"no protocol":          {bad(func(r *bootapi.BootstrapResult) { r.Protocol = "" }), "has no protocol"},
-		"unknown protocol":     {bad(func(r *bootapi.BootstrapResult) { r.Protocol = "http" }), `protocol is "http"`},
-		"no version":           {bad(func(r *bootapi.BootstrapResult) { r.Version = 0 }), "version is 0"},
-		"version 1":            {bad(func(r *bootapi.BootstrapResult) { r.Version = 1 }), "version is 1"},
-		"control characters":   {bad(func(r *bootapi.BootstrapResult) { r.Address = "unix:///a\nb" }), "control characters"},
+		"nothing":          {"", "answered nothing"},
+		"white space":      {" \n\t", "answered nothing"},
+		"no address":       {bad(func(r *bootapi.BootstrapResult) { r.Address = "" }), "has no address"},
+		"no protocol":      {bad(func(r *bootapi.BootstrapResult) { r.Protocol = "" }), "has no protocol"},
+		"unknown protocol": {bad(func(r *bootapi.BootstrapResult) { r.Protocol = "http" }), `protocol is "http"`},
+		"no version":       {bad(func(r *bootapi.BootstrapResult) { r.Version = 0 }), "version is 0"},
+		"version 1":        {bad(func(r *bootapi.BootstrapResult) { r.Version = 1 }), "version is 1"},
+		"control characters": {bad(func(r *bootapi.BootstrapResult) { r.Address = "unix:///a\nb" }),
+			"control characters"},
 		"unknown scheme":       {bad(func(r *bootapi.BootstrapResult) { r.Address = "tcp://h:1" }), "scheme"},
 		"JSON without address": {`{"version":3,"protocol":"ttrpc"}`, "has no address"},
 		"JSON without version": {`{"address":"unix:///a","protocol":"ttrpc"}`, "version is 0"},

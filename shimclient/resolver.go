@@ -89,11 +89,13 @@ func (r *Resolver) Resolve(runtime string) (Binary, error) {
 	return found, nil
 }
 
-// ResolveNamesake returns the binary of the same file name as path that PATH has, else the one beside the daemon's binary. It stands in for a
-// binary that is gone from path, to clean up after a shim. Errors: InvalidArgument; NotFound, naming the file looked for, and where.
+// ResolveNamesake returns the binary of the same file name as path that PATH has, else the one beside the daemon's
+// binary. It stands in for a binary that is gone from path, to clean up after a shim. Errors: InvalidArgument;
+// NotFound, naming the file looked for, and where.
 func (r *Resolver) ResolveNamesake(path string) (Binary, error) {
 	if !filepath.IsAbs(path) {
-		return Binary{}, errors.Wrapf(errdefs.ErrInvalidArgument, "cannot look for a namesake of %q, which is no absolute path", path)
+		return Binary{}, errors.Wrapf(errdefs.ErrInvalidArgument,
+			"cannot look for a namesake of %q, which is no absolute path", path)
 	}
 	found, err := r.search(path, filepath.Base(path))
 	if err != nil {

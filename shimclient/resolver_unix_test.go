@@ -76,7 +76,8 @@ func TestResolveName(t *testing.T) {
 	require.NoError(t, os.Mkdir(filepath.Join(first, fooBinary), 0o755))
 	requireResolved(t, NewResolver(nil), fooRuntime, inSecond)
 	require.NoError(t, os.Remove(inSecond))
-	requireUnresolved(t, NewResolver(nil), fooRuntime, errdefs.IsNotFound, filepath.Join(first, fooBinary), "not a regular file")
+	requireUnresolved(t, NewResolver(nil), fooRuntime, errdefs.IsNotFound, filepath.Join(first, fooBinary),
+		"not a regular file")
 }
 
 func TestResolveBesideTheDaemon(t *testing.T) {
@@ -118,7 +119,8 @@ func TestResolveConfiguredPath(t *testing.T) {
 	placeShim(t, dir, fooBinary)
 	mine := placeShim(t, t.TempDir(), "my-shim")
 	named := filepath.Join(dir, fooBinary)
-	r := NewResolver(map[string]string{fooRuntime: mine, named: mine, "io.containerd.rel.v1": "rel/shim", "io.containerd.bar.v1": ""})
+	r := NewResolver(map[string]string{fooRuntime: mine, named: mine, "io.containerd.rel.v1": "rel/shim",
+		"io.containerd.bar.v1": ""})
 	requireResolved(t, r, fooRuntime, mine)
 	requireResolved(t, r, named, mine)
 	requireUnresolved(t, r, "io.containerd.rel.v1", errdefs.IsInvalidArgument, "absolute")

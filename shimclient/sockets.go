@@ -60,8 +60,8 @@ func (l *Launcher) RemoveSockets(ns string, ids []string, extra ...string) {
 	}
 }
 
-// SocketAddresses are the addresses of the sockets, or links to one, that exist under the names which a shim's `start` gives for these ids.
-// Whether anybody listens there is not known. None on Windows, where sockets are pipes.
+// SocketAddresses are the addresses of the sockets, or links to one, that exist under the names which a shim's `start`
+// gives for these ids. Whether anybody listens there is not known. None on Windows, where sockets are pipes.
 func (l *Launcher) SocketAddresses(ns string, ids []string) []string {
 	if runtime.GOOS == "windows" {
 		return nil

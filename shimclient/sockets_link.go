@@ -12,9 +12,10 @@ import (
 	"github.com/pkg/errors"
 )
 
-// LinkSocket makes the name that `start` would have given the socket of an id lead to the socket at address (unix://PATH): clients such as
-// `ctr shim` dial a container's shim by that name. What is left there of an earlier shim is replaced. Errors: AlreadyExists when somebody
-// listens under that name; InvalidArgument when the address has no path.
+// LinkSocket makes the name that `start` would have given the socket of an id lead to the socket at address
+// (unix://PATH): clients such as `ctr shim` dial a container's shim by that name. What is left there of an earlier shim
+// is replaced. Errors: AlreadyExists when somebody listens under that name; InvalidArgument when the address has no
+// path.
 func (l *Launcher) LinkSocket(ns, id, address string) error {
 	link, target, err := l.socketLink(ns, id, address)
 	if err != nil {
@@ -41,8 +42,9 @@ func (l *Launcher) UnlinkSocket(ns, id, address string) {
 	}
 }
 
-// SweepLinks removes the names that LinkSocket made for sockets that are not there any more, in the directories of sockets: containerd's own
-// runtime, which deletes a container after a rollback, knows of none. One pass, whatever is there; a name that is in use leads to a socket.
+// SweepLinks removes the names that LinkSocket made for sockets that are not there any more, in the directories of
+// sockets: containerd's own runtime, which deletes a container after a rollback, knows of none. One pass, whatever is
+// there; a name that is in use leads to a socket.
 func (l *Launcher) SweepLinks() {
 	for _, dir := range l.socketDirs() {
 		entries, err := os.ReadDir(dir)
@@ -50,7 +52,8 @@ func (l *Launcher) SweepLinks() {
 			continue // nothing to remove, or left for the `start` that replaces it
 		}
 		for _, e := range entries {
-			if link := filepath.Join(dir, e.Name()); e.Type() == os.ModeSymlink && isSocketName(e.Name()) && isDangling(link) {
+			if link := filepath.Join(dir, e.Name()); e.Type() == os.ModeSymlink && isSocketName(e.Name()) &&
+				isDangling(link) {
 				_ = os.Remove(link)
 			}
 		}
@@ -92,9 +95,9 @@ func clearSocketName(path string) error {
 	return errors.WithStack(os.Remove(path))
 }
 
-// Followed returns the endpoint with a link in the place of its socket file followed, as LinkSocket makes one: a shim's `start` names a
-// group's process by it, and equal endpoints are to be the same process. A bare path at which there is a socket file is from then on that
-// file, and never an abstract name.
+// Followed returns the endpoint with a link in the place of its socket file followed, as LinkSocket makes one: a shim's
+// `start` names a group's process by it, and equal endpoints are to be the same process. A bare path at which there is
+// a socket file is from then on that file, and never an abstract name.
 func (e Endpoint) Followed() Endpoint {
 	e = e.pinned()
 	t, err := e.target()

@@ -68,7 +68,8 @@ func TestLinkSocket(t *testing.T) {
 		require.NoError(t, err)
 		require.True(t, os.SameFile(info, still), name)
 	}
-	for _, address := range []string{"", "vsock://3:1", "@abstract", "unix://@abstract", "relative", "npipe:////./pipe/x"} {
+	for _, address := range []string{"", "vsock://3:1", "@abstract", "unix://@abstract", "relative",
+		"npipe:////./pipe/x"} {
 		err := l.LinkSocket("ns", "nowhere", address)
 		require.True(t, errdefs.IsInvalidArgument(err), "%q: %v", address, err)
 		l.UnlinkSocket("ns", "nowhere", address)
@@ -147,7 +148,8 @@ func TestSweepLinks(t *testing.T) {
 	}
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "file"), nil, 0o600))
 	for name, target := range map[string]string{
-		"a-link": socketName("gone"), socketName("other"): "no-socket", socketName("far"): filepath.Join(dir, socketName("gone")),
+		"a-link": socketName("gone"), socketName("other"): "no-socket",
+		socketName("far"): filepath.Join(dir, socketName("gone")),
 	} {
 		require.NoError(t, os.Symlink(target, filepath.Join(dir, name)))
 	}

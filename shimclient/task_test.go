@@ -40,14 +40,15 @@ func TestTaskMethods(t *testing.T) {
 		for method := range DefaultDeadlines() {
 			limits[method] = time.Minute
 		}
-		_, _, task := connectTask(t, e, limits, func(ctx context.Context, method string, req proto.Message) (proto.Message, error) {
-			_, deadline := ctx.Deadline()
-			got = seen{method, receivedNamespace(ctx), deadline, req}
-			if reflect.ValueOf(req).Elem().FieldByName("ID").String() == "missing" {
-				return nil, errgrpc.ToGRPC(errors.Wrap(errdefs.ErrNotFound, "container missing"))
-			}
-			return filled(taskMethods().ByName(protoreflect.Name(method)).Output()), nil
-		})
+		_, _, task := connectTask(t, e, limits,
+			func(ctx context.Context, method string, req proto.Message) (proto.Message, error) {
+				_, deadline := ctx.Deadline()
+				got = seen{method, receivedNamespace(ctx), deadline, req}
+				if reflect.ValueOf(req).Elem().FieldByName("ID").String() == "missing" {
+					return nil, errgrpc.ToGRPC(errors.Wrap(errdefs.ErrNotFound, "container missing"))
+				}
+				return filled(taskMethods().ByName(protoreflect.Name(method)).Output()), nil
+			})
 		require.Equal(t, e.Version, task.Version())
 		// No deadline of the caller's: that of the method shows.
 		ctx := namespaces.WithNamespace(context.Background(), "ns")
@@ -66,7 +67,8 @@ func TestTaskMethods(t *testing.T) {
 			require.Equal(t, limits[name] > 0, got.deadline, name)
 			require.True(t, proto.Equal(req, got.req), "%s: %v", name, got.req)
 			if m.Output().Fields().Len() > 0 {
-				require.True(t, proto.Equal(filled(m.Output()), out[0].Interface().(proto.Message)), "%s: %v", name, out[0])
+				require.True(t, proto.Equal(filled(m.Output()), out[0].Interface().(proto.Message)), "%s: %v", name,
+					out[0])
 			} else {
 				require.Len(t, out, 1, name)
 			}
@@ -127,15 +129,18 @@ func TestVersionsAreWireIdentical(t *testing.T) {
 	for i := range v3.Len() {
 		m := v2.ByName(v3.Get(i).Name())
 		require.NotNil(t, m, "%s", v3.Get(i).Name())
-		require.False(t, m.IsStreamingClient() || m.IsStreamingServer() || v3.Get(i).IsStreamingClient() || v3.Get(i).IsStreamingServer())
+		require.False(t, m.IsStreamingClient() || m.IsStreamingServer() || v3.Get(i).IsStreamingClient() ||
+			v3.Get(i).IsStreamingServer())
 		sameMessage(t, m.Input(), v3.Get(i).Input(), compared)
 		sameMessage(t, m.Output(), v3.Get(i).Output(), compared)
 	}
-	for _, name := range []protoreflect.FullName{"containerd.task.v3.CreateTaskRequest", "containerd.types.Mount", "google.protobuf.Timestamp"} {
+	for _, name := range []protoreflect.FullName{"containerd.task.v3.CreateTaskRequest", "containerd.types.Mount",
+		"google.protobuf.Timestamp"} {
 		require.True(t, compared[name], "%s was not compared", name)
 	}
 	for version, service := range taskServices {
-		file := map[int]protoreflect.FileDescriptor{2: apiv2.File_runtime_task_v2_shim_proto, 3: api.File_runtime_task_v3_shim_proto}[version]
+		file := map[int]protoreflect.FileDescriptor{2: apiv2.File_runtime_task_v2_shim_proto,
+			3: api.File_runtime_task_v3_shim_proto}[version]
 		require.Equal(t, string(file.Services().ByName("Task").FullName()), service)
 	}
 }

@@ -1,6 +1,7 @@
 // Copyright The Shimyard Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package monitoring has the alerts and the dashboard for Shimyard's metrics. They are checked by Prometheus's own parsers and against the
-// metrics that the code has; the module is one of its own so that nobody else inherits Prometheus.
+// Package monitoring has the alerts and the dashboard for Shimyard's metrics. They are checked by Prometheus's own
+// parsers and against the metrics that the code has; the module is one of its own so that nobody else inherits
+// Prometheus.
 package monitoring

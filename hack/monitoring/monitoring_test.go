@@ -61,7 +61,8 @@ func check(t *testing.T, names map[string]bool, query string) (used []string) {
 }
 
 func TestRules(t *testing.T) {
-	groups, errs := rulefmt.ParseFile("shimyard.rules.yaml", false, model.UTF8Validation, parser.NewParser(parser.Options{}), slog.New(slog.DiscardHandler))
+	groups, errs := rulefmt.ParseFile("shimyard.rules.yaml", false, model.UTF8Validation,
+		parser.NewParser(parser.Options{}), slog.New(slog.DiscardHandler))
 	require.Empty(t, errs)
 	docs, err := os.ReadFile("../../.github/docs/alerts.md")
 	require.NoError(t, err)
@@ -74,7 +75,8 @@ func TestRules(t *testing.T) {
 			require.Contains(t, []string{"warning", "critical"}, r.Labels["severity"])
 			require.NotEmpty(t, r.Annotations["summary"])
 			require.NotEmpty(t, r.Annotations["description"])
-			require.True(t, strings.HasSuffix(r.Annotations["runbook_url"], ".github/docs/alerts.md#"+strings.ToLower(r.Alert)), r.Alert)
+			require.True(t, strings.HasSuffix(r.Annotations["runbook_url"],
+				".github/docs/alerts.md#"+strings.ToLower(r.Alert)), r.Alert)
 			require.Contains(t, string(docs), "\n## "+r.Alert+"\n", "the runbook has a chapter on it")
 		}
 	}
@@ -103,9 +105,11 @@ func TestDashboard(t *testing.T) {
 	names, shown := known(t), map[string]bool{"shimyard_info": true}
 	for _, p := range d.Panels {
 		for _, target := range p.Targets {
-			query := strings.NewReplacer("$__rate_interval", "5m", "$cluster", "c", "$instance", "i").Replace(target.Expr)
+			query := strings.NewReplacer("$__rate_interval", "5m", "$cluster", "c", "$instance",
+				"i").Replace(target.Expr)
 			for _, name := range check(t, names, query) {
-				shown[strings.TrimSuffix(strings.TrimSuffix(strings.TrimSuffix(name, "_bucket"), "_sum"), "_count")] = true
+				shown[strings.TrimSuffix(strings.TrimSuffix(strings.TrimSuffix(name, "_bucket"), "_sum"),
+					"_count")] = true
 			}
 		}
 	}

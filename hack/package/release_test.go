@@ -20,8 +20,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Two builds of one commit, in different directories, by users with different umasks, time zones, languages, Go settings and times of
-// the files, give the same bytes.
+// Two builds of one commit, in different directories, by users with different umasks, time zones, languages, Go
+// settings and times of the files, give the same bytes.
 func TestReleaseIsReproducible(t *testing.T) {
 	root, err := filepath.Abs("../..")
 	require.NoError(t, err)
@@ -35,14 +35,15 @@ func TestReleaseIsReproducible(t *testing.T) {
 	check.Dir = first
 	out, err := check.CombinedOutput()
 	require.NoError(t, err, string(out))
-	require.Len(t, strings.Split(strings.TrimSpace(string(out)), "\n"), 4, "a package of each kind, the archive, the bill of materials")
+	require.Len(t, strings.Split(strings.TrimSpace(string(out)), "\n"), 4,
+		"a package of each kind, the archive, the bill of materials")
 
 	t.Run("bill of materials", func(t *testing.T) { checkBill(t, first) })
 	t.Run("deb", func(t *testing.T) { checkDeb(t, first) })
 }
 
-// checkout copies a working tree, with changes that are not committed yet, into a git repository with one commit that is the same each
-// time. The files get the time given.
+// checkout copies a working tree, with changes that are not committed yet, into a git repository with one commit that
+// is the same each time. The files get the time given.
 func checkout(t *testing.T, root, name string, when time.Time) string {
 	dir := filepath.Join(t.TempDir(), name)
 	require.NoError(t, filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
@@ -70,11 +71,13 @@ func checkout(t *testing.T, root, name string, when time.Time) string {
 	}))
 	for _, args := range [][]string{
 		{"init", "-q", "-b", "main"}, {"add", "-A"},
-		{"-c", "user.name=t", "-c", "user.email=t@localhost", "-c", "commit.gpgsign=false", "commit", "-q", "-m", "all"},
+		{"-c", "user.name=t", "-c", "user.email=t@localhost", "-c", "commit.gpgsign=false", "commit", "-q", "-m",
+			"all"},
 	} {
 		cmd := exec.Command("git", args...)
 		cmd.Dir = dir
-		cmd.Env = append(os.Environ(), "GIT_AUTHOR_DATE=2026-01-02T03:04:05Z", "GIT_COMMITTER_DATE=2026-01-02T03:04:05Z")
+		cmd.Env = append(os.Environ(), "GIT_AUTHOR_DATE=2026-01-02T03:04:05Z",
+			"GIT_COMMITTER_DATE=2026-01-02T03:04:05Z")
 		out, err := cmd.CombinedOutput()
 		require.NoError(t, err, string(out))
 	}
@@ -117,7 +120,8 @@ func checkBill(t *testing.T, dir string) {
 	for _, c := range *bom.Components {
 		linked[c.Name] = c.Version
 	}
-	require.Contains(t, bom.Metadata.Component.Version, "+containerd"+strings.TrimPrefix(linked["github.com/containerd/containerd/v2"], "v"))
+	require.Contains(t, bom.Metadata.Component.Version,
+		"+containerd"+strings.TrimPrefix(linked["github.com/containerd/containerd/v2"], "v"))
 	require.Contains(t, linked, "std")
 	require.Contains(t, linked, "google.golang.org/grpc")
 	require.NotContains(t, linked, "github.com/stretchr/testify", "only tests need it")
@@ -139,7 +143,8 @@ func checkDeb(t *testing.T, dir string) {
 	require.NoError(t, err, string(version))
 	require.Contains(t, string(version), "+shimyard.")
 
-	for _, theirs := range []string{"usr/bin/containerd", "usr/bin/ctr", "lib", "usr/lib/systemd/system/containerd.service", "etc"} {
+	for _, theirs := range []string{"usr/bin/containerd", "usr/bin/ctr", "lib",
+		"usr/lib/systemd/system/containerd.service", "etc"} {
 		require.NoFileExists(t, filepath.Join(root, theirs))
 		require.NoDirExists(t, filepath.Join(root, theirs))
 	}

@@ -3,9 +3,9 @@
 
 //go:build linux
 
-// Command containerd-minimal shows how to build a daemon that links Shimyard instead of the runtime that containerd ships, not beside
-// it: the imports are containerd's list of builtins for Linux (cmd/containerd/builtins) without core/runtime/v2 and plugins/sandbox. A
-// test compares the two lists.
+// Command containerd-minimal shows how to build a daemon that links Shimyard instead of the runtime that containerd
+// ships, not beside it: the imports are containerd's list of builtins for Linux (cmd/containerd/builtins) without
+// core/runtime/v2 and plugins/sandbox. A test compares the two lists.
 package main
 
 import (

@@ -104,7 +104,8 @@ func TestGraph(t *testing.T) {
 		}
 	}
 	for _, uri := range []string{
-		shimURI, taskURI, sandboxURI, "io.containerd.grpc.v1.cri", "io.containerd.cri.v1.runtime", "io.containerd.nri.v1.nri",
+		shimURI, taskURI, sandboxURI, "io.containerd.grpc.v1.cri", "io.containerd.cri.v1.runtime",
+		"io.containerd.nri.v1.nri",
 		"io.containerd.monitor.container.v1.restart",
 	} {
 		require.True(t, seen[uri], "%s is not in the daemon", uri)
@@ -150,7 +151,8 @@ func TestConfigMigrateAndDump(t *testing.T) {
 		require.Equal(t, 4, c.Version)
 		require.Equal(t, []any{"A=1", "SCHED_CORE=1"}, c.Plugins[shimURI]["env"])
 		require.Equal(t, "/run/somewhere", c.Plugins[shimURI]["socket_dir"])
-		require.Equal(t, map[string]any{"io.containerd.runc.v2": map[string]any{"cleanup": "always"}}, c.Plugins[shimURI]["runtimes"])
+		require.Equal(t, map[string]any{"io.containerd.runc.v2": map[string]any{"cleanup": "always"}},
+			c.Plugins[shimURI]["runtimes"])
 		require.NotContains(t, c.Plugins[taskURI], "sched_core")
 	}
 
@@ -189,7 +191,8 @@ deadlines = {Pids = '9s'}
 			require.Equal(t, "30s", dumped[key].(map[string]any)["Kill"])
 		case "runtimes":
 			require.Equal(t, map[string]any{"io.containerd.kata.*": map[string]any{
-				"env": []any{"A=1"}, "shim_cgroup": "/shims", "warm": int64(0), "deadlines": map[string]any{"Pids": "9s"},
+				"env": []any{"A=1"}, "shim_cgroup": "/shims", "warm": int64(0),
+				"deadlines": map[string]any{"Pids": "9s"},
 			}}, dumped[key])
 		default:
 			require.Equal(t, byDefault[key], dumped[key], key)

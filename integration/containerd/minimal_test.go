@@ -28,17 +28,20 @@ func goTool(t *testing.T, args ...string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// The second way to build a daemon lists containerd's builtins itself, all of this containerd version but the two that ours replace.
+// The second way to build a daemon lists containerd's builtins itself, all of this containerd version but the two that
+// ours replace.
 func TestMinimalDaemonHasAllBuiltins(t *testing.T) {
 	imports := func(path string) []string {
 		return strings.Fields(goTool(t, "list", "-f", "{{range .Imports}}{{.}}\n{{end}}", path))
 	}
-	want := slices.DeleteFunc(imports("github.com/containerd/containerd/v2/cmd/containerd/builtins"), func(path string) bool {
-		return strings.HasSuffix(path, "/core/runtime/v2") || strings.HasSuffix(path, "/plugins/sandbox")
-	})
+	want := slices.DeleteFunc(imports("github.com/containerd/containerd/v2/cmd/containerd/builtins"),
+		func(path string) bool {
+			return strings.HasSuffix(path, "/core/runtime/v2") || strings.HasSuffix(path, "/plugins/sandbox")
+		})
 	var got []string
 	for _, path := range imports("./containerd-minimal") {
-		if path == "github.com/containerd/containerd/v2/cmd/containerd/command" || strings.HasPrefix(path, ourModule+"/plugin") || !strings.Contains(path, ".") {
+		if path == "github.com/containerd/containerd/v2/cmd/containerd/command" ||
+			strings.HasPrefix(path, ourModule+"/plugin") || !strings.Contains(path, ".") {
 			continue
 		}
 		got = append(got, path)

@@ -45,7 +45,8 @@ func TestReadmePrograms(t *testing.T) {
 	require.NoError(t, os.WriteFile(source, []byte(programs[0]), 0o600))
 	module, err := filepath.Abs("..")
 	require.NoError(t, err)
-	overlay, err := json.Marshal(map[string]any{"Replace": map[string]string{filepath.Join(module, "readme", "main.go"): source}})
+	overlay, err := json.Marshal(map[string]any{"Replace": map[string]string{filepath.Join(module, "readme",
+		"main.go"): source}})
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "overlay.json"), overlay, 0o600))
 	goTool(t, "build", "-o", os.DevNull, "-overlay", filepath.Join(dir, "overlay.json"), "./readme")

@@ -16,8 +16,8 @@ const (
 	ourModule        = "github.com/shimyard/shimyard"
 )
 
-// buildVersion is the version of the containerd that is linked in, with ours as semver build metadata: clients that compare versions
-// see containerd's, people see both.
+// buildVersion is the version of the containerd that is linked in, with ours as semver build metadata: clients that
+// compare versions see containerd's, people see both.
 func buildVersion() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
@@ -26,8 +26,8 @@ func buildVersion() string {
 	return join(containerdVersion(info, version.Version), ourVersion(info))
 }
 
-// join makes one semantic version of two. Metadata of containerd's own (which says what its build knew of itself) goes; of ours,
-// whatever metadata may not hold becomes a dot.
+// join makes one semantic version of two. Metadata of containerd's own (which says what its build knew of itself) goes;
+// of ours, whatever metadata may not hold becomes a dot.
 func join(containerd, ours string) string {
 	containerd, _, _ = strings.Cut(strings.TrimPrefix(containerd, "v"), "+")
 	ours = strings.Trim(notMetadata.ReplaceAllString(strings.TrimPrefix(ours, "v"), "."), ".")
@@ -36,7 +36,8 @@ func join(containerd, ours string) string {
 
 var notMetadata = regexp.MustCompile(`[^0-9A-Za-z-]+`)
 
-// containerdVersion is that of the linked module, or fallback where the build has none to tell (a workspace, a local replacement).
+// containerdVersion is that of the linked module, or fallback where the build has none to tell (a workspace, a local
+// replacement).
 func containerdVersion(info *debug.BuildInfo, fallback string) string {
 	if v := moduleVersion(info, containerdModule); v != "" {
 		return v
@@ -44,7 +45,8 @@ func containerdVersion(info *debug.BuildInfo, fallback string) string {
 	return fallback
 }
 
-// ourVersion is that of Shimyard's module where it is a dependency by version, else the commit of the checkout, else "devel".
+// ourVersion is that of Shimyard's module where it is a dependency by version, else the commit of the checkout, else
+// "devel".
 func ourVersion(info *debug.BuildInfo) string {
 	if v := moduleVersion(info, ourModule); v != "" {
 		return v

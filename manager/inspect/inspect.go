@@ -1,12 +1,12 @@
 // Copyright The Shimyard Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package inspect holds what a client asks a daemon about its shims, and what it gets for an answer. The question is the options of
-// containerd's introspection call PluginInfo for the plugin io.containerd.runtime.v2.task, and the answer is its extra; both travel as JSON
-// under the type URLs that this package registers with typeurl.
+// Package inspect holds what a client asks a daemon about its shims, and what it gets for an answer. The question is
+// the options of containerd's introspection call PluginInfo for the plugin io.containerd.runtime.v2.task, and the
+// answer is its extra; both travel as JSON under the type URLs that this package registers with typeurl.
 //
-// None of the questions sends anything to a shim but Dump, which sends a signal. A daemon whose task runtime is containerd's own does not know
-// the types and answers NotFound.
+// None of the questions sends anything to a shim but Dump, which sends a signal. A daemon whose task runtime is
+// containerd's own does not know the types and answers NotFound.
 package inspect
 
 import (
@@ -61,13 +61,14 @@ type Instance struct {
 	// API is the version of the Task API that is spoken; 0 before the shim has answered.
 	API     int    `json:"api,omitempty"`
 	Address string `json:"address,omitempty"`
-	// Shim is the shim's process, nil where its pid is not verified. Init is the container's first process, nil where it is not known to be a
-	// process of this machine.
+	// Shim is the shim's process, nil where its pid is not verified. Init is the container's first process, nil where
+	// it is not known to be a process of this machine.
 	Shim *Process `json:"shim,omitempty"`
 	Init *Process `json:"init,omitempty"`
 	// Tasks is how many instances the shim process serves.
 	Tasks int `json:"tasks,omitempty"`
-	// LastError is the last thing that went wrong with it, and when: what a cleanup could not remove, or a connect that failed.
+	// LastError is the last thing that went wrong with it, and when: what a cleanup could not remove, or a connect that
+	// failed.
 	LastError   string    `json:"last_error,omitempty"`
 	LastErrorAt time.Time `json:"last_error_at,omitzero"`
 }
@@ -95,11 +96,13 @@ const (
 // States are all states, in the order of an instance's life.
 func States() []string {
 	return []string{
-		StateLaunching, StateRestoring, StateRunning, StateUnresponsive, StateReconnecting, StateDeleting, StateCleaning, StateDead,
+		StateLaunching, StateRestoring, StateRunning, StateUnresponsive, StateReconnecting, StateDeleting,
+		StateCleaning, StateDead,
 	}
 }
 
-// Process is what the kernel says of a process. All but the pid are there only where they were asked for and could be read.
+// Process is what the kernel says of a process. All but the pid are there only where they were asked for and could be
+// read.
 type Process struct {
 	Pid int `json:"pid"`
 	// State as in ps: "R", "S", "D", "T", "Z".
@@ -124,7 +127,8 @@ type InspectResponse struct {
 	Bundle   string   `json:"bundle"`
 	// Binary is the path of the shim's binary, as it was resolved at the create.
 	Binary string `json:"binary,omitempty"`
-	// Connection is the state of the way to the shim: "connecting", "connected", "unresponsive" or "ended", and since when.
+	// Connection is the state of the way to the shim: "connecting", "connected", "unresponsive" or "ended", and since
+	// when.
 	Connection      string    `json:"connection,omitempty"`
 	ConnectionSince time.Time `json:"connection_since,omitzero"`
 	// Members are the instances that the shim serves, as NAMESPACE/ID.
@@ -154,8 +158,8 @@ type Exec struct {
 	Exit *Exit  `json:"exit,omitempty"`
 }
 
-// DumpRequest makes a shim write the stacks of its goroutines, by SIGUSR1, and asks for them. FailedPrecondition where the shim does not catch
-// the signal, which would end it, or where its pid is not verified.
+// DumpRequest makes a shim write the stacks of its goroutines, by SIGUSR1, and asks for them. FailedPrecondition where
+// the shim does not catch the signal, which would end it, or where its pid is not verified.
 type DumpRequest struct {
 	Namespace string `json:"namespace"`
 	ID        string `json:"id"`
@@ -168,8 +172,8 @@ type DumpResponse struct {
 	Text    string `json:"text"`
 }
 
-// LogsRequest asks for lines that the shim of an instance has logged: the last Tail ones (0: all that are kept), and of those the ones after
-// After.
+// LogsRequest asks for lines that the shim of an instance has logged: the last Tail ones (0: all that are kept), and of
+// those the ones after After.
 type LogsRequest struct {
 	Namespace string `json:"namespace"`
 	ID        string `json:"id"`

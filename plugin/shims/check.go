@@ -64,7 +64,8 @@ func problems(i inspect.Instance, now time.Time) (found []string) {
 		found = append(found, withError(fmt.Sprintf("%s has not been reachable for %s", shim, since), i.LastError))
 	case inspect.StateRestoring:
 		if now.Sub(i.Since) >= restoringTooLong {
-			found = append(found, withError(fmt.Sprintf("%s has not answered since the daemon's start %s ago", shim, since), i.LastError))
+			found = append(found, withError(fmt.Sprintf("%s has not answered since the daemon's start %s ago", shim,
+				since), i.LastError))
 		}
 	case inspect.StateCleaning, inspect.StateDead:
 		if i.LastError != "" {
@@ -72,7 +73,8 @@ func problems(i inspect.Instance, now time.Time) (found []string) {
 		}
 	}
 	if i.Shim != nil && i.Shim.Deleted {
-		found = append(found, fmt.Sprintf("%s runs a binary that was removed or replaced; its tasks go on, new ones get the present binary", shim))
+		found = append(found,
+			fmt.Sprintf("%s runs a binary that was removed or replaced; its tasks go on, new ones get the present binary", shim))
 	}
 	return found
 }

@@ -58,7 +58,8 @@ func (c *client) ask(ctx context.Context, question, answer any) error {
 		return errors.Wrap(err, "cannot encode the question")
 	}
 	r, err := c.api.PluginInfo(ctx, &introspection.PluginInfoRequest{
-		Type: plugins.RuntimePluginV2.String(), ID: "task", Options: &anypb.Any{TypeUrl: q.GetTypeUrl(), Value: q.GetValue()},
+		Type: plugins.RuntimePluginV2.String(), ID: "task",
+		Options: &anypb.Any{TypeUrl: q.GetTypeUrl(), Value: q.GetValue()},
 	})
 	if err != nil {
 		return classify(errgrpc.ToNative(err), question)
@@ -66,8 +67,9 @@ func (c *client) ask(ctx context.Context, question, answer any) error {
 	return errors.Wrap(typeurl.UnmarshalTo(r.GetExtra(), answer), "cannot read the daemon's answer")
 }
 
-// classify tells the answers of a daemon that does not know the question from those of one that does. A daemon that has no struct for the
-// type says so in an error of no class, whose text is typeurl's; containerd's own runtime says NotImplemented of what it does not answer.
+// classify tells the answers of a daemon that does not know the question from those of one that does. A daemon that has
+// no struct for the type says so in an error of no class, whose text is typeurl's; containerd's own runtime says
+// NotImplemented of what it does not answer.
 func classify(err error, question any) error {
 	url, uerr := typeurl.TypeURL(question)
 	if uerr != nil {

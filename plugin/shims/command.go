@@ -1,8 +1,8 @@
 // Copyright The Shimyard Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package shims is the command `containerd shims`, which shows what a daemon with Shimyard knows of its shims. It is a package of its own so
-// that the plugin package does not import a client.
+// Package shims is the command `containerd shims`, which shows what a daemon with Shimyard knows of its shims. It is a
+// package of its own so that the plugin package does not import a client.
 //
 // Data goes to standard output and everything else to standard error. The exit code is one of the Exit constants.
 package shims
@@ -55,7 +55,8 @@ func (a *app) command() *cli.Command {
 				Name: "address", Aliases: []string{"a"}, Usage: "address of the daemon's gRPC server",
 				Value: defaults.DefaultAddress, Sources: cli.EnvVars("CONTAINERD_ADDRESS"),
 			},
-			&cli.StringFlag{Name: "namespace", Aliases: []string{"n"}, Usage: "only this namespace; the default is all"},
+			&cli.StringFlag{Name: "namespace", Aliases: []string{"n"},
+				Usage: "only this namespace; the default is all"},
 		},
 		OnUsageError: usageError,
 		Commands: []*cli.Command{
@@ -92,7 +93,8 @@ func oneID(cmd *cli.Command) (string, error) {
 // noArgs refuses arguments.
 func noArgs(cmd *cli.Command) error {
 	if cmd.Args().Present() {
-		return cli.Exit("containerd shims "+cmd.Name+": takes no arguments, got "+strings.Join(cmd.Args().Slice(), " "), ExitUsage)
+		return cli.Exit("containerd shims "+cmd.Name+": takes no arguments, got "+strings.Join(cmd.Args().Slice(), " "),
+			ExitUsage)
 	}
 	return nil
 }

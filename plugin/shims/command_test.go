@@ -56,7 +56,8 @@ func (y *yard) ask(_ context.Context, question, answer any) error {
 			}
 		}
 	case *inspect.InspectResponse:
-		*a = inspect.InspectResponse{Version: inspect.Version, Instance: y.instances[0], Bundle: "/run/b", Exit: &inspect.Exit{Status: 7, Told: true}}
+		*a = inspect.InspectResponse{Version: inspect.Version, Instance: y.instances[0], Bundle: "/run/b",
+			Exit: &inspect.Exit{Status: 7, Told: true}}
 	case *inspect.DumpResponse:
 		*a = inspect.DumpResponse{Version: inspect.Version, Pid: 7, Text: "goroutine 1 [running]:\n\tmain.main()\n"}
 	case *inspect.LogsResponse:
@@ -70,17 +71,21 @@ func (y *yard) ask(_ context.Context, question, answer any) error {
 func node() *yard {
 	return &yard{instances: []inspect.Instance{
 		{
-			Namespace: "default", ID: "redis", Kind: "task", State: inspect.StateRunning, Since: begin.Add(-time.Hour), Created: begin.Add(-90 * time.Second),
+			Namespace: "default", ID: "redis", Kind: "task", State: inspect.StateRunning, Since: begin.Add(-time.Hour),
+			Created: begin.Add(-90 * time.Second),
 			Runtime: "io.containerd.runc.v2", Source: "warm", API: 3, Address: "unix:///run/s/1", Tasks: 1,
-			Shim: &inspect.Process{Pid: 41, State: "S", RSS: 11 << 20, CPU: 1e9}, Init: &inspect.Process{Pid: 42, State: "D"},
+			Shim: &inspect.Process{Pid: 41, State: "S", RSS: 11 << 20, CPU: 1e9},
+			Init: &inspect.Process{Pid: 42, State: "D"},
 		},
 		{
-			Namespace: "k8s.io", ID: longID, Kind: "sandbox", State: inspect.StateUnresponsive, Since: begin.Add(-3 * time.Minute), Created: begin.Add(-50 * time.Hour),
+			Namespace: "k8s.io", ID: longID, Kind: "sandbox", State: inspect.StateUnresponsive,
+			Since: begin.Add(-3 * time.Minute), Created: begin.Add(-50 * time.Hour),
 			Runtime: "io.containerd.kata.v2", Source: "start", API: 2, Address: "unix:///run/s/2", Tasks: 2,
 			Shim: &inspect.Process{Pid: 51, Deleted: true},
 		},
 		{
-			Namespace: "k8s.io", ID: "gone", Kind: "task", State: inspect.StateCleaning, Since: begin.Add(-10 * time.Second),
+			Namespace: "k8s.io", ID: "gone", Kind: "task", State: inspect.StateCleaning,
+			Since:     begin.Add(-10 * time.Second),
 			LastError: "cannot remove the bundle: device or resource busy\nheld by pid 99", LastErrorAt: begin,
 		},
 	}}
@@ -92,8 +97,10 @@ func run(t *testing.T, y *yard, args ...string) (out string, code int, failure s
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	var b bytes.Buffer
-	cmd := (&app{connect: func(string) (asker, error) { return y, nil }, now: func() time.Time { return begin }}).command()
-	root := &cli.Command{Name: "containerd", Writer: &b, ErrWriter: &b, EnableShellCompletion: true, Commands: []*cli.Command{cmd}, ExitErrHandler: func(context.Context, *cli.Command, error) {}}
+	cmd := (&app{connect: func(string) (asker, error) { return y, nil },
+		now: func() time.Time { return begin }}).command()
+	root := &cli.Command{Name: "containerd", Writer: &b, ErrWriter: &b, EnableShellCompletion: true,
+		Commands: []*cli.Command{cmd}, ExitErrHandler: func(context.Context, *cli.Command, error) {}}
 	err := root.Run(ctx, append([]string{"containerd", "shims"}, args...))
 	var coder cli.ExitCoder
 	switch {
@@ -174,8 +181,10 @@ func TestListAsData(t *testing.T) {
 
 func TestUsageErrors(t *testing.T) {
 	for _, args := range [][]string{
-		{"ls", "extra"}, {"ls", "--state", "odd"}, {"ls", "-o", "xml"}, {"ls", "--nonsense"}, {"inspect"}, {"inspect", "a", "b"},
-		{"inspect", "-o", "xml", "redis"}, {"dump"}, {"logs"}, {"logs", "--tail", "-1", "redis"}, {"top", "extra"}, {"top", "--interval", "0s"}, {"check", "extra"},
+		{"ls", "extra"}, {"ls", "--state", "odd"}, {"ls", "-o", "xml"}, {"ls", "--nonsense"}, {"inspect"},
+		{"inspect", "a", "b"},
+		{"inspect", "-o", "xml", "redis"}, {"dump"}, {"logs"}, {"logs", "--tail", "-1", "redis"}, {"top", "extra"},
+		{"top", "--interval", "0s"}, {"check", "extra"},
 	} {
 		y := node()
 		_, code, failure := run(t, y, args...)
@@ -185,7 +194,8 @@ func TestUsageErrors(t *testing.T) {
 }
 
 func TestMatch(t *testing.T) {
-	all := []inspect.Instance{{Namespace: "a", ID: "web"}, {Namespace: "a", ID: "web-1"}, {Namespace: "b", ID: "web-2"}, {Namespace: "b", ID: "db"}, {Namespace: "a", ID: "db"}}
+	all := []inspect.Instance{{Namespace: "a", ID: "web"}, {Namespace: "a", ID: "web-1"}, {Namespace: "b", ID: "web-2"},
+		{Namespace: "b", ID: "db"}, {Namespace: "a", ID: "db"}}
 	for name, want := range map[string]string{"web": "a/web", "web-2": "b/web-2", "b/web": "b/web-2", "b/d": "b/db"} {
 		i, err := match(all, name)
 		require.NoError(t, err, name)
@@ -296,7 +306,8 @@ func TestTop(t *testing.T) {
 
 func TestAgeAndSize(t *testing.T) {
 	for d, want := range map[time.Duration]string{
-		-time.Second: "0s", 119 * time.Second: "119s", 2 * time.Minute: "2m0s", 59 * time.Minute: "59m", 4 * time.Hour: "4h0m", 30 * time.Hour: "30h",
+		-time.Second: "0s", 119 * time.Second: "119s", 2 * time.Minute: "2m0s", 59 * time.Minute: "59m",
+		4 * time.Hour: "4h0m", 30 * time.Hour: "30h",
 		49 * time.Hour: "2d1h", 400 * time.Hour: "16d",
 	} {
 		require.Equal(t, want, age(d))
@@ -304,7 +315,8 @@ func TestAgeAndSize(t *testing.T) {
 	for n, want := range map[uint64]string{0: "0", 2048: "2Ki", 5 << 20: "5Mi", 11 << 30: "11Gi"} {
 		require.Equal(t, want, size(n))
 	}
-	require.Equal(t, "a-name-that-is-long-but-no-digest-and-is-therefore-not-cut-at-all-x", short("a-name-that-is-long-but-no-digest-and-is-therefore-not-cut-at-all-x"))
+	require.Equal(t, "a-name-that-is-long-but-no-digest-and-is-therefore-not-cut-at-all-x",
+		short("a-name-that-is-long-but-no-digest-and-is-therefore-not-cut-at-all-x"))
 }
 
 // introspected is the introspection API of a daemon.
@@ -313,7 +325,8 @@ type introspected struct {
 	answer func(question any) (any, error)
 }
 
-func (s *introspected) PluginInfo(_ context.Context, r *introspection.PluginInfoRequest) (*introspection.PluginInfoResponse, error) {
+func (s *introspected) PluginInfo(_ context.Context,
+	r *introspection.PluginInfoRequest) (*introspection.PluginInfoResponse, error) {
 	q, err := typeurl.UnmarshalAny(r.Options)
 	if err != nil {
 		return nil, errgrpc.ToGRPC(err)
@@ -326,7 +339,8 @@ func (s *introspected) PluginInfo(_ context.Context, r *introspection.PluginInfo
 	if err != nil {
 		return nil, err
 	}
-	return &introspection.PluginInfoResponse{Extra: &anypb.Any{TypeUrl: extra.GetTypeUrl(), Value: extra.GetValue()}}, nil
+	return &introspection.PluginInfoResponse{Extra: &anypb.Any{TypeUrl: extra.GetTypeUrl(), Value: extra.GetValue()}},
+		nil
 }
 
 func TestClient(t *testing.T) {
@@ -357,7 +371,8 @@ func TestClient(t *testing.T) {
 	url, err := typeurl.TypeURL(&inspect.ListRequest{})
 	require.NoError(t, err)
 	for _, stock := range []error{
-		errors.Wrapf(typeurl.ErrNotFound, "type with url %s", url), errors.Wrap(errdefs.ErrNotImplemented, "request of type *inspect.ListRequest"),
+		errors.Wrapf(typeurl.ErrNotFound, "type with url %s", url),
+		errors.Wrap(errdefs.ErrNotImplemented, "request of type *inspect.ListRequest"),
 	} {
 		daemon.answer = func(any) (any, error) { return nil, stock }
 		err = exitError(c.ask(t.Context(), &inspect.ListRequest{}, &r))

@@ -16,8 +16,8 @@ import (
 // completionTime is for how long a shell waits for names: the person has just pressed a key.
 const completionTime = 500 * time.Millisecond
 
-// completeID offers the ids of the daemon's instances where one is to be given, and the flags where one of those has been begun. What cannot
-// be asked is not offered: a shell has no use for an error.
+// completeID offers the ids of the daemon's instances where one is to be given, and the flags where one of those has
+// been begun. What cannot be asked is not offered: a shell has no use for an error.
 func (a *app) completeID(ctx context.Context, cmd *cli.Command) {
 	if last := lastWord(os.Args); strings.HasPrefix(last, "-") || cmd.Args().Len() > 1 {
 		cli.DefaultCompleteWithFlags(ctx, cmd)

@@ -35,8 +35,8 @@ func (a *app) find(ctx context.Context, cmd *cli.Command, name string) (namespac
 	return i.Namespace, i.ID, nil
 }
 
-// match picks the instance that a name stands for: a whole id before the beginning of one. Errors: NotFound, and InvalidArgument where it
-// may be any of several, which are named.
+// match picks the instance that a name stands for: a whole id before the beginning of one. Errors: NotFound, and
+// InvalidArgument where it may be any of several, which are named.
 func match(all []inspect.Instance, name string) (inspect.Instance, error) {
 	namespace, id, qualified := strings.Cut(name, "/")
 	if !qualified {
@@ -67,5 +67,6 @@ func match(all []inspect.Instance, name string) (inspect.Instance, error) {
 		names = append(names, i.Namespace+"/"+i.ID)
 	}
 	slices.Sort(names)
-	return inspect.Instance{}, errors.Wrapf(errdefs.ErrInvalidArgument, "%q may be any of %s", name, strings.Join(names, ", "))
+	return inspect.Instance{}, errors.Wrapf(errdefs.ErrInvalidArgument, "%q may be any of %s", name,
+		strings.Join(names, ", "))
 }

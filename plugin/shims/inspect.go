@@ -18,7 +18,8 @@ func (a *app) inspectCommand() *cli.Command {
 	return &cli.Command{
 		Name: "inspect", Usage: "show all that is known of a task or sandbox", ArgsUsage: "ID",
 		OnUsageError: usageError, ShellComplete: a.completeID,
-		Flags:  []cli.Flag{&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "json or yaml", Value: "json"}},
+		Flags: []cli.Flag{&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "json or yaml",
+			Value: "json"}},
 		Action: a.runInspect,
 	}
 }
@@ -34,7 +35,8 @@ func (a *app) runInspect(ctx context.Context, cmd *cli.Command) error {
 	case "yaml":
 		write = writeYAML
 	default:
-		return cli.Exit(fmt.Sprintf("containerd shims inspect: no output format %q, there are json and yaml", format), ExitUsage)
+		return cli.Exit(fmt.Sprintf("containerd shims inspect: no output format %q, there are json and yaml", format),
+			ExitUsage)
 	}
 	ns, id, err := a.find(ctx, cmd, name)
 	if err != nil {
@@ -49,7 +51,8 @@ func (a *app) runInspect(ctx context.Context, cmd *cli.Command) error {
 
 func (a *app) dumpCommand() *cli.Command {
 	return &cli.Command{
-		Name: "dump", Usage: "show the stacks of a shim's goroutines; exit code 5 where the shim cannot show them", ArgsUsage: "ID",
+		Name: "dump", Usage: "show the stacks of a shim's goroutines; exit code 5 where the shim cannot show them",
+		ArgsUsage:    "ID",
 		OnUsageError: usageError, ShellComplete: a.completeID,
 		Flags:  []cli.Flag{&cli.StringFlag{Name: "file", Aliases: []string{"f"}, Usage: "write them into this file"}},
 		Action: a.runDump,

@@ -38,7 +38,8 @@ func (a *app) runList(ctx context.Context, cmd *cli.Command) error {
 		return err
 	}
 	if s := cmd.String("state"); s != "" && !slices.Contains(inspect.States(), s) {
-		return cli.Exit(fmt.Sprintf("containerd shims ls: no state %q, there are %s", s, strings.Join(inspect.States(), ", ")), ExitUsage)
+		return cli.Exit(fmt.Sprintf("containerd shims ls: no state %q, there are %s", s,
+			strings.Join(inspect.States(), ", ")), ExitUsage)
 	}
 	write, err := a.listWriter(cmd)
 	if err != nil {
@@ -49,7 +50,8 @@ func (a *app) runList(ctx context.Context, cmd *cli.Command) error {
 		return err
 	}
 	return write(cmd.Root().Writer, slices.DeleteFunc(all, func(i inspect.Instance) bool {
-		return cmd.String("state") != "" && i.State != cmd.String("state") || cmd.String("runtime") != "" && i.Runtime != cmd.String("runtime")
+		return cmd.String("state") != "" && i.State != cmd.String("state") || cmd.String("runtime") != "" &&
+			i.Runtime != cmd.String("runtime")
 	}))
 }
 
@@ -76,10 +78,12 @@ func (a *app) listWriter(cmd *cli.Command) (func(io.Writer, []inspect.Instance) 
 			write = writeYAML
 		}
 		return func(w io.Writer, all []inspect.Instance) error {
-			return write(w, inspect.ListResponse{Version: inspect.Version, Instances: append([]inspect.Instance{}, all...)})
+			return write(w, inspect.ListResponse{Version: inspect.Version,
+				Instances: append([]inspect.Instance{}, all...)})
 		}, nil
 	}
-	return nil, cli.Exit(fmt.Sprintf("containerd shims ls: no output format %q, there are wide, json, yaml and name", format), ExitUsage)
+	return nil, cli.Exit(fmt.Sprintf("containerd shims ls: no output format %q, there are wide, json, yaml and name",
+		format), ExitUsage)
 }
 
 func writeLines(w io.Writer, all []inspect.Instance, line func(inspect.Instance) string) error {

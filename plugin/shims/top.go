@@ -80,8 +80,8 @@ func (a *app) sample(ctx context.Context, cmd *cli.Command) (sample, error) {
 
 var topColumns = []string{"SHIM-PID", "TASKS", "STATE", "RSS", "CPU%", "SHIM", "INIT", "IDS"}
 
-// topRows has a row for each shim process, the one that uses most CPU first. SHIM and INIT are the kernel's states of the processes: D is
-// one that waits for a disk or a file system.
+// topRows has a row for each shim process, the one that uses most CPU first. SHIM and INIT are the kernel's states of
+// the processes: D is one that waits for a disk or a file system.
 func topRows(before, now sample) [][]string {
 	cpu := make(map[int]uint64)
 	for _, i := range before.all {
@@ -123,7 +123,8 @@ func topRows(before, now sample) [][]string {
 			}
 		}
 		rows = append(rows, []string{
-			strconv.Itoa(first.Shim.Pid), strconv.Itoa(len(s.of)), first.State, size(first.Shim.RSS), fmt.Sprintf("%.1f", s.share),
+			strconv.Itoa(first.Shim.Pid), strconv.Itoa(len(s.of)), first.State, size(first.Shim.RSS),
+			fmt.Sprintf("%.1f", s.share),
 			first.Shim.State, strings.Join(inits, ","), strings.Join(ids, ","),
 		})
 	}

@@ -15,8 +15,8 @@ import (
 // fakeshim is the package of the fake shim as a program of its own.
 const fakeshim = "github.com/shimyard/shimyard/shimclient/shimtest/fakeshim"
 
-// lean is the fake shim built without the race detector. With it a process takes four times as long to start, and a create
-// starts three; its subject is the code under test, not the fake, whose own tests execute themselves.
+// lean is the fake shim built without the race detector. With it a process takes four times as long to start, and a
+// create starts three; its subject is the code under test, not the fake, whose own tests execute themselves.
 type lean struct {
 	cmd  *exec.Cmd // made before a test can change directory or environment
 	dir  string

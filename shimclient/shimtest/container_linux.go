@@ -93,7 +93,8 @@ func (d *daemon) spawn(p *process, id, bundle string, onExit func(status int, at
 	defer readyR.Close()
 	cmd := exec.Command(filepath.Join(d.home, guestName), p.args...)
 	cmd.Dir = "/"
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "GORACE=" + os.Getenv("GORACE"), homeEnv + "=" + d.home, guestIDEnv + "=" + id, guestBundleEnv + "=" + bundle}
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "GORACE=" + os.Getenv("GORACE"), homeEnv + "=" + d.home,
+		guestIDEnv + "=" + id, guestBundleEnv + "=" + bundle}
 	if d.load().InheritEnv {
 		cmd.Env = append(os.Environ(), cmd.Env...)
 	}

@@ -60,15 +60,18 @@ func typed(m proto.Message) *anypb.Any {
 
 // Pause stops the init.
 func (d *daemon) Pause(_ context.Context, r *taskapi.PauseRequest) (*emptypb.Empty, error) {
-	return d.freeze(r.ID, syscall.SIGSTOP, tasktypes.Status_PAUSED, "/tasks/paused", &events.TaskPaused{ContainerID: r.ID})
+	return d.freeze(r.ID, syscall.SIGSTOP, tasktypes.Status_PAUSED, "/tasks/paused",
+		&events.TaskPaused{ContainerID: r.ID})
 }
 
 // Resume continues the init.
 func (d *daemon) Resume(_ context.Context, r *taskapi.ResumeRequest) (*emptypb.Empty, error) {
-	return d.freeze(r.ID, syscall.SIGCONT, tasktypes.Status_RUNNING, "/tasks/resumed", &events.TaskResumed{ContainerID: r.ID})
+	return d.freeze(r.ID, syscall.SIGCONT, tasktypes.Status_RUNNING, "/tasks/resumed",
+		&events.TaskResumed{ContainerID: r.ID})
 }
 
-func (d *daemon) freeze(id string, sig syscall.Signal, to tasktypes.Status, topic string, event proto.Message) (*emptypb.Empty, error) {
+func (d *daemon) freeze(id string, sig syscall.Signal, to tasktypes.Status, topic string,
+	event proto.Message) (*emptypb.Empty, error) {
 	c, err := d.container(id)
 	if err != nil {
 		return nil, err

@@ -43,7 +43,8 @@ func (x *execution) serve() error {
 	signal.Ignore(unix.SIGPIPE)
 	x.trace(Entry{})
 	d := &daemon{
-		execution: x, last: x.scenario, containers: map[string]*container{}, quit: make(chan (<-chan struct{}), 1), log: openLog(),
+		execution: x, last: x.scenario, containers: map[string]*container{}, quit: make(chan (<-chan struct{}), 1),
+		log: openLog(),
 	}
 	inherited := os.NewFile(3, "socket")
 	l, err := net.FileListener(inherited)

@@ -58,7 +58,8 @@ func (x *execution) delete() error {
 
 func (x *execution) clean(bundle string) *taskapi.DeleteResponse {
 	pid := x.killGuests(bundle)
-	resp := &taskapi.DeleteResponse{Pid: uint32(pid), ExitStatus: 128 + uint32(unix.SIGKILL), ExitedAt: stamp(time.Now())}
+	resp := &taskapi.DeleteResponse{Pid: uint32(pid), ExitStatus: 128 + uint32(unix.SIGKILL),
+		ExitedAt: stamp(time.Now())}
 	data, err := os.ReadFile(filepath.Join(bundle, "exit.json"))
 	var rec exitRecord
 	if err == nil && json.Unmarshal(data, &rec) == nil && rec.Pid > 0 {
@@ -144,7 +145,8 @@ func (x *execution) encodeInfo(opts *anypb.Any) ([]byte, error) {
 		if err != nil {
 			return nil, errors.Wrap(err, "encoding the features")
 		}
-		info.Features = &anypb.Any{TypeUrl: "types.containerd.io/opencontainers/runtime-spec/1/features/Features", Value: data}
+		info.Features = &anypb.Any{TypeUrl: "types.containerd.io/opencontainers/runtime-spec/1/features/Features",
+			Value: data}
 	}
 	out, err := proto.Marshal(info)
 	return out, errors.Wrap(err, "encoding the info")

@@ -83,7 +83,8 @@ func TestDeleteFaults(t *testing.T) {
 
 func TestInfo(t *testing.T) {
 	yes := true
-	r := newRig(t, Scenario{Info: InfoAnswer{IDMap: &yes, Annotations: map[string]string{"containerd.io/runtime-allow-mounts": "erofs"}}})
+	r := newRig(t, Scenario{Info: InfoAnswer{IDMap: &yes,
+		Annotations: map[string]string{"containerd.io/runtime-allow-mounts": "erofs"}}})
 	run := func(stdin []byte) (*types.RuntimeInfo, error) {
 		cmd := exec.Command(r.shim.Path, "-info")
 		cmd.Stdin = bytes.NewReader(stdin)

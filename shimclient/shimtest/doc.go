@@ -1,11 +1,11 @@
 // Copyright The Shimyard Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package shimtest is a fake shim for tests: the test binary itself, executed again under the name of a shim (or, where it has the
-// race detector, the program fakeshim, which starts four times as fast). It does
-// what real shims do (listens where they listen, runs real processes as containers, publishes their events, leaves
-// their files) and, on command, what real shims will not do on command: speak an older protocol, stall, lie, or die
-// between any two steps. It knows nothing of the code that it is used to test.
+// Package shimtest is a fake shim for tests: the test binary itself, executed again under the name of a shim (or, where
+// it has the race detector, the program fakeshim, which starts four times as fast). It does what real shims do (listens
+// where they listen, runs real processes as containers, publishes their events, leaves their files) and, on command,
+// what real shims will not do on command: speak an older protocol, stall, lie, or die between any two steps. It knows
+// nothing of the code that it is used to test.
 //
 // # Use
 //

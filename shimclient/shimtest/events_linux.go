@@ -40,7 +40,8 @@ type publisher struct {
 
 func newPublisher(d *daemon, address string) *publisher {
 	p := &publisher{
-		d: d, address: strings.TrimPrefix(address, "unix://"), queue: make(chan *types.Envelope, 4096), done: make(chan struct{}),
+		d: d, address: strings.TrimPrefix(address, "unix://"), queue: make(chan *types.Envelope, 4096),
+		done: make(chan struct{}),
 	}
 	go p.forward()
 	return p

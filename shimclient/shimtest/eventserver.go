@@ -117,7 +117,8 @@ func decodeEvent(env *types.Envelope) (Event, error) {
 		return ev, errors.Wrap(err, "decoding an event")
 	}
 	ev.Message = m
-	if fd := m.ProtoReflect().Descriptor().Fields().ByName("container_id"); fd != nil && fd.Kind() == protoreflect.StringKind {
+	if fd := m.ProtoReflect().Descriptor().Fields().ByName("container_id"); fd != nil &&
+		fd.Kind() == protoreflect.StringKind {
 		ev.ID = m.ProtoReflect().Get(fd).String()
 	}
 	return ev, nil

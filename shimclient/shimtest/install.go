@@ -138,7 +138,8 @@ func placeBinary(path string, unmarked bool) error {
 	}
 	// The package's descriptor names itself consistently afterwards, and names are not sent over the wire.
 	marker := []byte("containerd.runtime.bootstrap.v1")
-	return writeExecutable(path, bytes.NewReader(bytes.ReplaceAll(data, marker, []byte("containerd.runtime.bootstrap.xx"))))
+	return writeExecutable(path, bytes.NewReader(bytes.ReplaceAll(data, marker,
+		[]byte("containerd.runtime.bootstrap.xx"))))
 }
 
 // writeExecutable writes a file that can be executed at once. No fork of this process may happen while the file is

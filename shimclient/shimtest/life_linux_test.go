@@ -22,20 +22,28 @@ func TestLifeOfATask(t *testing.T) {
 		stdin    func(*rig) []byte
 		version  int32
 	}{
-		"bootstrap ttrpc":   {Scenario{}, nil, func(r *rig) []byte { return r.bootstrapStdin() }, 3},
-		"bootstrap grpc":    {Scenario{Transport: "grpc"}, nil, func(r *rig) []byte { return r.bootstrapStdin() }, 3},
-		"grpc, bare path":   {Scenario{Transport: "grpc", Socket: Bare}, nil, func(r *rig) []byte { return r.bootstrapStdin() }, 3},
-		"grpc v2":           {Scenario{Transport: "grpc", Reply: Reply{Version: 2}}, nil, func(r *rig) []byte { return r.bootstrapStdin() }, 2},
-		"legacy":            {Scenario{Generation: Legacy}, nil, func(r *rig) []byte { return r.legacyStdin(&options.Options{}) }, 2},
-		"legacy, no stdin":  {Scenario{Generation: Legacy}, nil, func(r *rig) []byte { return nil }, 2},
-		"lenient":           {Scenario{Generation: Lenient}, nil, func(r *rig) []byte { return []byte("\xffwhat") }, 2},
-		"dropping":          {Scenario{Generation: Dropping}, nil, func(r *rig) []byte { return r.bootstrapStdin() }, 3},
-		"hybrid vsock":      {Scenario{Socket: HVsock}, nil, func(r *rig) []byte { return r.bootstrapStdin() }, 3},
-		"abstract":          {Scenario{Socket: Abstract}, nil, func(r *rig) []byte { return r.bootstrapStdin() }, 3},
-		"script":            {Scenario{}, []InstallOption{WithScript()}, func(r *rig) []byte { return r.bootstrapStdin() }, 3},
-		"without a marker":  {Scenario{Generation: Legacy}, []InstallOption{WithoutMarker()}, func(r *rig) []byte { return r.legacyStdin(&options.Options{}) }, 2},
-		"unmarked, new":     {Scenario{}, []InstallOption{WithoutMarker()}, func(r *rig) []byte { return r.bootstrapStdin(&options.Options{}) }, 3},
-		"under a real name": {Scenario{}, []InstallOption{WithName("containerd-shim-runc-v2")}, func(r *rig) []byte { return r.bootstrapStdin() }, 3},
+		"bootstrap ttrpc": {Scenario{}, nil, func(r *rig) []byte { return r.bootstrapStdin() }, 3},
+		"bootstrap grpc":  {Scenario{Transport: "grpc"}, nil, func(r *rig) []byte { return r.bootstrapStdin() }, 3},
+		"grpc, bare path": {Scenario{Transport: "grpc", Socket: Bare}, nil,
+			func(r *rig) []byte { return r.bootstrapStdin() }, 3},
+		"grpc v2": {Scenario{Transport: "grpc", Reply: Reply{Version: 2}}, nil,
+			func(r *rig) []byte { return r.bootstrapStdin() }, 2},
+		"legacy": {Scenario{Generation: Legacy}, nil,
+			func(r *rig) []byte { return r.legacyStdin(&options.Options{}) }, 2},
+		"legacy, no stdin": {Scenario{Generation: Legacy}, nil, func(r *rig) []byte { return nil }, 2},
+		"lenient":          {Scenario{Generation: Lenient}, nil, func(r *rig) []byte { return []byte("\xffwhat") }, 2},
+		"dropping": {Scenario{Generation: Dropping}, nil, func(r *rig) []byte { return r.bootstrapStdin() },
+			3},
+		"hybrid vsock": {Scenario{Socket: HVsock}, nil, func(r *rig) []byte { return r.bootstrapStdin() }, 3},
+		"abstract":     {Scenario{Socket: Abstract}, nil, func(r *rig) []byte { return r.bootstrapStdin() }, 3},
+		"script": {Scenario{}, []InstallOption{WithScript()},
+			func(r *rig) []byte { return r.bootstrapStdin() }, 3},
+		"without a marker": {Scenario{Generation: Legacy}, []InstallOption{WithoutMarker()},
+			func(r *rig) []byte { return r.legacyStdin(&options.Options{}) }, 2},
+		"unmarked, new": {Scenario{}, []InstallOption{WithoutMarker()},
+			func(r *rig) []byte { return r.bootstrapStdin(&options.Options{}) }, 3},
+		"under a real name": {Scenario{}, []InstallOption{WithName("containerd-shim-runc-v2")},
+			func(r *rig) []byte { return r.bootstrapStdin() }, 3},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -52,7 +60,8 @@ func TestLifeOfATask(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, fmt.Sprint(pid), string(initPid))
 			k.finish(r)
-			require.Equal(t, []string{"/tasks/create", "/tasks/start", "/tasks/exit", "/tasks/delete"}, r.events.Topics(r.id))
+			require.Equal(t, []string{"/tasks/create", "/tasks/start", "/tasks/exit", "/tasks/delete"},
+				r.events.Topics(r.id))
 		})
 	}
 }

@@ -23,8 +23,9 @@ const (
 	guestBundleEnv = "SHIMTEST_BUNDLE"
 )
 
-// Main is a TestMain that does nothing but Dispatch and run the tests. Where these have the race detector, what they install
-// is built without it. Their directories are on a tmpfs where there is one, as a daemon's state is, unless TMPDIR is set.
+// Main is a TestMain that does nothing but Dispatch and run the tests. Where these have the race detector, what they
+// install is built without it. Their directories are on a tmpfs where there is one, as a daemon's state is, unless
+// TMPDIR is set.
 func Main(m *testing.M) {
 	Dispatch()
 	os.Exit(run(m))

@@ -26,7 +26,8 @@ type message[T any] interface {
 	proto.Message
 }
 
-func unary[T, U any, Req message[T], Resp message[U]](name string, f func(*daemon, context.Context, Req) (Resp, error)) method {
+func unary[T, U any, Req message[T], Resp message[U]](name string,
+	f func(*daemon, context.Context, Req) (Resp, error)) method {
 	return method{
 		name:    name,
 		request: func() proto.Message { return Req(new(T)) },
@@ -115,7 +116,8 @@ func (d *daemon) registerGRPC(srv *grpc.Server) {
 		for _, m := range s.methods {
 			desc.Methods = append(desc.Methods, grpc.MethodDesc{
 				MethodName: m.name,
-				Handler: func(_ any, ctx context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+				Handler: func(_ any, ctx context.Context, decode func(any) error,
+					_ grpc.UnaryServerInterceptor) (any, error) {
 					req := m.request()
 					if err := decode(req); err != nil {
 						return nil, err

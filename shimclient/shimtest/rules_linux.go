@@ -136,7 +136,8 @@ func parseCode(name string) codes.Code {
 func field(m proto.Message, names ...string) string {
 	r := m.ProtoReflect()
 	for _, name := range names {
-		if fd := r.Descriptor().Fields().ByName(protoreflect.Name(name)); fd != nil && fd.Kind() == protoreflect.StringKind {
+		if fd := r.Descriptor().Fields().ByName(protoreflect.Name(name)); fd != nil &&
+			fd.Kind() == protoreflect.StringKind {
 			return r.Get(fd).String()
 		}
 	}

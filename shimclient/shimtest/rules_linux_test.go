@@ -62,7 +62,8 @@ func TestRuleErrors(t *testing.T) {
 			k.kill(r.id, 9)
 			require.EqualValues(t, 137, k.wait(r.id, ""))
 			for range 2 {
-				require.ErrorContains(t, k.try("Delete", &taskapi.DeleteRequest{ID: r.id}, &taskapi.DeleteResponse{}), "busy")
+				require.ErrorContains(t, k.try("Delete", &taskapi.DeleteRequest{ID: r.id}, &taskapi.DeleteResponse{}),
+					"busy")
 			}
 			k.delete(r.id, "")
 			k.shutdown(r.id)
@@ -89,7 +90,8 @@ func TestRuleHang(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
 	go func() {
-		done <- k.call(ctx, "containerd.task.v3.Task", "Kill", &taskapi.KillRequest{ID: r.id, Signal: 9}, &emptypb.Empty{})
+		done <- k.call(ctx, "containerd.task.v3.Task", "Kill", &taskapi.KillRequest{ID: r.id, Signal: 9},
+			&emptypb.Empty{})
 	}()
 	r.shim.Await(KindRPC, "Kill", 1)
 	require.NoError(t, k.tryState(r.id), "other calls go through")
@@ -110,7 +112,8 @@ func TestRuleSwallowAndAnswer(t *testing.T) {
 	)
 	k.kill(r.id, 9)
 	st := k.state(r.id, "")
-	require.Equal(t, []any{uint32(0), tasktypes.Status_STOPPED, uint32(9), r.bundle}, []any{st.Pid, st.Status, st.ExitStatus, st.Bundle})
+	require.Equal(t, []any{uint32(0), tasktypes.Status_STOPPED, uint32(9), r.bundle},
+		[]any{st.Pid, st.Status, st.ExitStatus, st.Bundle})
 	require.Equal(t, tasktypes.Status_RUNNING, k.state(r.id, "").Status)
 	require.EqualValues(t, 1, k.start(r.id, ""))
 	resp := &taskapi.ConnectResponse{}
@@ -141,7 +144,8 @@ func TestRuleDie(t *testing.T) {
 func TestRuleDropAndUnlisten(t *testing.T) {
 	for _, transport := range []string{"ttrpc", "grpc"} {
 		t.Run(transport, func(t *testing.T) {
-			r, k := running(t, Scenario{Transport: transport}, Rule{Method: "Pause", Drop: true, After: true}, Rule{Method: "Resume", Unlisten: true})
+			r, k := running(t, Scenario{Transport: transport}, Rule{Method: "Pause", Drop: true, After: true},
+				Rule{Method: "Resume", Unlisten: true})
 			require.Error(t, k.try("Pause", &taskapi.PauseRequest{ID: r.id}, &emptypb.Empty{}))
 			again := r.dial(r.start(r.bootstrapStdin())) // the same daemon
 			require.Equal(t, tasktypes.Status_PAUSED, again.state(r.id, "").Status)
@@ -149,7 +153,8 @@ func TestRuleDropAndUnlisten(t *testing.T) {
 			_, err := net.Dial("unix", r.shim.Sockets()[0])
 			require.ErrorContains(t, err, "refused")
 			again.finish(r)
-			require.Equal(t, []string{"/tasks/create", "/tasks/start", "/tasks/paused", "/tasks/resumed", "/tasks/exit", "/tasks/delete"},
+			require.Equal(t, []string{"/tasks/create", "/tasks/start", "/tasks/paused", "/tasks/resumed", "/tasks/exit",
+				"/tasks/delete"},
 				r.events.Topics(r.id))
 		})
 	}

@@ -48,7 +48,8 @@ func (d *daemon) findSandbox(id string) (*sandbox, error) {
 }
 
 // CreateSandbox takes the daemon's only place.
-func (d *daemon) CreateSandbox(_ context.Context, r *sandboxapi.CreateSandboxRequest) (*sandboxapi.CreateSandboxResponse, error) {
+func (d *daemon) CreateSandbox(_ context.Context,
+	r *sandboxapi.CreateSandboxRequest) (*sandboxapi.CreateSandboxResponse, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.sandbox != nil {
@@ -61,7 +62,8 @@ func (d *daemon) CreateSandbox(_ context.Context, r *sandboxapi.CreateSandboxReq
 }
 
 // StartSandbox starts the sandbox's process.
-func (d *daemon) StartSandbox(_ context.Context, r *sandboxapi.StartSandboxRequest) (*sandboxapi.StartSandboxResponse, error) {
+func (d *daemon) StartSandbox(_ context.Context,
+	r *sandboxapi.StartSandboxRequest) (*sandboxapi.StartSandboxResponse, error) {
 	s, err := d.findSandbox(r.SandboxID)
 	if err != nil {
 		return nil, err
@@ -98,7 +100,8 @@ func (d *daemon) Platform(context.Context, *sandboxapi.PlatformRequest) (*sandbo
 }
 
 // StopSandbox ends the sandbox's process, and is content when there is none.
-func (d *daemon) StopSandbox(_ context.Context, r *sandboxapi.StopSandboxRequest) (*sandboxapi.StopSandboxResponse, error) {
+func (d *daemon) StopSandbox(_ context.Context,
+	r *sandboxapi.StopSandboxRequest) (*sandboxapi.StopSandboxResponse, error) {
 	s, err := d.findSandbox(r.SandboxID)
 	if err != nil {
 		return nil, err
@@ -111,7 +114,8 @@ func (d *daemon) StopSandbox(_ context.Context, r *sandboxapi.StopSandboxRequest
 }
 
 // WaitSandbox returns when the sandbox's process has ended.
-func (d *daemon) WaitSandbox(ctx context.Context, r *sandboxapi.WaitSandboxRequest) (*sandboxapi.WaitSandboxResponse, error) {
+func (d *daemon) WaitSandbox(ctx context.Context,
+	r *sandboxapi.WaitSandboxRequest) (*sandboxapi.WaitSandboxResponse, error) {
 	s, err := d.findSandbox(r.SandboxID)
 	if err != nil {
 		return nil, err
@@ -126,7 +130,8 @@ func (d *daemon) WaitSandbox(ctx context.Context, r *sandboxapi.WaitSandboxReque
 }
 
 // SandboxStatus tells whether the sandbox's process lives.
-func (d *daemon) SandboxStatus(_ context.Context, r *sandboxapi.SandboxStatusRequest) (*sandboxapi.SandboxStatusResponse, error) {
+func (d *daemon) SandboxStatus(_ context.Context,
+	r *sandboxapi.SandboxStatusRequest) (*sandboxapi.SandboxStatusResponse, error) {
 	s, err := d.findSandbox(r.SandboxID)
 	if err != nil {
 		return nil, err
@@ -151,7 +156,8 @@ func (d *daemon) PingSandbox(_ context.Context, r *sandboxapi.PingRequest) (*san
 }
 
 // ShutdownSandbox ends the sandbox and, if it serves no task, the daemon.
-func (d *daemon) ShutdownSandbox(ctx context.Context, r *sandboxapi.ShutdownSandboxRequest) (*sandboxapi.ShutdownSandboxResponse, error) {
+func (d *daemon) ShutdownSandbox(ctx context.Context,
+	r *sandboxapi.ShutdownSandboxRequest) (*sandboxapi.ShutdownSandboxResponse, error) {
 	if _, err := d.StopSandbox(ctx, &sandboxapi.StopSandboxRequest{SandboxID: r.SandboxID}); err != nil {
 		return nil, err
 	}
@@ -165,7 +171,8 @@ func (d *daemon) ShutdownSandbox(ctx context.Context, r *sandboxapi.ShutdownSand
 }
 
 // SandboxMetrics are of the sandbox alone.
-func (d *daemon) SandboxMetrics(_ context.Context, r *sandboxapi.SandboxMetricsRequest) (*sandboxapi.SandboxMetricsResponse, error) {
+func (d *daemon) SandboxMetrics(_ context.Context,
+	r *sandboxapi.SandboxMetricsRequest) (*sandboxapi.SandboxMetricsResponse, error) {
 	if _, err := d.findSandbox(r.SandboxID); err != nil {
 		return nil, err
 	}
@@ -175,7 +182,8 @@ func (d *daemon) SandboxMetrics(_ context.Context, r *sandboxapi.SandboxMetricsR
 }
 
 // UpdateSandbox only has to find the sandbox.
-func (d *daemon) UpdateSandbox(_ context.Context, r *sandboxapi.UpdateSandboxRequest) (*sandboxapi.UpdateSandboxResponse, error) {
+func (d *daemon) UpdateSandbox(_ context.Context,
+	r *sandboxapi.UpdateSandboxRequest) (*sandboxapi.UpdateSandboxResponse, error) {
 	_, err := d.findSandbox(r.SandboxID)
 	return &sandboxapi.UpdateSandboxResponse{}, err
 }

@@ -34,7 +34,8 @@ func TestSandbox(t *testing.T) {
 				return k.sandbox("PingSandbox", &sandboxapi.PingRequest{SandboxID: r.id}, &sandboxapi.PingResponse{})
 			}
 			require.Equal(t, codes.NotFound, status.Code(ping()))
-			do("CreateSandbox", &sandboxapi.CreateSandboxRequest{SandboxID: r.id, BundlePath: r.bundle}, &sandboxapi.CreateSandboxResponse{})
+			do("CreateSandbox", &sandboxapi.CreateSandboxRequest{SandboxID: r.id, BundlePath: r.bundle},
+				&sandboxapi.CreateSandboxResponse{})
 			started := &sandboxapi.StartSandboxResponse{}
 			do("StartSandbox", &sandboxapi.StartSandboxRequest{SandboxID: r.id}, started)
 			require.NotZero(t, started.Pid)
@@ -46,7 +47,8 @@ func TestSandbox(t *testing.T) {
 			do("SandboxStatus", &sandboxapi.SandboxStatusRequest{SandboxID: r.id, Verbose: true}, st)
 			require.Equal(t, []string{sandboxReady, r.bundle}, []string{st.State, st.Info["bundle"]})
 			require.Equal(t, started.Pid, st.Pid)
-			do("SandboxMetrics", &sandboxapi.SandboxMetricsRequest{SandboxID: r.id}, &sandboxapi.SandboxMetricsResponse{})
+			do("SandboxMetrics", &sandboxapi.SandboxMetricsRequest{SandboxID: r.id},
+				&sandboxapi.SandboxMetricsResponse{})
 			do("UpdateSandbox", &sandboxapi.UpdateSandboxRequest{SandboxID: r.id}, &sandboxapi.UpdateSandboxResponse{})
 
 			k.create(r) // a task beside it
@@ -66,7 +68,8 @@ func TestSandbox(t *testing.T) {
 			require.EqualValues(t, 137, exit.ExitStatus)
 			do("SandboxStatus", &sandboxapi.SandboxStatusRequest{SandboxID: r.id}, st)
 			require.Equal(t, sandboxNotReady, st.State)
-			do("ShutdownSandbox", &sandboxapi.ShutdownSandboxRequest{SandboxID: r.id}, &sandboxapi.ShutdownSandboxResponse{})
+			do("ShutdownSandbox", &sandboxapi.ShutdownSandboxRequest{SandboxID: r.id},
+				&sandboxapi.ShutdownSandboxResponse{})
 			r.shim.AwaitNoProcs()
 		})
 	}

@@ -200,8 +200,8 @@ type Scenario struct {
 	ShimPid uint32 `json:"shim_pid,omitempty"`
 	// Linger: a daemon that has said yes to Shutdown goes on until the scenario no longer says so.
 	Linger bool `json:"linger,omitempty"`
-	// EarlyDelete: the Delete of a task that was never started does not wait for the end of its init, as runc's shim does
-	// not: its delete event, with status 0, comes before the exit's.
+	// EarlyDelete: the Delete of a task that was never started does not wait for the end of its init, as runc's shim
+	// does not: its delete event, with status 0, comes before the exit's.
 	EarlyDelete bool `json:"early_delete,omitempty"`
 	// InheritEnv: containers get the whole environment of the shim, as those of runwasi's shims do.
 	InheritEnv bool `json:"inherit_env,omitempty"`
@@ -228,7 +228,8 @@ const (
 	deleteCounter = "delete"
 )
 
-// staleCounters names what begins to count anew when a scenario takes the place of another: what is not the same in both.
+// staleCounters names what begins to count anew when a scenario takes the place of another: what is not the same in
+// both.
 func staleCounters(was, is *Scenario) []string {
 	var stale []string
 	if !reflect.DeepEqual(was.Start, is.Start) {

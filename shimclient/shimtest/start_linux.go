@@ -316,7 +316,8 @@ func (l *launch) encodeReply(address string) ([]byte, error) {
 		res.Address = ""
 	}
 	if r.MountTypes != nil || r.MountTransforms != nil {
-		if err := res.AddExtension(&types.MountCapabilities{Types: r.MountTypes, Transforms: r.MountTransforms}); err != nil {
+		if err := res.AddExtension(&types.MountCapabilities{Types: r.MountTypes,
+			Transforms: r.MountTransforms}); err != nil {
 			return nil, errors.Wrap(err, "encoding the mount capabilities")
 		}
 	}

@@ -33,11 +33,14 @@ func TestRefusalsByGeneration(t *testing.T) {
 		stdin      func(*rig) []byte
 		text       string
 	}{
-		"bootstrap, nothing":    {Bootstrap, func(*rig) []byte { return nil }, "deprecated API"},
-		"bootstrap, an Any":     {Bootstrap, func(r *rig) []byte { return r.legacyStdin(&options.Options{}) }, "deprecated API"},
-		"bootstrap, other's id": {Bootstrap, func(r *rig) []byte { r.id = "x"; b := r.bootstrapStdin(); r.id = "c1"; return b }, "deprecated API"},
-		"legacy, bootstrap":     {Legacy, func(r *rig) []byte { return r.bootstrapStdin() }, "type with url c1: not found"},
-		"legacy, garbage":       {Legacy, func(*rig) []byte { return []byte("\xff\xff") }, "proto:"},
+		"bootstrap, nothing": {Bootstrap, func(*rig) []byte { return nil }, "deprecated API"},
+		"bootstrap, an Any": {Bootstrap, func(r *rig) []byte { return r.legacyStdin(&options.Options{}) },
+			"deprecated API"},
+		"bootstrap, other's id": {Bootstrap,
+			func(r *rig) []byte { r.id = "x"; b := r.bootstrapStdin(); r.id = "c1"; return b }, "deprecated API"},
+		"legacy, bootstrap": {Legacy, func(r *rig) []byte { return r.bootstrapStdin() },
+			"type with url c1: not found"},
+		"legacy, garbage": {Legacy, func(*rig) []byte { return []byte("\xff\xff") }, "proto:"},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -141,7 +144,8 @@ func TestReplies(t *testing.T) {
 func TestFailingStart(t *testing.T) {
 	for _, stage := range []Stage{AtEntry, BeforeFork, AfterFork} {
 		t.Run(string(stage), func(t *testing.T) {
-			r := newRig(t, Scenario{Start: StartFaults{FailAt: stage, FailText: "no luck", Stderr: "noise\n", Times: 1}})
+			r := newRig(t, Scenario{Start: StartFaults{FailAt: stage, FailText: "no luck", Stderr: "noise\n",
+				Times: 1}})
 			require.Contains(t, r.failStart(r.bootstrapStdin()), "noise\nio.containerd.fake.v1: no luck")
 			require.Empty(t, r.shim.Procs())
 			require.Empty(t, r.shim.Sockets())

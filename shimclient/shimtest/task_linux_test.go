@@ -126,9 +126,11 @@ func TestIgnoredSignalAndKillAll(t *testing.T) {
 func TestRefusedCalls(t *testing.T) {
 	r, k := running(t, Scenario{})
 	code := func(method string, req, resp proto.Message) codes.Code { return status.Code(k.try(method, req, resp)) }
-	require.Equal(t, codes.AlreadyExists, code("Create", &taskapi.CreateTaskRequest{ID: r.id, Bundle: r.bundle}, &taskapi.CreateTaskResponse{}))
+	require.Equal(t, codes.AlreadyExists, code("Create", &taskapi.CreateTaskRequest{ID: r.id, Bundle: r.bundle},
+		&taskapi.CreateTaskResponse{}))
 	require.Equal(t, codes.NotFound, code("State", &taskapi.StateRequest{ID: "other"}, &taskapi.StateResponse{}))
-	require.Equal(t, codes.NotFound, code("State", &taskapi.StateRequest{ID: r.id, ExecID: "e"}, &taskapi.StateResponse{}))
+	require.Equal(t, codes.NotFound, code("State", &taskapi.StateRequest{ID: r.id, ExecID: "e"},
+		&taskapi.StateResponse{}))
 	require.Equal(t, codes.Unknown, code("Start", &taskapi.StartRequest{ID: r.id}, &taskapi.StartResponse{}))
 	err := k.try("Delete", &taskapi.DeleteRequest{ID: r.id}, &taskapi.DeleteResponse{})
 	require.ErrorContains(t, err, "cannot delete a running process")
@@ -186,7 +188,8 @@ func TestStdio(t *testing.T) {
 	out, err := os.OpenFile(stdout, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	require.NoError(t, err)
 	defer out.Close()
-	k.must("Create", &taskapi.CreateTaskRequest{ID: r.id, Bundle: r.bundle, Stdin: stdin, Stdout: stdout}, &taskapi.CreateTaskResponse{})
+	k.must("Create", &taskapi.CreateTaskRequest{ID: r.id, Bundle: r.bundle, Stdin: stdin, Stdout: stdout},
+		&taskapi.CreateTaskResponse{})
 	k.start(r.id, "")
 	_, err = in.WriteString("hello")
 	require.NoError(t, err)

@@ -14,8 +14,9 @@ const (
 	enoughMemory = 1 << 30 // bytes
 )
 
-// tempInMemory makes the directories of tests be on a tmpfs, as a daemon's state is, unless TMPDIR says where they are to be. A test
-// writes hundreds of small files, and a disk that is busy with something else makes it several times as slow.
+// tempInMemory makes the directories of tests be on a tmpfs, as a daemon's state is, unless TMPDIR says where they are
+// to be. A test writes hundreds of small files, and a disk that is busy with something else makes it several times as
+// slow.
 func tempInMemory() {
 	if os.Getenv("TMPDIR") == "" && inMemory(sharedMemory) {
 		_ = os.Setenv("TMPDIR", sharedMemory)

@@ -26,7 +26,8 @@ func TestTempInMemory(t *testing.T) {
 		flags uintptr
 		size  string
 		want  bool
-	}{{"as it should be", 0, "2g", true}, {"small", 0, "1m", false}, {"noexec", unix.MS_NOEXEC, "2g", false}, {"read-only", unix.MS_RDONLY, "2g", false}} {
+	}{{"as it should be", 0, "2g", true}, {"small", 0, "1m", false}, {"noexec", unix.MS_NOEXEC, "2g", false},
+		{"read-only", unix.MS_RDONLY, "2g", false}} {
 		require.NoError(t, unix.Mount("tmpfs", dir, "tmpfs", unix.MS_REMOUNT|c.flags, "size="+c.size), c.name)
 		require.Equal(t, c.want, inMemory(dir), c.name)
 	}

@@ -1,8 +1,8 @@
 // Copyright The Shimyard Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Command sbom writes the CycloneDX bill of materials of a Go program: what `go version -m` knows of it, which is what was linked, not
-// what a go.mod asks for. The same program always gives the same bytes.
+// Command sbom writes the CycloneDX bill of materials of a Go program: what `go version -m` knows of it, which is what
+// was linked, not what a go.mod asks for. The same program always gives the same bytes.
 package main
 
 import (
@@ -52,7 +52,8 @@ func write(w io.Writer, program, name, version string, stamp time.Time) error {
 	return errors.Wrap(enc.Encode(bom), "cannot write the bill of materials")
 }
 
-// billOf lists the modules that are linked in, and Go's own library. There is no serial number: it would have to differ between builds.
+// billOf lists the modules that are linked in, and Go's own library. There is no serial number: it would have to differ
+// between builds.
 func billOf(info *debug.BuildInfo, name, version, sha string, stamp time.Time) *cdx.BOM {
 	bom := cdx.NewBOM()
 	bom.Metadata = &cdx.Metadata{

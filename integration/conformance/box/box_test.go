@@ -46,8 +46,9 @@ func spec(t *testing.T, test string) (box.Spec, *bytes.Buffer) {
 	require.NoError(t, os.WriteFile(filepath.Join(shared, "file"), []byte("shared"), 0o644))
 	var b bytes.Buffer
 	return box.Spec{
-		Layers: []string{layer}, Shared: []string{shared}, Out: out, Hosts: []string{"registry.example"}, Trusted: []byte("TRUSTED\n"),
-		Args: []string{"-test.v", "-test.run=^" + test + "$"}, Stdout: &b, Stderr: &b,
+		Layers: []string{layer}, Shared: []string{shared}, Out: out, Hosts: []string{"registry.example"},
+		Trusted: []byte("TRUSTED\n"),
+		Args:    []string{"-test.v", "-test.run=^" + test + "$"}, Stdout: &b, Stderr: &b,
 		Env: []string{insideEnv + "=" + shared + ":" + out, "PATH=" + box.Path},
 	}, &b
 }
@@ -124,7 +125,8 @@ func TestInside(t *testing.T) {
 		require.NoError(t, os.Mkdir(filepath.Join(dir, d), 0o755))
 	}
 	merged := filepath.Join(dir, "merged")
-	require.NoError(t, unix.Mount("overlay", merged, "overlay", 0, "lowerdir="+dir+"/lower,upperdir="+dir+"/upper,workdir="+dir+"/work"))
+	require.NoError(t, unix.Mount("overlay", merged, "overlay", 0,
+		"lowerdir="+dir+"/lower,upperdir="+dir+"/upper,workdir="+dir+"/work"))
 	require.NoError(t, unix.Unmount(merged, 0))
 
 	cgroups, err := os.ReadFile("/proc/self/cgroup")

@@ -84,7 +84,8 @@ func makeCgroups(name string) ([]string, error) {
 			return made, errors.Wrap(err, "cannot make the cgroup of the box")
 		}
 		made = append(made, dir)
-		for _, file := range []string{"cpuset.cpus", "cpuset.mems"} { // version 1 begins with none, and takes no process then
+		// version 1 begins with none, and takes no process then
+		for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
 			value, err := os.ReadFile(filepath.Join(h.mountpoint, file))
 			if err != nil || h.version2 {
 				continue

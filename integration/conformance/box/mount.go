@@ -112,7 +112,8 @@ func mountKernel(root string) error {
 // mountCgroups mounts each hierarchy where the machine has it, as the cgroup namespace shows it.
 func mountCgroups(root string, all []hierarchy) error {
 	if !(len(all) == 1 && all[0].mountpoint == cgroupRoot) {
-		if err := mount("tmpfs", filepath.Join(root, cgroupRoot), "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=755"); err != nil {
+		if err := mount("tmpfs", filepath.Join(root, cgroupRoot), "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC,
+			"mode=755"); err != nil {
 			return err
 		}
 	}
@@ -164,5 +165,6 @@ func bind(root, dir string, readOnly bool) error {
 }
 
 func mount(source, target, fstype string, flags uintptr, data string) error {
-	return errors.Wrapf(unix.Mount(source, target, fstype, flags, data), "cannot mount %s %s at %s", fstype, source, target)
+	return errors.Wrapf(unix.Mount(source, target, fstype, flags, data), "cannot mount %s %s at %s", fstype, source,
+		target)
 }

@@ -40,5 +40,6 @@ func network() error {
 		return errors.Wrap(err, "cannot bring the node's network device up")
 	}
 	gateway := net.ParseIP("192.0.2.1")
-	return errors.Wrap(netlink.RouteAdd(&netlink.Route{LinkIndex: dev.Attrs().Index, Gw: gateway}), "cannot set the default route")
+	return errors.Wrap(netlink.RouteAdd(&netlink.Route{LinkIndex: dev.Attrs().Index, Gw: gateway}),
+		"cannot set the default route")
 }

@@ -112,7 +112,8 @@ func (p *Pod) Create(name string, command ...string) (string, error) {
 		PodSandboxId: p.ID, SandboxConfig: p.Config,
 		Config: &cri.ContainerConfig{
 			Metadata: &cri.ContainerMetadata{Name: name}, Image: &cri.ImageSpec{Image: Image}, Command: command,
-			LogPath: name + ".log", Linux: &cri.LinuxContainerConfig{Resources: &cri.LinuxContainerResources{MemoryLimitInBytes: 256 << 20}},
+			LogPath: name + ".log",
+			Linux:   &cri.LinuxContainerConfig{Resources: &cri.LinuxContainerResources{MemoryLimitInBytes: 256 << 20}},
 		},
 	})
 	return resp.GetContainerId(), err
@@ -139,7 +140,8 @@ func (n *Node) Status(t testing.TB, id string) *cri.ContainerStatus {
 // Exec runs a shell's command in a container, and returns what it wrote, trimmed.
 func (n *Node) Exec(t testing.TB, id, command string) string {
 	t.Helper()
-	resp, err := n.Runtime.ExecSync(t.Context(), &cri.ExecSyncRequest{ContainerId: id, Cmd: []string{"sh", "-c", command}})
+	resp, err := n.Runtime.ExecSync(t.Context(),
+		&cri.ExecSyncRequest{ContainerId: id, Cmd: []string{"sh", "-c", command}})
 	require.NoError(t, err)
 	require.Zero(t, resp.ExitCode, "%s", resp.Stderr)
 	return strings.TrimSpace(string(resp.Stdout))

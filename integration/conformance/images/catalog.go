@@ -74,7 +74,8 @@ var scripts = map[string]string{
 
 func (p *Parts) base(hard bool) Layer {
 	var l Layer
-	for _, dir := range []string{"bin/", "dev/", "etc/", "home/", "lib/", "proc/", "root/", "run/", "sys/", "tmp/", "usr/", "usr/bin/", "usr/sbin/", "var/", "var/log/"} {
+	for _, dir := range []string{"bin/", "dev/", "etc/", "home/", "lib/", "proc/", "root/", "run/", "sys/", "tmp/",
+		"usr/", "usr/bin/", "usr/sbin/", "var/", "var/log/"} {
 		l = append(l, File{Path: dir})
 	}
 	l = append(l,
@@ -147,13 +148,16 @@ var other = map[bool]string{true: "amd64", false: "arm64"}[runtime.GOARCH == "ar
 // All are the images that the suites pull.
 func (p *Parts) All() []Image {
 	list := []Image{
-		p.Busybox("ghcr.io/containerd/busybox:1.36", "registry.k8s.io/e2e-test-images/busybox:1.29-2", "docker.io/library/busybox:latest"),
+		p.Busybox("ghcr.io/containerd/busybox:1.36", "registry.k8s.io/e2e-test-images/busybox:1.29-2",
+			"docker.io/library/busybox:latest"),
 		p.alpine("ghcr.io/containerd/alpine:3.14.0", "docker.io/library/alpine:latest"),
 		p.pause("registry.k8s.io/pause:3.10.2", "registry.k8s.io/pause:3.10", "registry.k8s.io/pause:3.6"),
 		p.pauseWith("mark", "registry.k8s.io/pause:3.9", "k8s.gcr.io/pause:3.9"),
-		p.Server("/usr/sbin/nginx", nil, "ghcr.io/containerd/nginx:1.27.0", "registry.k8s.io/e2e-test-images/nginx:1.14-2",
+		p.Server("/usr/sbin/nginx", nil, "ghcr.io/containerd/nginx:1.27.0",
+			"registry.k8s.io/e2e-test-images/nginx:1.14-2",
 			"docker.io/library/nginx:latest"),
-		p.Server("/usr/sbin/nginx", []string{"12003"}, "gcr.io/k8s-staging-cri-tools/hostnet-nginx-"+runtime.GOARCH+":latest"),
+		p.Server("/usr/sbin/nginx", []string{"12003"},
+			"gcr.io/k8s-staging-cri-tools/hostnet-nginx-"+runtime.GOARCH+":latest"),
 		p.Server("/usr/sbin/httpd", nil, "registry.k8s.io/e2e-test-images/httpd:2.4.39-4"),
 		p.consumer("registry.k8s.io/e2e-test-images/resource-consumer:1.10"),
 		p.volumeCopyUp("ghcr.io/containerd/volume-copy-up:2.1", "ghcr.io/containerd/volume-copy-up:2.2"),
@@ -165,7 +169,8 @@ func (p *Parts) All() []Image {
 
 func (p *Parts) alpine(names ...string) Image {
 	i := p.Busybox(names...)
-	i.Layers = append([]Layer{p.Linked}, Layer{{Path: "etc/os-release", Mode: 0o644, Data: []byte("NAME=\"Alpine Linux\"\nID=alpine\nVERSION_ID=3.14.0\n")}})
+	i.Layers = append([]Layer{p.Linked}, Layer{{Path: "etc/os-release", Mode: 0o644,
+		Data: []byte("NAME=\"Alpine Linux\"\nID=alpine\nVERSION_ID=3.14.0\n")}})
 	return i
 }
 
@@ -193,8 +198,10 @@ func (p *Parts) volumeCopyUp(names ...string) Image {
 	i := p.Busybox(names...)
 	i.Layers = append(i.Layers,
 		Layer{{Path: "test_dir/"}, {Path: "test_dir/test_file", Mode: 0o644, Data: []byte("test_content\n")}},
-		Layer{{Path: "C:/"}, {Path: "C:/weird_test_dir/"}, {Path: "C:/weird_test_dir/weird_test_file", Mode: 0o644, Data: []byte("test_content\n")}},
-		Layer{{Path: ":colon_prefixed/"}, {Path: ":colon_prefixed/colon_prefixed_file", Mode: 0o644, Data: []byte("test_content\n")}})
+		Layer{{Path: "C:/"}, {Path: "C:/weird_test_dir/"},
+			{Path: "C:/weird_test_dir/weird_test_file", Mode: 0o644, Data: []byte("test_content\n")}},
+		Layer{{Path: ":colon_prefixed/"}, {Path: ":colon_prefixed/colon_prefixed_file", Mode: 0o644,
+			Data: []byte("test_content\n")}})
 	i.Config.Volumes = map[string]struct{}{"/test_dir": {}, "C:/weird_test_dir": {}, "/:colon_prefixed": {}}
 	return i
 }
@@ -249,8 +256,10 @@ func (p *Parts) criTools() []Image {
 	i := p.Busybox(prefix + "test-image-predefined-group:latest")
 	i.Platforms, i.Config.User = nil, "1000"
 	i.Layers = append(i.Layers, Layer{
-		{Path: "etc/passwd", Mode: 0o644, Data: []byte(passwd + "default-user:x:1000:1000:Linux User,,,:/home/default-user:/bin/sh\n")},
-		{Path: "etc/group", Mode: 0o644, Data: []byte(group + "default-user:x:1000:\ngroup-defined-in-image:x:50000:default-user\n")},
+		{Path: "etc/passwd", Mode: 0o644, Data: []byte(passwd +
+			"default-user:x:1000:1000:Linux User,,,:/home/default-user:/bin/sh\n")},
+		{Path: "etc/group", Mode: 0o644, Data: []byte(group +
+			"default-user:x:1000:\ngroup-defined-in-image:x:50000:default-user\n")},
 	})
 	return append(list, i)
 }

@@ -52,7 +52,8 @@ type File struct {
 }
 
 func (f File) header() *tar.Header {
-	h := &tar.Header{Name: strings.TrimPrefix(f.Path, "/"), Mode: f.Mode, Uid: f.UID, Gid: f.GID, ModTime: time.Unix(0, 0)}
+	h := &tar.Header{Name: strings.TrimPrefix(f.Path, "/"), Mode: f.Mode, Uid: f.UID, Gid: f.GID,
+		ModTime: time.Unix(0, 0)}
 	switch {
 	case f.Hard:
 		h.Typeflag, h.Linkname = tar.TypeLink, f.Link

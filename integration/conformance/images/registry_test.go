@@ -68,7 +68,10 @@ func TestHostsHaveRepositoriesOfTheirOwnAndMissesAreTold(t *testing.T) {
 	p := parts(t)
 	r := NewRegistry()
 	require.NoError(t, r.Add(p.Marked("a", "one.example/image:latest"), p.Marked("b", "two.example/image:latest")))
-	r.Handle("web.example", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "web") }))
+	r.Handle("web.example", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_,
+			_ = io.WriteString(w, "web")
+	}))
 	var missing []string
 	r.Missing = func(url string) { missing = append(missing, url) }
 	id, err := NewIdentity([]string{"one.example", "three.example", "web.example"})
@@ -80,7 +83,8 @@ func TestHostsHaveRepositoriesOfTheirOwnAndMissesAreTold(t *testing.T) {
 	defer l.Close()
 
 	get := func(host, path string) (int, string) {
-		client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, ServerName: host}, DisableKeepAlives: true}}
+		client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, ServerName: host},
+			DisableKeepAlives: true}}
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+l.Addr().String()+path, nil)
 		require.NoError(t, err)
 		req.Host = host

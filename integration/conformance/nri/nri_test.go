@@ -60,7 +60,8 @@ func TestEventsComeInOrder(t *testing.T) {
 	pod.Remove()
 	require.Equal(t, []string{
 		"RunPodSandbox", "CreateContainer c", "PostCreateContainer c", "StartContainer c", "PostStartContainer c",
-		"UpdateContainer c", "PostUpdateContainer c", "StopContainer c", "RemoveContainer c", "StopPodSandbox", "RemovePodSandbox",
+		"UpdateContainer c", "PostUpdateContainer c", "StopContainer c", "RemoveContainer c", "StopPodSandbox",
+		"RemovePodSandbox",
 	}, p.heard())
 }
 
@@ -69,7 +70,8 @@ func TestExitIsTold(t *testing.T) {
 	p, _ := connect(t, "10")
 	id := n.RunPod(t, "exit").Start("c", "sh", "-c", "exit 3")
 	p.await("StopContainer c")
-	require.Eventually(t, func() bool { return n.Status(t, id).State == cri.ContainerState_CONTAINER_EXITED }, crinode.Patience, crinode.Tick)
+	require.Eventually(t, func() bool { return n.Status(t, id).State == cri.ContainerState_CONTAINER_EXITED },
+		crinode.Patience, crinode.Tick)
 	require.EqualValues(t, 3, n.Status(t, id).ExitCode)
 }
 
@@ -101,7 +103,8 @@ func TestAdjustmentIsWhatTheContainerGets(t *testing.T) {
 		p.create = func(*api.Container) (*api.ContainerAdjustment, []*api.ContainerUpdate, error) {
 			a := &api.ContainerAdjustment{}
 			a.AddEnv("ADJUSTED", "yes")
-			a.AddMount(&api.Mount{Source: "/var/lib/nri-test", Destination: "/adjusted", Type: "bind", Options: []string{"rbind", "ro"}})
+			a.AddMount(&api.Mount{Source: "/var/lib/nri-test", Destination: "/adjusted", Type: "bind",
+				Options: []string{"rbind", "ro"}})
 			a.SetLinuxMemoryLimit(96 << 20)
 			a.AddRlimit("RLIMIT_NOFILE", 555, 444)
 			return a, nil, nil
@@ -128,7 +131,8 @@ func TestRefusedContainerLeavesNothing(t *testing.T) {
 	pod := n.RunPod(t, "refuse")
 	_, err := pod.Create("c", "true")
 	require.ErrorContains(t, err, "not on this node")
-	list, err := n.Runtime.ListContainers(t.Context(), &cri.ListContainersRequest{Filter: &cri.ContainerFilter{PodSandboxId: pod.ID}})
+	list, err := n.Runtime.ListContainers(t.Context(),
+		&cri.ListContainersRequest{Filter: &cri.ContainerFilter{PodSandboxId: pod.ID}})
 	require.NoError(t, err)
 	require.Empty(t, list.Containers)
 	refuse = false
@@ -239,7 +243,10 @@ func TestSynchronizeAfterRestart(t *testing.T) {
 			require.NoError(t, err)
 			exited := pod.Start("exited", "true")
 			before.await("StopContainer exited") // which is told before CRI takes the container for exited
-			require.Eventually(t, func() bool { return n.Status(t, exited).State == cri.ContainerState_CONTAINER_EXITED },
+			require.Eventually(t, func() bool {
+				return n.Status(t,
+					exited).State == cri.ContainerState_CONTAINER_EXITED
+			},
 				crinode.Patience, crinode.Tick)
 			_, was := connect(t, "20")
 
@@ -258,7 +265,8 @@ func TestSynchronizeAfterRestart(t *testing.T) {
 			_, err = n.Runtime.StartContainer(t.Context(), &cri.StartContainerRequest{ContainerId: created})
 			require.NoError(t, err)
 			n.Stop(t, running)
-			require.Equal(t, []string{"StartContainer created", "PostStartContainer created", "StopContainer running"}, after.heard())
+			require.Equal(t, []string{"StartContainer created", "PostStartContainer created", "StopContainer running"},
+				after.heard())
 		})
 	}
 }

@@ -59,7 +59,8 @@ func connect(t *testing.T, index string, change ...func(*plugin)) (*plugin, sync
 }
 
 // intercept adds evictions to an answer: the stub has no other way.
-func (p *plugin) intercept(ctx context.Context, u ttrpc.Unmarshaler, _ *ttrpc.UnaryServerInfo, method ttrpc.Method) (any, error) {
+func (p *plugin) intercept(ctx context.Context, u ttrpc.Unmarshaler, _ *ttrpc.UnaryServerInfo,
+	method ttrpc.Method) (any, error) {
 	resp, err := method(ctx, u)
 	if r, ok := resp.(*api.CreateContainerResponse); ok && err == nil && p.evict != nil {
 		r.Evict = p.evict()
@@ -86,10 +87,12 @@ func (p *plugin) heard() []string {
 // await waits until the plugin has heard the event.
 func (p *plugin) await(event string) {
 	p.t.Helper()
-	require.Eventually(p.t, func() bool { return slices.Contains(p.heard(), event) }, crinode.Patience, crinode.Tick, "waiting for %s", event)
+	require.Eventually(p.t, func() bool { return slices.Contains(p.heard(), event) }, crinode.Patience, crinode.Tick,
+		"waiting for %s", event)
 }
 
-func (p *plugin) Synchronize(_ context.Context, pods []*api.PodSandbox, containers []*api.Container) ([]*api.ContainerUpdate, error) {
+func (p *plugin) Synchronize(_ context.Context, pods []*api.PodSandbox,
+	containers []*api.Container) ([]*api.ContainerUpdate, error) {
 	p.synced <- synced{pods, containers}
 	return nil, nil
 }
@@ -109,7 +112,8 @@ func (p *plugin) RemovePodSandbox(context.Context, *api.PodSandbox) error {
 	return nil
 }
 
-func (p *plugin) CreateContainer(_ context.Context, _ *api.PodSandbox, c *api.Container) (*api.ContainerAdjustment, []*api.ContainerUpdate, error) {
+func (p *plugin) CreateContainer(_ context.Context, _ *api.PodSandbox, c *api.Container) (*api.ContainerAdjustment,
+	[]*api.ContainerUpdate, error) {
 	p.record("CreateContainer", c)
 	if p.create == nil {
 		return nil, nil, nil
@@ -132,7 +136,8 @@ func (p *plugin) PostStartContainer(_ context.Context, _ *api.PodSandbox, c *api
 	return nil
 }
 
-func (p *plugin) UpdateContainer(_ context.Context, _ *api.PodSandbox, c *api.Container, r *api.LinuxResources) ([]*api.ContainerUpdate, error) {
+func (p *plugin) UpdateContainer(_ context.Context, _ *api.PodSandbox, c *api.Container,
+	r *api.LinuxResources) ([]*api.ContainerUpdate, error) {
 	p.record("UpdateContainer", c)
 	if p.update == nil {
 		return nil, nil

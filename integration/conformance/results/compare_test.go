@@ -24,30 +24,42 @@ func TestCompare(t *testing.T) {
 		narrowed    bool
 		err         string
 	}{
-		"both pass":                         {stock: Pass, ours: Pass},
-		"both skip":                         {stock: Skip, ours: Skip},
-		"ours fails":                        {stock: Pass, ours: Fail, err: "TestX: stock pass, ours fail, and it is not listed"},
-		"ours skips":                        {stock: Pass, ours: Skip, err: "TestX: stock pass, ours skip, and it is not listed"},
-		"ours has no such test":             {stock: Pass, err: "TestX: stock pass, ours absent, and it is not listed"},
-		"stock fails":                       {stock: Fail, ours: Pass, err: "TestX: stock fail, ours pass, and it is not listed"},
-		"both fail":                         {stock: Fail, ours: Fail, err: "TestX: stock fail, ours fail, and it is not listed"},
-		"ours fails, listed":                {stock: Pass, ours: Fail, kind: FailsOurs},
-		"ours fails, listed, and passes":    {stock: Pass, ours: Pass, kind: FailsOurs, err: "TestX is listed as known (ours): stock pass, ours pass"},
-		"ours fails, listed, stock as well": {stock: Fail, ours: Fail, kind: FailsOurs, err: "TestX is listed as known (ours): stock fail, ours fail"},
-		"stock fails, listed":               {stock: Fail, ours: Pass, kind: FailsStock},
-		"stock fails, listed, and passes":   {stock: Pass, ours: Pass, kind: FailsStock, err: "TestX is listed as known (stock): stock pass, ours pass"},
-		"both fail, listed":                 {stock: Fail, ours: Fail, kind: FailsBoth},
-		"both fail, listed, ours passes":    {stock: Fail, ours: Pass, kind: FailsBoth, err: "TestX is listed as known (both): stock fail, ours pass"},
-		"both fail, listed, both skip":      {stock: Skip, ours: Skip, kind: FailsBoth, err: "TestX is listed as known (both): stock skip, ours skip"},
-		"alike, both fail":                  {stock: Fail, ours: Fail, kind: Alike},
-		"alike, both skip":                  {stock: Skip, ours: Skip, kind: Alike},
-		"alike, ours fails":                 {stock: Pass, ours: Fail, kind: Alike, err: "TestX is listed as known (alike): stock pass, ours fail"},
-		"flaky, ours fails":                 {stock: Pass, ours: Fail, kind: FlakyBoth},
-		"flaky, both pass":                  {stock: Pass, ours: Pass, kind: FlakyBoth},
-		"flaky with stock, stock fails":     {stock: Fail, ours: Pass, kind: FlakyStock},
-		"flaky with stock, ours fails":      {stock: Pass, ours: Fail, kind: FlakyStock, err: "TestX is listed as known (flaky-stock): stock pass, ours fail"},
-		"listed, and gone":                  {kind: FlakyBoth, err: "TestX is listed as known (flaky), and no test is called so"},
-		"listed, and not chosen":            {kind: FlakyBoth, narrowed: true},
+		"both pass": {stock: Pass, ours: Pass},
+		"both skip": {stock: Skip, ours: Skip},
+		"ours fails": {stock: Pass, ours: Fail,
+			err: "TestX: stock pass, ours fail, and it is not listed"},
+		"ours skips": {stock: Pass, ours: Skip,
+			err: "TestX: stock pass, ours skip, and it is not listed"},
+		"ours has no such test": {stock: Pass, err: "TestX: stock pass, ours absent, and it is not listed"},
+		"stock fails": {stock: Fail, ours: Pass,
+			err: "TestX: stock fail, ours pass, and it is not listed"},
+		"both fail": {stock: Fail, ours: Fail,
+			err: "TestX: stock fail, ours fail, and it is not listed"},
+		"ours fails, listed": {stock: Pass, ours: Fail, kind: FailsOurs},
+		"ours fails, listed, and passes": {stock: Pass, ours: Pass, kind: FailsOurs,
+			err: "TestX is listed as known (ours): stock pass, ours pass"},
+		"ours fails, listed, stock as well": {stock: Fail, ours: Fail, kind: FailsOurs,
+			err: "TestX is listed as known (ours): stock fail, ours fail"},
+		"stock fails, listed": {stock: Fail, ours: Pass, kind: FailsStock},
+		"stock fails, listed, and passes": {stock: Pass, ours: Pass, kind: FailsStock,
+			err: "TestX is listed as known (stock): stock pass, ours pass"},
+		"both fail, listed": {stock: Fail, ours: Fail, kind: FailsBoth},
+		"both fail, listed, ours passes": {stock: Fail, ours: Pass, kind: FailsBoth,
+			err: "TestX is listed as known (both): stock fail, ours pass"},
+		"both fail, listed, both skip": {stock: Skip, ours: Skip, kind: FailsBoth,
+			err: "TestX is listed as known (both): stock skip, ours skip"},
+		"alike, both fail": {stock: Fail, ours: Fail, kind: Alike},
+		"alike, both skip": {stock: Skip, ours: Skip, kind: Alike},
+		"alike, ours fails": {stock: Pass, ours: Fail, kind: Alike,
+			err: "TestX is listed as known (alike): stock pass, ours fail"},
+		"flaky, ours fails":             {stock: Pass, ours: Fail, kind: FlakyBoth},
+		"flaky, both pass":              {stock: Pass, ours: Pass, kind: FlakyBoth},
+		"flaky with stock, stock fails": {stock: Fail, ours: Pass, kind: FlakyStock},
+		"flaky with stock, ours fails": {stock: Pass, ours: Fail, kind: FlakyStock,
+			err: "TestX is listed as known (flaky-stock): stock pass, ours fail"},
+		"listed, and gone": {kind: FlakyBoth,
+			err: "TestX is listed as known (flaky), and no test is called so"},
+		"listed, and not chosen": {kind: FlakyBoth, narrowed: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			stock, ours := map[string]Outcome{"TestOther": Pass}, map[string]Outcome{"TestOther": Pass}
@@ -100,7 +112,8 @@ func TestParseKnown(t *testing.T) {
 
 func TestMarkdownNamesWhatDiffersWithItsReason(t *testing.T) {
 	known := []Entry{{Name: "TestX", Kind: FailsOurs, Reason: "told once"}}
-	s := Compare("client", run(map[string]Outcome{"TestX": Pass, "TestY": Skip}), run(map[string]Outcome{"TestX": Fail, "TestY": Skip}), known, false)
+	s := Compare("client", run(map[string]Outcome{"TestX": Pass, "TestY": Skip}),
+		run(map[string]Outcome{"TestX": Fail, "TestY": Skip}), known, false)
 	s.About = "a suite"
 	text := Markdown([]*Summary{s})
 	require.Contains(t, text, "| client | a suite | 1, 0, 1 | 0, 1, 1 |\n")

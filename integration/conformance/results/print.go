@@ -13,7 +13,8 @@ func (s *Summary) String() string {
 	var b strings.Builder
 	for _, side := range []Side{Stock, Ours} {
 		n := s.Sides[side]
-		fmt.Fprintf(&b, "%s, %-5s: %d passed, %d failed, %d skipped (%.0f s)\n", s.Suite, side, n.Passed, n.Failed, n.Skipped, n.Seconds)
+		fmt.Fprintf(&b, "%s, %-5s: %d passed, %d failed, %d skipped (%.0f s)\n", s.Suite, side, n.Passed, n.Failed,
+			n.Skipped, n.Seconds)
 	}
 	section(&b, "differ", s.Differ)
 	section(&b, "failed with both", s.Failed)

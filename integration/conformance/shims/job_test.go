@@ -40,7 +40,8 @@ func (n *node) run(id string, command []string, change ...func(*options.Options)
 		c(o)
 	}
 	c, err := n.client.NewContainer(ctx, id, client.WithNewSnapshot(id, img),
-		client.WithRuntime("io.containerd.runc.v2", o), client.WithNewSpec(oci.WithImageConfig(img), oci.WithProcessArgs(command...)))
+		client.WithRuntime("io.containerd.runc.v2", o),
+		client.WithNewSpec(oci.WithImageConfig(img), oci.WithProcessArgs(command...)))
 	require.NoError(n.t, err)
 	j := &job{n: n, id: id}
 	n.t.Cleanup(j.remove)

@@ -51,7 +51,8 @@ func (s *Site) Daemon(ctx context.Context, o DaemonOptions) (*Daemon, error) {
 	}
 	state := "/run/containerd" + o.Suffix
 	d := &Daemon{site: s, Address: state + "/containerd.sock"}
-	d.args = append([]string{"--config", config, "--address", d.Address, "--state", state, "--root", "/var/lib/containerd" + o.Suffix}, o.Args...)
+	d.args = append([]string{"--config", config, "--address", d.Address, "--state", state, "--root",
+		"/var/lib/containerd" + o.Suffix}, o.Args...)
 	return d, d.Start(ctx)
 }
 

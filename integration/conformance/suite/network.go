@@ -16,7 +16,8 @@ import (
 
 // Network adds CNI's plugins and iptables to the plan.
 func (k *Kit) Network(p *Plan) error {
-	dir, err := k.Debian("network", nil, "containernetworking-plugins", "iptables", "libip4tc2", "libip6tc2", "libxtables12", "libnftnl11",
+	dir, err := k.Debian("network", nil, "containernetworking-plugins", "iptables", "libip4tc2", "libip6tc2",
+		"libxtables12", "libnftnl11",
 		"libmnl0", "libnetfilter-conntrack3", "libnfnetlink0")
 	if err != nil {
 		return err
@@ -61,8 +62,10 @@ func CNIConfig(dir, network, plugin, device string) error {
 	if plugin != "bridge" {
 		capabilities = `, "capabilities": {"io.kubernetes.cri.pod-annotations": true}`
 	}
-	text := strings.NewReplacer("NETWORK", network, "PLUGIN", plugin, "DEVICE", device, "CAPABILITIES", capabilities).Replace(conflist)
-	return errors.Wrap(os.WriteFile(filepath.Join(dir, "10-containerd-net.conflist"), []byte(text), 0o644), "cannot write CNI's configuration")
+	text := strings.NewReplacer("NETWORK", network, "PLUGIN", plugin, "DEVICE", device, "CAPABILITIES",
+		capabilities).Replace(conflist)
+	return errors.Wrap(os.WriteFile(filepath.Join(dir, "10-containerd-net.conflist"), []byte(text), 0o644),
+		"cannot write CNI's configuration")
 }
 
 // conflist is the network that containerd's own scripts set up.
@@ -91,7 +94,8 @@ func (s *Site) iptables(ctx context.Context) error {
 	}
 	defer log.Close()
 	for _, flavour := range []string{"nft", "legacy"} {
-		if s.Command(ctx, log, "iptables-"+flavour, "-t", "nat", "-A", "OUTPUT", "-m", "comment", "--comment", "probe", "-j", "RETURN").Run() != nil {
+		if s.Command(ctx, log, "iptables-"+flavour, "-t", "nat", "-A", "OUTPUT", "-m", "comment", "--comment", "probe",
+			"-j", "RETURN").Run() != nil {
 			continue
 		}
 		if err := s.Command(ctx, log, "iptables-"+flavour, "-t", "nat", "-F", "OUTPUT").Run(); err != nil {

@@ -98,7 +98,8 @@ func runCRI(ctx context.Context, s *suite.Site) error {
 		return err
 	}
 	// What it wants, a shim that ends with its pod, is what the daemon does when it is told not to keep shims.
-	return underCRI(ctx, s, criConfig+noReuse, func(d *suite.Daemon) error { return criTests(ctx, s, d, "reuse=0: ", "^TestIssue7496$") })
+	return underCRI(ctx, s, criConfig+noReuse,
+		func(d *suite.Daemon) error { return criTests(ctx, s, d, "reuse=0: ", "^TestIssue7496$") })
 }
 
 func criTests(ctx context.Context, s *suite.Site, d *suite.Daemon, label, only string) error {
@@ -120,7 +121,8 @@ var criSkip = map[string]string{
 
 // underCRI starts a daemon that comes back when it ends, and ends it after do.
 func underCRI(ctx context.Context, s *suite.Site, config string, do func(d *suite.Daemon) error) error {
-	d, err := s.Daemon(ctx, suite.DaemonOptions{Config: config, Suffix: "-test", Args: []string{"--log-level", "debug"}})
+	d, err := s.Daemon(ctx, suite.DaemonOptions{Config: config, Suffix: "-test",
+		Args: []string{"--log-level", "debug"}})
 	if err != nil {
 		return err
 	}

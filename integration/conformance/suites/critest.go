@@ -104,7 +104,8 @@ var criBench = &suite.Suite{
 		}
 		err := onBridge(ctx, s, func(d *suite.Daemon) error {
 			return s.Ginkgo(ctx, suite.Ginkgo{Name: "cribench", Program: s.Program("critest"), Args: []string{
-				"-runtime-endpoint=unix://" + d.Address, "-benchmark", "-benchmarking-params-file=" + params, "-benchmarking-output-dir=" + s.Out,
+				"-runtime-endpoint=unix://" + d.Address, "-benchmark", "-benchmarking-params-file=" + params,
+				"-benchmarking-output-dir=" + s.Out,
 			}})
 		})
 		if err != nil {

@@ -20,6 +20,7 @@ var nri = &suite.Suite{
 		return err
 	},
 	Run: func(ctx context.Context, s *suite.Site) error {
-		return s.GoTest(ctx, suite.GoTest{Name: "nri", Program: s.Program("nri.test"), Dir: "/", Timeout: 12 * time.Minute})
+		return s.GoTest(ctx, suite.GoTest{Name: "nri", Program: s.Program("nri.test"), Dir: "/",
+			Timeout: 12 * time.Minute})
 	},
 }

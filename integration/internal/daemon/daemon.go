@@ -303,7 +303,8 @@ func RunToEnd(binary string, args ...string) (string, error) {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, binary, args...)
 	var out strings.Builder
-	cmd.Stdout = &watcher{out: &out, word: "containerd successfully booted", then: func() { _ = cmd.Process.Signal(syscall.SIGTERM) }}
+	cmd.Stdout = &watcher{out: &out, word: "containerd successfully booted",
+		then: func() { _ = cmd.Process.Signal(syscall.SIGTERM) }}
 	cmd.Stderr = cmd.Stdout
 	err := cmd.Run()
 	return out.String(), err

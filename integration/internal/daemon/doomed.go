@@ -39,7 +39,8 @@ func (d *Daemon) Died(done <-chan struct{}, grace time.Duration) bool {
 	d.closeClient()
 	d.proc = nil
 	status, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
-	require.True(d.tb, ok && status.Signaled() && status.Signal() == syscall.SIGKILL, "the daemon ended otherwise: %v", p.err)
+	require.True(d.tb, ok && status.Signaled() && status.Signal() == syscall.SIGKILL, "the daemon ended otherwise: %v",
+		p.err)
 	return true
 }
 

@@ -129,7 +129,8 @@ func (d *Daemon) Processes() []Process {
 		if err != nil || len(args) == 0 { // gone, or a zombie
 			continue
 		}
-		found = append(found, Process{Pid: pid, Args: strings.TrimSpace(string(bytes.ReplaceAll(args, []byte{0}, []byte{' '}))), Why: why})
+		found = append(found, Process{Pid: pid,
+			Args: strings.TrimSpace(string(bytes.ReplaceAll(args, []byte{0}, []byte{' '}))), Why: why})
 	}
 	return found
 }

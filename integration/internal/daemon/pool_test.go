@@ -19,9 +19,10 @@ func TestWithPool(t *testing.T) {
 		"share8":              {"share8", ours, before, before + "\n" + poolSection + "\nshare = 8\n"},
 		"stock":               {"off", "/bin/tools/containerd-stock", before, before},
 		"stock, as installed": {"off", "/bin/tools/containerd-stock-2.4.2", before, before},
-		"own section":         {"off", ours, own("cleanup = 'always'\n"), own("warm = 0\nshare = 1\ncleanup = 'always'\n")},
-		"own pool":            {"off", ours, own("share = 2\n"), own("share = 2\n")},
-		"own section, last":   {"share8", ours, before + poolSection, before + poolSection + "\nshare = 8\n"},
+		"own section": {"off", ours, own("cleanup = 'always'\n"),
+			own("warm = 0\nshare = 1\ncleanup = 'always'\n")},
+		"own pool":          {"off", ours, own("share = 2\n"), own("share = 2\n")},
+		"own section, last": {"share8", ours, before + poolSection, before + poolSection + "\nshare = 8\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv(PoolEnv, c.mode)

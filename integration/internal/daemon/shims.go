@@ -112,7 +112,8 @@ func (d *Daemon) onRecord(s Shim) bool {
 		} `json:"shim"`
 	}
 	data, err := os.ReadFile(filepath.Join(d.Dir, "state", taskPlugin, "."+s.ID, "warm.json"))
-	if err != nil || json.Unmarshal(data, &rec) != nil || !strings.HasPrefix(s.ID, "_") || rec.Namespace != s.Namespace {
+	if err != nil || json.Unmarshal(data, &rec) != nil || !strings.HasPrefix(s.ID, "_") ||
+		rec.Namespace != s.Namespace {
 		return false
 	}
 	if rec.Shim != nil && rec.Shim.Pid != s.Pid && !s.Helper {

@@ -51,7 +51,8 @@ func (d *Daemon) Baseline() {
 		}
 		last = u
 		if time.Now().After(deadline) {
-			d.tb.Fatalf("the daemon does not come to rest: %d fds, %d goroutines\n%s", len(u.fds), u.goroutines, u.profile)
+			d.tb.Fatalf("the daemon does not come to rest: %d fds, %d goroutines\n%s", len(u.fds), u.goroutines,
+				u.profile)
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
@@ -92,10 +93,12 @@ func (d *Daemon) overUsage() []string {
 	}
 	var left []string
 	if len(u.fds) > len(d.base.fds) {
-		left = append(left, fmt.Sprintf("file descriptors of the daemon: %d, not %d; new: %v", len(u.fds), len(d.base.fds), added(d.base.fds, u.fds)))
+		left = append(left, fmt.Sprintf("file descriptors of the daemon: %d, not %d; new: %v", len(u.fds),
+			len(d.base.fds), added(d.base.fds, u.fds)))
 	}
 	if u.goroutines > d.base.goroutines {
-		left = append(left, fmt.Sprintf("goroutines of the daemon: %d, not %d; new:\n%s", u.goroutines, d.base.goroutines,
+		left = append(left, fmt.Sprintf("goroutines of the daemon: %d, not %d; new:\n%s", u.goroutines,
+			d.base.goroutines,
 			strings.Join(added(stacks(d.base.profile), stacks(u.profile)), "\n")))
 	}
 	return left
@@ -132,10 +135,11 @@ var profileTotal = regexp.MustCompile(`^goroutine profile: total (\d+)`)
 // pprof asks the daemon's debug socket. The connection is closed with the
 // answer: it would count.
 func (d *Daemon) pprof(what string) (string, error) {
-	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		var dialer net.Dialer
-		return dialer.DialContext(ctx, "unix", filepath.Join(d.Dir, "d.sock"))
-	}}
+	transport := &http.Transport{DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var dialer net.Dialer
+			return dialer.DialContext(ctx, "unix", filepath.Join(d.Dir, "d.sock"))
+		}}
 	c := &http.Client{Transport: transport, Timeout: Patience}
 	defer c.CloseIdleConnections()
 	resp, err := c.Get("http://daemon/debug/pprof/" + what)

@@ -1,7 +1,8 @@
 // Copyright The Shimyard Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package otlp is a collector of traces inside a test: it takes what exporters send over OTLP's HTTP transport and keeps it.
+// Package otlp is a collector of traces inside a test: it takes what exporters send over OTLP's HTTP transport and
+// keeps it.
 package otlp
 
 import (
@@ -52,7 +53,8 @@ func Start(t testing.TB) *Collector {
 
 // Env makes a program, and those that it starts, send each span soon.
 func (c *Collector) Env() []string {
-	return []string{"OTEL_EXPORTER_OTLP_ENDPOINT=" + c.server.URL, "OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf", "OTEL_BSP_SCHEDULE_DELAY=50"}
+	return []string{"OTEL_EXPORTER_OTLP_ENDPOINT=" + c.server.URL, "OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf",
+		"OTEL_BSP_SCHEDULE_DELAY=50"}
 }
 
 // ServeHTTP implements http.Handler.
@@ -78,8 +80,9 @@ func (c *Collector) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 func newSpan(service string, s *tracepb.Span) Span {
 	return Span{
-		Service: service, Trace: hex.EncodeToString(s.TraceId), ID: hex.EncodeToString(s.SpanId), ParentID: hex.EncodeToString(s.ParentSpanId),
-		Name: s.Name, Kind: s.Kind, Attributes: attributes(s.Attributes), Failure: s.GetStatus().GetMessage(), Raw: s,
+		Service: service, Trace: hex.EncodeToString(s.TraceId), ID: hex.EncodeToString(s.SpanId),
+		ParentID: hex.EncodeToString(s.ParentSpanId),
+		Name:     s.Name, Kind: s.Kind, Attributes: attributes(s.Attributes), Failure: s.GetStatus().GetMessage(), Raw: s,
 	}
 }
 
@@ -111,6 +114,7 @@ func (c *Collector) Spans(is func(Span) bool) (found []Span) {
 // Children are the spans right below one, in the order of their beginning.
 func (c *Collector) Children(of Span) []Span {
 	found := c.Spans(func(s Span) bool { return s.Trace == of.Trace && s.ParentID == of.ID })
-	slices.SortFunc(found, func(a, b Span) int { return int(int64(a.Raw.StartTimeUnixNano) - int64(b.Raw.StartTimeUnixNano)) })
+	slices.SortFunc(found,
+		func(a, b Span) int { return int(int64(a.Raw.StartTimeUnixNano) - int64(b.Raw.StartTimeUnixNano)) })
 	return found
 }

@@ -46,8 +46,10 @@ type Series struct {
 const unit = 0.55 * vg.Inch
 
 var lines = []color.Color{
-	color.RGBA{R: 0x1f, G: 0x77, B: 0xb4, A: 0xff}, color.RGBA{R: 0xe8, G: 0x7d, B: 0x1a, A: 0xff}, color.RGBA{R: 0x2c, G: 0xa0, B: 0x2c, A: 0xff},
-	color.RGBA{R: 0xd6, G: 0x27, B: 0x28, A: 0xff}, color.RGBA{R: 0x94, G: 0x67, B: 0xbd, A: 0xff}, color.RGBA{R: 0x8c, G: 0x56, B: 0x4b, A: 0xff},
+	color.RGBA{R: 0x1f, G: 0x77, B: 0xb4, A: 0xff}, color.RGBA{R: 0xe8, G: 0x7d, B: 0x1a, A: 0xff},
+	color.RGBA{R: 0x2c, G: 0xa0, B: 0x2c, A: 0xff},
+	color.RGBA{R: 0xd6, G: 0x27, B: 0x28, A: 0xff}, color.RGBA{R: 0x94, G: 0x67, B: 0xbd, A: 0xff},
+	color.RGBA{R: 0x8c, G: 0x56, B: 0x4b, A: 0xff},
 	color.RGBA{R: 0x17, G: 0xbe, B: 0xcf, A: 0xff}, color.RGBA{R: 0x7f, G: 0x7f, B: 0x7f, A: 0xff},
 }
 
@@ -74,7 +76,8 @@ func Dashboard(w io.Writer, begin time.Time, graphs []Graph) error {
 	// 256 colors are enough for lines, and a third of the bytes.
 	small := image.NewPaletted(img.Image().Bounds(), palette.Plan9)
 	stddraw.Draw(small, small.Rect, img.Image(), small.Rect.Min, stddraw.Src)
-	return errors.Wrap((&png.Encoder{CompressionLevel: png.BestCompression}).Encode(w, small), "cannot write the dashboard")
+	return errors.Wrap((&png.Encoder{CompressionLevel: png.BestCompression}).Encode(w, small),
+		"cannot write the dashboard")
 }
 
 func (g *Graph) plot(begin time.Time) (*plot.Plot, error) {

@@ -123,7 +123,8 @@ func number(v float64) string {
 // Markdown is a list of what there is to know.
 func (m *Machine) Markdown() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "- Machine: %s, %d cores, %s of memory; Linux %s, %s; state, root and bundles on %s; load average before: %s\n",
+	fmt.Fprintf(&b,
+		"- Machine: %s, %d cores, %s of memory; Linux %s, %s; state, root and bundles on %s; load average before: %s\n",
 		m.CPU, m.Cores, m.Memory, m.Kernel, m.Cgroups, m.Filesystem, m.Load)
 	fmt.Fprintf(&b, "- containerd %s, Shimyard %s, %s, %s\n", m.Stock, m.Ours, m.Runc, m.Go)
 	fmt.Fprintf(&b, "- Measured on %s\n", m.When.UTC().Format("2006-01-02"))

@@ -55,7 +55,8 @@ func (r *Results) Plot(w io.Writer, panels []Panel) error {
 	}
 	across := min(2, len(plots))
 	down := (len(plots) + across - 1) / across
-	img := vgimg.NewWith(vgimg.UseWH(panelWidth*vg.Length(across), panelHeight*vg.Length(down)), vgimg.UseDPI(resolution))
+	img := vgimg.NewWith(vgimg.UseWH(panelWidth*vg.Length(across), panelHeight*vg.Length(down)),
+		vgimg.UseDPI(resolution))
 	tiles := draw.Tiles{Rows: down, Cols: across, PadX: vg.Points(10), PadY: vg.Points(10),
 		PadTop: vg.Points(6), PadBottom: vg.Points(6), PadLeft: vg.Points(6), PadRight: vg.Points(6)}
 	canvas := draw.New(img)

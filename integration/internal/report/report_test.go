@@ -65,16 +65,19 @@ func TestNumber(t *testing.T) {
 func example() *Results {
 	r := &Results{
 		Machine: Machine{
-			When: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), CPU: "CPU", Cores: 2, Memory: "8 GiB", Kernel: "6.1", Cgroups: "cgroup v2",
+			When: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), CPU: "CPU", Cores: 2, Memory: "8 GiB", Kernel: "6.1",
+			Cgroups:    "cgroup v2",
 			Filesystem: "tmpfs", Load: "0.1", Stock: "2.4.2", Ours: "2.4.2+x", Runc: "runc 1.5", Go: "go1",
 		},
 		About: []string{"How it was done."},
 	}
 	up := r.Add(Row{Section: "Time", Name: "create", Unit: "ms", Brief: true, Chart: "time", Label: "create"})
 	up.Samples = [sides][]float64{{10, 20, 30}, {5, 5, 5}, {2}}
-	over := r.Add(Row{Section: "Time", Name: "over", Unit: "ms", Chart: "time", Label: "over", Notes: []string{"Once."}})
+	over := r.Add(Row{Section: "Time", Name: "over", Unit: "ms", Chart: "time", Label: "over",
+		Notes: []string{"Once."}})
 	over.Samples = [sides][]float64{Stock: Differences(up.Samples[Stock], []float64{2, 2, 2}), Ours: {3}}
-	all := Row{Section: "Rate", Name: "all", Unit: "/s", More: true, Brief: true, Chart: "rate", Label: "8", Notes: []string{"Twice."}}
+	all := Row{Section: "Rate", Name: "all", Unit: "/s", More: true, Brief: true, Chart: "rate", Label: "8",
+		Notes: []string{"Twice."}}
 	r.Add(all).Sample(Ours, 1500)
 	return r
 }
@@ -129,7 +132,8 @@ func TestReplace(t *testing.T) {
 }
 
 func TestPlot(t *testing.T) {
-	panels := []Panel{{Chart: "time", Title: "Time", Log: true}, {Chart: "rate", Title: "Rate"}, {Chart: "nothing", Title: "Nothing"}}
+	panels := []Panel{{Chart: "time", Title: "Time", Log: true}, {Chart: "rate", Title: "Rate"},
+		{Chart: "nothing", Title: "Nothing"}}
 	var buf bytes.Buffer
 	require.NoError(t, example().Plot(&buf, panels))
 	picture, err := png.Decode(&buf)

@@ -22,7 +22,8 @@ func Summarize(samples []float64) Summary {
 		return Summary{}
 	}
 	sorted := slices.Sorted(slices.Values(samples))
-	return Summary{Median: quantile(sorted, 0.5), Low: quantile(sorted, 0.25), High: quantile(sorted, 0.75), N: len(sorted)}
+	return Summary{Median: quantile(sorted, 0.5), Low: quantile(sorted, 0.25), High: quantile(sorted, 0.75),
+		N: len(sorted)}
 }
 
 // quantile interpolates between the two samples that are next to it.

@@ -7,5 +7,6 @@ import "os"
 
 // FailpointDaemon is the custom daemon with the places in it at which a test can make it die.
 func (t *Tools) FailpointDaemon() (string, error) {
-	return t.goTool("containerd-failpoints", t.Module, "./containerd", "CGO_ENABLED=0", "GOFLAGS="+os.Getenv("GOFLAGS")+" -tags=failpoints")
+	return t.goTool("containerd-failpoints", t.Module, "./containerd", "CGO_ENABLED=0",
+		"GOFLAGS="+os.Getenv("GOFLAGS")+" -tags=failpoints")
 }

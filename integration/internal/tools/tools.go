@@ -100,13 +100,15 @@ func (t *Tools) Runc() (string, error) {
 
 // Shim is the runc shim of the containerd release that this module requires.
 func (t *Tools) Shim() (string, error) {
-	return t.goTool(shimName, t.Module, "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2", "CGO_ENABLED=0")
+	return t.goTool(shimName, t.Module, "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2",
+		"CGO_ENABLED=0")
 }
 
 // TracingShim is Shim with traces built in.
 func (t *Tools) TracingShim() (string, error) {
 	return t.goTool(filepath.Join("shim-tracing", shimName), t.Module,
-		"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2", "CGO_ENABLED=0", "GOFLAGS="+os.Getenv("GOFLAGS")+" -tags=shim_tracing")
+		"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2", "CGO_ENABLED=0",
+		"GOFLAGS="+os.Getenv("GOFLAGS")+" -tags=shim_tracing")
 }
 
 // Shim22 is the runc shim of containerd 2.2.

@@ -28,7 +28,8 @@ type Now struct {
 	UnresponsiveSince time.Time
 	// LaunchQueue is how many launches wait for their turn.
 	LaunchQueue int
-	// CleanupsPending are instances whose cleaning has failed and is tried again, CleanupSince is when the oldest of them began.
+	// CleanupsPending are instances whose cleaning has failed and is tried again, CleanupSince is when the oldest of
+	// them began.
 	CleanupsPending int
 	CleanupSince    time.Time
 }
@@ -40,10 +41,12 @@ type (
 	WarmShims struct{ Runtime, State string }
 )
 
-// Source tells what there is. It walks maps in memory: no call to a shim, no exec, no file. Runtimes are as their creates named them.
+// Source tells what there is. It walks maps in memory: no call to a shim, no exec, no file. Runtimes are as their
+// creates named them.
 type Source interface{ Now() Now }
 
-// Follow makes a source the one that gauges are read from, in place of an earlier one. Unfollow ends that, if it still is the one.
+// Follow makes a source the one that gauges are read from, in place of an earlier one. Unfollow ends that, if it still
+// is the one.
 func Follow(s Source) { gauges.source.Store(&s) }
 
 // Unfollow ends what Follow began.
@@ -64,10 +67,12 @@ var (
 	instancesDesc = desc("instances", "Tasks and sandboxes.", "kind", "state", "runtime", "namespace")
 	processesDesc = desc("processes", "Shim processes.", "state", "runtime")
 	warmDesc      = desc("warm_shims", "Shims that were started for no container in particular.", "runtime", "state")
-	oldestDesc    = desc("unresponsive_oldest_seconds", "For how long the shim that has been silent longest has not answered; 0 when all answer.")
-	queueDesc     = desc("launch_queue", "Launches of shims that wait for their turn.")
-	pendingDesc   = desc("cleanups_pending", "Instances of which something could not be removed; it is tried again.")
-	cleanupDesc   = desc("cleanup_oldest_seconds", "For how long the oldest of the pending cleanups has failed; 0 when there is none.")
+	oldestDesc    = desc("unresponsive_oldest_seconds",
+		"For how long the shim that has been silent longest has not answered; 0 when all answer.")
+	queueDesc   = desc("launch_queue", "Launches of shims that wait for their turn.")
+	pendingDesc = desc("cleanups_pending", "Instances of which something could not be removed; it is tried again.")
+	cleanupDesc = desc("cleanup_oldest_seconds",
+		"For how long the oldest of the pending cleanups has failed; 0 when there is none.")
 )
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
@@ -76,7 +81,8 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{instancesDesc, processesDesc, warmDesc, oldestDesc, queueDesc, pendingDesc, cleanupDesc} {
+	for _, d := range []*prometheus.Desc{instancesDesc, processesDesc, warmDesc, oldestDesc, queueDesc, pendingDesc,
+		cleanupDesc} {
 		ch <- d
 	}
 }
@@ -121,7 +127,8 @@ func ageOf(t time.Time) float64 {
 	return max(0, time.Since(t).Seconds())
 }
 
-// bounded gives runtimes their label and puts together the namespaces that are beyond the limit: those with the fewest instances.
+// bounded gives runtimes their label and puts together the namespaces that are beyond the limit: those with the fewest
+// instances.
 func bounded(all map[Instances]int) map[Instances]int {
 	sizes := make(map[string]int)
 	for k, n := range all {

@@ -1,12 +1,13 @@
 // Copyright The Shimyard Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package metrics counts what the manager does, for Prometheus. All names begin with shimyard_. No label holds an id, a pid or a path;
-// whatever a client can make up is bounded, see Runtime and namespaceLimit, so that a daemon has less than 2,000 series.
+// Package metrics counts what the manager does, for Prometheus. All names begin with shimyard_. No label holds an id, a
+// pid or a path; whatever a client can make up is bounded, see Runtime and namespaceLimit, so that a daemon has less
+// than 2,000 series.
 //
-// Counters and histograms are changed where something happens, through the functions of this package, which cost some tens of nanoseconds
-// and are safe for concurrent use. Gauges are read from a Source while Prometheus scrapes. The metrics are those of the process: managers that
-// follow one another, as in tests, share them.
+// Counters and histograms are changed where something happens, through the functions of this package, which cost some
+// tens of nanoseconds and are safe for concurrent use. Gauges are read from a Source while Prometheus scrapes. The
+// metrics are those of the process: managers that follow one another, as in tests, share them.
 package metrics
 
 import (
@@ -35,25 +36,36 @@ var calls = []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 
 var (
 	info = gauge("info", "What runs; the value is 1.", "version", "containerd_version")
 
-	creates = counter("creates_total", "Creates of tasks and sandboxes, by where the shim came from and how they ended.", "runtime", "source", "result")
+	creates = counter("creates_total",
+		"Creates of tasks and sandboxes, by where the shim came from and how they ended.", "runtime", "source",
+		"result")
 
 	createFailures = counter("create_failures_total", "Creates that failed, by the reason.", "runtime", "reason")
-	createSeconds  = histogram("create_duration_seconds", "Duration of creates that succeeded.", durations, "runtime", "source")
-	phaseSeconds   = histogram("create_phase_duration_seconds", "Duration of the phases of creates.", durations, "phase")
-	deleteSeconds  = histogram("delete_duration_seconds", "Duration of deletes of tasks that succeeded.", durations, "runtime")
+	createSeconds  = histogram("create_duration_seconds", "Duration of creates that succeeded.", durations, "runtime",
+		"source")
+	phaseSeconds = histogram("create_phase_duration_seconds", "Duration of the phases of creates.", durations,
+		"phase")
+	deleteSeconds = histogram("delete_duration_seconds", "Duration of deletes of tasks that succeeded.", durations,
+		"runtime")
 
 	shimExecs = counter("shim_execs_total", "Executions of shims' binaries.", "command")
 
-	rpcSeconds  = histogram("rpc_duration_seconds", "Duration of calls to shims, without Wait.", calls, "method")
-	rpcs        = counter("rpcs_total", "Calls to shims that have ended, without Wait.", "method", "code")
-	deadlines   = counter("deadlines_passed_total", "Calls that a shim left unanswered for the whole deadline of their method.", "method")
-	breakers    = counter("breaker_transitions_total", "Shim processes that became unresponsive, or answered again.", "runtime", "to")
-	reconnects  = counter("reconnects_total", "Connections to shims that were lost and what became of them.", "result")
-	deaths      = counter("deaths_total", "Shim processes that are proven dead while they served something, by the proof.", "runtime", "proof")
-	exitsTold   = counter("exits_told_total", "Exit events that the daemon published for a shim that could not.", "by")
-	restores    = gauge("restore_seconds", "Time from the start of the runtime plugin to a stage of the restore, in this daemon's life.", "stage")
-	restored    = counter("restored_total", "Instances found at the start of the daemon, by what became of them.", "outcome")
-	warmAsked   = counter("warm_requests_total", "Creates by whether a warm shim could serve them.", "runtime", "result")
+	rpcSeconds = histogram("rpc_duration_seconds", "Duration of calls to shims, without Wait.", calls, "method")
+	rpcs       = counter("rpcs_total", "Calls to shims that have ended, without Wait.", "method", "code")
+	deadlines  = counter("deadlines_passed_total",
+		"Calls that a shim left unanswered for the whole deadline of their method.", "method")
+	breakers = counter("breaker_transitions_total", "Shim processes that became unresponsive, or answered again.",
+		"runtime", "to")
+	reconnects = counter("reconnects_total", "Connections to shims that were lost and what became of them.", "result")
+	deaths     = counter("deaths_total",
+		"Shim processes that are proven dead while they served something, by the proof.", "runtime", "proof")
+	exitsTold = counter("exits_told_total", "Exit events that the daemon published for a shim that could not.", "by")
+	restores  = gauge("restore_seconds",
+		"Time from the start of the runtime plugin to a stage of the restore, in this daemon's life.", "stage")
+	restored = counter("restored_total", "Instances found at the start of the daemon, by what became of them.",
+		"outcome")
+	warmAsked = counter("warm_requests_total", "Creates by whether a warm shim could serve them.", "runtime",
+		"result")
 	warmEnded   = counter("warm_ended_total", "Warm shims that were ended, by the reason.", "reason")
 	cleanupRuns = counter("cleanup_attempts_total", "Attempts to remove what is left of an instance.", "result")
 )
@@ -67,18 +79,21 @@ func counter(name, help string, labels ...string) *prometheus.CounterVec {
 }
 
 func histogram(name, help string, buckets []float64, labels ...string) *prometheus.HistogramVec {
-	return prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: prefix + name, Help: help, Buckets: buckets}, labels)
+	return prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: prefix + name, Help: help, Buckets: buckets},
+		labels)
 }
 
 // collectors are all that Register registers.
 func collectors() []prometheus.Collector {
 	return []prometheus.Collector{
-		info, creates, createFailures, createSeconds, phaseSeconds, deleteSeconds, shimExecs, rpcSeconds, rpcs, deadlines, breakers,
+		info, creates, createFailures, createSeconds, phaseSeconds, deleteSeconds, shimExecs, rpcSeconds, rpcs,
+		deadlines, breakers,
 		reconnects, deaths, exitsTold, restores, restored, warmAsked, warmEnded, cleanupRuns, gauges,
 	}
 }
 
-// Register registers all metrics, with the versions of the daemon as constants of the info metric. Registering again does nothing.
+// Register registers all metrics, with the versions of the daemon as constants of the info metric. Registering again
+// does nothing.
 func Register(r prometheus.Registerer, version, containerdVersion string) error {
 	for _, c := range collectors() {
 		var twice prometheus.AlreadyRegisteredError
@@ -95,8 +110,8 @@ var runtimes = struct {
 	known map[string]bool
 }{known: make(map[string]bool)}
 
-// Runtime is the label of a runtime whose name has resolved to a binary: the name. A path is nothing to put into a label, and no more than
-// runtimeLimit names are told apart.
+// Runtime is the label of a runtime whose name has resolved to a binary: the name. A path is nothing to put into a
+// label, and no more than runtimeLimit names are told apart.
 func Runtime(name string) string {
 	if name == "" || filepath.IsAbs(name) {
 		return Unknown
@@ -164,7 +179,8 @@ const (
 
 var phases = sync.OnceValue(func() map[string]prometheus.Observer {
 	m := make(map[string]prometheus.Observer)
-	for _, p := range []string{PhaseResolve, PhaseQueue, PhaseBundle, PhaseLaunch, PhaseAdopt, PhaseDial, PhaseMounts, PhaseCreate} {
+	for _, p := range []string{PhaseResolve, PhaseQueue, PhaseBundle, PhaseLaunch, PhaseAdopt, PhaseDial, PhaseMounts,
+		PhaseCreate} {
 		m[p] = phaseSeconds.WithLabelValues(p)
 	}
 	return m

@@ -51,7 +51,8 @@ func TestNames(t *testing.T) {
 	r := registry(t)
 	useAll()
 	s := &fixed{Instances: map[Instances]int{{"task", "running", "io.containerd.runc.v2", "default"}: 1},
-		Processes: map[Processes]int{{"connected", "io.containerd.runc.v2"}: 1}, WarmShims: map[WarmShims]int{{"io.containerd.runc.v2", "idle"}: 1}}
+		Processes: map[Processes]int{{"connected", "io.containerd.runc.v2"}: 1},
+		WarmShims: map[WarmShims]int{{"io.containerd.runc.v2", "idle"}: 1}}
 	Follow(s)
 	t.Cleanup(func() { Unfollow(s) })
 	problems, err := testutil.GatherAndLint(r)
@@ -77,9 +78,11 @@ func TestGauges(t *testing.T) {
 	require.Zero(t, n, "no source, no gauges")
 	s := &fixed{
 		Instances: map[Instances]int{
-			{"task", "running", "io.containerd.runc.v2", "default"}: 2, {"task", "running", "/opt/shim-a", "default"}: 1, {"task", "running", "/opt/shim-b", "default"}: 3,
+			{"task", "running", "io.containerd.runc.v2", "default"}: 2,
+			{"task", "running", "/opt/shim-a", "default"}:           1, {"task", "running", "/opt/shim-b", "default"}: 3,
 		},
-		Processes: map[Processes]int{{"connected", "/opt/shim-a"}: 1, {"connected", "/opt/shim-b"}: 1}, LaunchQueue: 4, CleanupsPending: 1,
+		Processes: map[Processes]int{{"connected", "/opt/shim-a"}: 1, {"connected", "/opt/shim-b"}: 1}, LaunchQueue: 4,
+		CleanupsPending: 1,
 	}
 	Follow(s)
 	t.Cleanup(func() { Unfollow(s) })
@@ -120,7 +123,8 @@ func TestBounded(t *testing.T) {
 	out := bounded(all)
 	require.Len(t, out, namespaceLimit)
 	require.Equal(t, 50, out[Instances{"task", "running", "io.containerd.runc.v2", "large"}])
-	require.Equal(t, 1000-(namespaceLimit-2), out[Instances{"task", "running", "io.containerd.runc.v2", OtherNamespaces}])
+	require.Equal(t, 1000-(namespaceLimit-2), out[Instances{"task", "running", "io.containerd.runc.v2",
+		OtherNamespaces}])
 
 	labels := make(map[string]bool)
 	for n := range 1000 {

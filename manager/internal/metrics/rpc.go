@@ -18,8 +18,8 @@ var handles struct {
 	seconds, ended, passed sync.Map // by method, by call, by method
 }
 
-// RPC counts a call to a shim that has ended. method is that of the Task or Sandbox API, code gRPC's name of the error's class, "OK" for none.
-// Waits are not counted: one lasts as long as its container.
+// RPC counts a call to a shim that has ended. method is that of the Task or Sandbox API, code gRPC's name of the
+// error's class, "OK" for none. Waits are not counted: one lasts as long as its container.
 func RPC(method, code string, took time.Duration) {
 	observer(method).Observe(took.Seconds())
 	ended(call{method, code}).Inc()

@@ -33,7 +33,8 @@ func TestCallThatSeesTheLossFirst(t *testing.T) {
 				require.NoError(t, p.OnConnected(mute(t).Conn))
 				answers := make(chan error, 1)
 				go func() {
-					answers <- p.Call(t.Context(), Forced, func(context.Context, *Link) error { return shimclient.ErrConnectionLost })
+					answers <- p.Call(t.Context(), Forced,
+						func(context.Context, *Link) error { return shimclient.ErrConnectionLost })
 				}()
 				synctest.Wait()
 				require.Empty(t, answers, "it is not known yet what becomes of the shim")

@@ -305,7 +305,8 @@ func (p *Process) downgradeFor(ctx context.Context, seen *Link) bool {
 	if p.link == l {
 		p.version = 2
 		p.link = &Link{Conn: l.Conn, Task: task}
-		log.G(ctx).WithField("address", p.Endpoint).Info("shim serves version 2 of the Task API, not the version it told")
+		log.G(ctx).WithField("address",
+			p.Endpoint).Info("shim serves version 2 of the Task API, not the version it told")
 	}
 	return true
 }

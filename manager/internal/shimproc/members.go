@@ -16,8 +16,8 @@ type Member interface {
 	// process's lock held: they may take the member's own, and no other, and do nothing else.
 	Enter(p *Process) Facts
 	Facts() Facts
-	// Runs tells whether a process is one that the shim has run for the member, so that it is not the shim. Called with no
-	// lock held.
+	// Runs tells whether a process is one that the shim has run for the member, so that it is not the shim. Called with
+	// no lock held.
 	Runs(shimclient.ProcessID) bool
 	// Gone tells whether what the shim has run for the member is certainly gone. Called with no lock held.
 	Gone() bool
@@ -62,8 +62,9 @@ type Keeper interface {
 
 // KeptFacts are what a keeper knows of its process.
 type KeptFacts struct {
-	Pid        shimclient.ProcessID // verified; zero where it is not known
-	Answered   uint64               // when it ran and had no task yet, in clock ticks since boot; 0 when that is not known
+	Pid shimclient.ProcessID // verified; zero where it is not known
+	// when it ran and had no task yet, in clock ticks since boot; 0 when that is not known
+	Answered   uint64
 	Token, Dir string
 	Binary     shimclient.Binary
 }

@@ -27,13 +27,15 @@ const (
 )
 
 const (
-	firstPause     = 5 * time.Millisecond // between attempts to connect
-	lastPause      = time.Second
-	verifyTries    = 3                      // to verify the pid again
-	dumpTime       = time.Second            // for a shim to write its stacks
-	probePause     = 500 * time.Millisecond // for a probe of an unresponsive shim at least; each has its own deadline, too
-	vouchedVersion = 3                      // the first version of the Task API whose shims tell all changes by themselves
-	anewRounds     = 30                     // probes between two on a connection of their own, after the first few
+	firstPause  = 5 * time.Millisecond // between attempts to connect
+	lastPause   = time.Second
+	verifyTries = 3           // to verify the pid again
+	dumpTime    = time.Second // for a shim to write its stacks
+	// for a probe of an unresponsive shim at least; each has its own deadline, too
+	probePause = 500 * time.Millisecond
+	// the first version of the Task API whose shims tell all changes by themselves
+	vouchedVersion = 3
+	anewRounds     = 30 // probes between two on a connection of their own, after the first few
 )
 
 // Link is one connection with its Task client; immutable, replaced as a whole.
@@ -100,8 +102,8 @@ type identity struct {
 
 // trail is by what processes of the shim are found that there is no connection to.
 type trail struct {
-	// launched tells that this machine's daemon, this one or an earlier one, started it: only then does a refused connect
-	// mean anything. False for the address that a sandboxer behind a proxy plugin hands over.
+	// launched tells that this machine's daemon, this one or an earlier one, started it: only then does a refused
+	// connect mean anything. False for the address that a sandboxer behind a proxy plugin hands over.
 	launched bool
 	// traced: its launch is on record, so that no process of that means that it has ended; only for one without an
 	// address.

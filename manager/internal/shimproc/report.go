@@ -16,8 +16,8 @@ import (
 // namedInLog is how many instances a line of the log names; a shim may serve hundreds.
 const namedInLog = 8
 
-// logger is for lines that an operator acts on: they name the shim's address, its pid if that is verified, its runtime, and
-// whom it serves.
+// logger is for lines that an operator acts on: they name the shim's address, its pid if that is verified, its runtime,
+// and whom it serves.
 func (p *Process) logger(ctx context.Context) *log.Entry {
 	fields := log.Fields{"address": p.Endpoint}
 	p.mu.Lock()

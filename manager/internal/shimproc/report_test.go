@@ -14,7 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A shim that falls silent, answers again and dies is one line each, which names it, whom it serves, and for how long it was silent.
+// A shim that falls silent, answers again and dies is one line each, which names it, whom it serves, and for how long
+// it was silent.
 func TestLinesForOperators(t *testing.T) {
 	r, _ := idle(t)
 	logger, hook := logtest.NewNullLogger()
@@ -44,7 +45,8 @@ func TestLinesForOperators(t *testing.T) {
 		require.Equal(t, "and 2 more", served[namedInLog])
 	}
 	require.Equal(t, []string{
-		"shim does not answer; its containers are left alone and it is tried until it answers", "shim answers again", "shim is dead: it is a test",
+		"shim does not answer; its containers are left alone and it is tried until it answers", "shim answers again",
+		"shim is dead: it is a test",
 	}, said)
 	require.Contains(t, hook.AllEntries()[1].Data, "after")
 }

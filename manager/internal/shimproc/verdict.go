@@ -118,7 +118,8 @@ func Probe(ctx context.Context, ep shimclient.Endpoint) shimclient.Reach {
 
 // isLocalShortage tells errors of a connect that are about this daemon.
 func isLocalShortage(err error) bool {
-	return slices.ContainsFunc([]error{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.ENOBUFS, context.Canceled},
+	return slices.ContainsFunc([]error{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.ENOBUFS,
+		context.Canceled},
 		func(e error) bool { return errors.Is(err, e) })
 }
 
@@ -148,7 +149,8 @@ func (p *Process) Verify(ctx context.Context, l *Link, b shimclient.Binary, toke
 		return
 	}
 	if p.begunForTask(pid) {
-		log.G(ctx).WithField("pid", r.ShimPid).Debug("what the shim tells as its pid is a process that it has run for a task")
+		log.G(ctx).WithField("pid",
+			r.ShimPid).Debug("what the shim tells as its pid is a process that it has run for a task")
 		return
 	}
 	p.setPid(pid)

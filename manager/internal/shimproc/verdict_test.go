@@ -19,7 +19,8 @@ func TestProofOfDeath(t *testing.T) {
 	foreign := evidence{unix: true, local: true, reach: shimclient.Refused, overdue: true, traces: gone}
 	vsock := evidence{reach: shimclient.Unknown, overdue: true, traces: gone}
 	lost := evidence{lost: true, traced: true, launched: true, overdue: true, traces: gone}
-	hiding := evidence{unix: true, local: true, launched: true, reach: shimclient.Refused, overdue: true, traces: hidden}
+	hiding := evidence{unix: true, local: true, launched: true, reach: shimclient.Refused, overdue: true,
+		traces: hidden}
 	for _, c := range []struct {
 		name   string
 		base   evidence
@@ -27,7 +28,8 @@ func TestProofOfDeath(t *testing.T) {
 		want   bool
 	}{
 		{"the verified pid is gone", evidence{pid: gone}, nil, true},
-		{"and another process listens at its address", evidence{pid: gone, unix: true, reach: shimclient.Reachable}, nil,
+		{"and another process listens at its address", evidence{pid: gone, unix: true, reach: shimclient.Reachable},
+			nil,
 			true},
 		{"the verified pid lives, whatever else is gone", launched,
 			func(e *evidence) { e.pid, e.overdue = alive, true }, false},
@@ -39,7 +41,8 @@ func TestProofOfDeath(t *testing.T) {
 			func(e *evidence) { e.reach = shimclient.Unknown }, false},
 		{"that, for long", launched, func(e *evidence) { e.reach, e.overdue = shimclient.Unknown, true }, false},
 		{"launched, and a process of it lives", launched, func(e *evidence) { e.traces = alive }, false},
-		{"launched, and the look for its processes has failed", launched, func(e *evidence) { e.traces = unseen }, false},
+		{"launched, and the look for its processes has failed", launched, func(e *evidence) { e.traces = unseen },
+			false},
 		{"that, for long", launched, func(e *evidence) { e.traces, e.overdue = unseen, true }, false},
 
 		{"an abstract socket, refused for long", abstract, nil, true},
@@ -48,7 +51,8 @@ func TestProofOfDeath(t *testing.T) {
 
 		{"not launched here, refused for long", foreign, nil, true},
 		{"not launched here, refused at first", foreign, func(e *evidence) { e.overdue = false }, false},
-		{"not launched here, and something listens", foreign, func(e *evidence) { e.reach = shimclient.Reachable }, false},
+		{"not launched here, and something listens", foreign, func(e *evidence) { e.reach = shimclient.Reachable },
+			false},
 
 		{"a VM's, out of reach for long", vsock, nil, true},
 		{"a VM's, out of reach at first", vsock, func(e *evidence) { e.overdue = false }, false},
@@ -60,7 +64,8 @@ func TestProofOfDeath(t *testing.T) {
 		{"without an address, and a process of it lives", lost, func(e *evidence) { e.traces = alive }, false},
 
 		{"where processes cannot be looked at, refused for long", hiding, nil, true},
-		{"where processes cannot be looked at, refused at first", hiding, func(e *evidence) { e.overdue = false }, false},
+		{"where processes cannot be looked at, refused at first", hiding, func(e *evidence) { e.overdue = false },
+			false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			e := c.base

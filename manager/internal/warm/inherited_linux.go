@@ -36,7 +36,8 @@ var inheritedStat = []int{19, 40, 41}
 
 // inheritedLinks are the root directory, and the namespaces that matter to a shim.
 var inheritedLinks = []string{
-	"root", "ns/mnt", "ns/cgroup", "ns/ipc", "ns/net", "ns/pid_for_children", "ns/time_for_children", "ns/user", "ns/uts",
+	"root", "ns/mnt", "ns/cgroup", "ns/ipc", "ns/net", "ns/pid_for_children", "ns/time_for_children", "ns/user",
+	"ns/uts",
 }
 
 // readSurroundings is the digest of what a child process would inherit from the daemon now. Priorities are a thread's:

@@ -91,7 +91,8 @@ func TestInheritedIsRead(t *testing.T) {
 func setPolicy(t *testing.T, pid, policy int) {
 	t.Helper()
 	var param struct{ priority int32 }
-	_, _, errno := unix.Syscall(unix.SYS_SCHED_SETSCHEDULER, uintptr(pid), uintptr(policy), uintptr(unsafe.Pointer(&param)))
+	_, _, errno := unix.Syscall(unix.SYS_SCHED_SETSCHEDULER, uintptr(pid), uintptr(policy),
+		uintptr(unsafe.Pointer(&param)))
 	require.Zero(t, errno, "%v", errno)
 }
 

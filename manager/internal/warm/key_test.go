@@ -39,14 +39,17 @@ func TestWish(t *testing.T) {
 		wish Wish
 		want bool
 	}{
-		"plain":                       {Wish{ID: "c"}, true},
-		"options":                     {Wish{ID: "c", Options: options(&runcoptions.Options{BinaryName: "crun"})}, true},
-		"options of another shim":     {Wish{ID: "c", Options: &anypb.Any{TypeUrl: "other", Value: []byte{0xff}}}, true},
+		"plain": {Wish{ID: "c"}, true},
+		"options": {Wish{ID: "c", Options: options(&runcoptions.Options{BinaryName: "crun"})},
+			true},
+		"options of another shim": {Wish{ID: "c", Options: &anypb.Any{TypeUrl: "other", Value: []byte{0xff}}},
+			true},
 		"options that cannot be read": {Wish{ID: "c", Options: damaged}, false},
-		"cgroup of the shim":          {Wish{ID: "c", Options: options(&runcoptions.Options{ShimCgroup: "/shims"})}, false},
-		"first container of a pod":    {Wish{ID: "c", Groups: []string{"c"}}, true},
-		"container of a pod":          {Wish{ID: "c", Groups: []string{"c", "pod"}}, false},
-		"group of runc's shim":        {Wish{ID: "c", Groups: []string{"c"}, RuncGroup: true}, false},
+		"cgroup of the shim": {Wish{ID: "c", Options: options(&runcoptions.Options{ShimCgroup: "/shims"})},
+			false},
+		"first container of a pod": {Wish{ID: "c", Groups: []string{"c"}}, true},
+		"container of a pod":       {Wish{ID: "c", Groups: []string{"c", "pod"}}, false},
+		"group of runc's shim":     {Wish{ID: "c", Groups: []string{"c"}, RuncGroup: true}, false},
 	} {
 		require.Equal(t, c.want, c.wish.Allowed(), name)
 	}

@@ -20,11 +20,13 @@ func TestMemoryRule(t *testing.T) {
 		memory Machine
 		want   allowance
 	}{
-		"no rule":                 {MemoryRule{}, Machine{gib, 0, 100}, allowance{math.MaxUint64, false}},
-		"nothing is known":        {MemoryRule{1, 10, 10}, Machine{}, allowance{math.MaxUint64, false}},
-		"share":                   {MemoryRule{Share: 1}, Machine{100 * gib, 0, 100}, allowance{gib, false}},
-		"enough is available":     {MemoryRule{Available: 10}, Machine{100 * gib, 10 * gib, 0}, allowance{math.MaxUint64, false}},
-		"less than is to be":      {MemoryRule{Available: 10}, Machine{100 * gib, 10*gib - 1, 0}, allowance{math.MaxUint64, true}},
+		"no rule":          {MemoryRule{}, Machine{gib, 0, 100}, allowance{math.MaxUint64, false}},
+		"nothing is known": {MemoryRule{1, 10, 10}, Machine{}, allowance{math.MaxUint64, false}},
+		"share":            {MemoryRule{Share: 1}, Machine{100 * gib, 0, 100}, allowance{gib, false}},
+		"enough is available": {MemoryRule{Available: 10}, Machine{100 * gib, 10 * gib, 0},
+			allowance{math.MaxUint64, false}},
+		"less than is to be": {MemoryRule{Available: 10}, Machine{100 * gib, 10*gib - 1, 0},
+			allowance{math.MaxUint64, true}},
 		"some wait":               {MemoryRule{Pressure: 10}, Machine{gib, 0, 9.99}, allowance{math.MaxUint64, false}},
 		"too many wait":           {MemoryRule{Pressure: 10}, Machine{gib, 0, 10}, allowance{math.MaxUint64, true}},
 		"short and share":         {MemoryRule{1, 10, 10}, Machine{100 * gib, gib, 0}, allowance{gib, true}},

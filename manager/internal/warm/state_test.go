@@ -83,13 +83,15 @@ func TestEvents(t *testing.T) {
 	}
 	for from, rows := range map[string]map[string]want{
 		"entered": {
-			"put idle": {state: Idle, place: true}, "put serving": {state: Serving}, "take": {state: Entered, answer: false},
+			"put idle": {state: Idle, place: true}, "put serving": {state: Serving},
+			"take":     {state: Entered, answer: false},
 			"distrust": {state: Retired, why: WhyDistrusted}, "died": {state: Retired, answer: false, why: WhyDied},
 			"ending": {state: Ending, why: WhyDied}, "expire": {state: Entered},
 		},
 		"idle": {
 			"take": {state: Serving, answer: true}, "distrust": {state: Retired, why: WhyDistrusted, ends: true},
-			"died": {state: Retired, answer: false, why: WhyDied}, "ending": {state: Ending, why: WhyDied}, "expire": {state: Idle, place: true},
+			"died": {state: Retired, answer: false, why: WhyDied}, "ending": {state: Ending, why: WhyDied},
+			"expire": {state: Idle, place: true},
 		},
 		"serving": {
 			"take": {state: Serving, answer: false}, "give up": {state: Retired, why: WhyDistrusted, ends: true},
@@ -100,21 +102,26 @@ func TestEvents(t *testing.T) {
 		"leaving": {
 			"take": {state: Serving, answer: false, place: true}, "back": {state: Idle, answer: false, place: true},
 			"back, another is in it": {state: Retired, answer: false, why: WhyDistrusted},
-			"distrust":               {state: Retired, why: WhyDistrusted}, "died": {state: Retired, answer: false, why: WhyDied},
-			"expire": {state: Serving, place: true},
+			"distrust":               {state: Retired, why: WhyDistrusted},
+			"died":                   {state: Retired, answer: false, why: WhyDied},
+			"expire":                 {state: Serving, place: true},
 		},
 		"retired": {
-			"put idle": {state: Retired, ends: true}, "put serving": {state: Retired}, "take": {state: Retired, answer: false},
-			"give up": {state: Retired, ends: true}, "keep": {state: Retired, answer: false}, "distrust": {state: Retired},
-			"died": {state: Retired, answer: false}, "ending": {state: Ending}, "expire": {state: Retired},
+			"put idle": {state: Retired, ends: true}, "put serving": {state: Retired},
+			"take":    {state: Retired, answer: false},
+			"give up": {state: Retired, ends: true}, "keep": {state: Retired, answer: false},
+			"distrust": {state: Retired},
+			"died":     {state: Retired, answer: false}, "ending": {state: Ending}, "expire": {state: Retired},
 		},
 		"leaving retired": {
 			"back": {state: Retired, answer: true}, "back, another is in it": {state: Retired, answer: false},
 			"died": {state: Retired, answer: false}, "ending": {state: Ending},
 		},
 		"ending": {
-			"take": {state: Ending, answer: false}, "give up": {state: Ending, ends: true}, "keep": {state: Ending, answer: false},
-			"distrust": {state: Ending}, "died": {state: Ending, answer: true}, "ending": {state: Ending}, "expire": {state: Ending},
+			"take": {state: Ending, answer: false}, "give up": {state: Ending, ends: true},
+			"keep":     {state: Ending, answer: false},
+			"distrust": {state: Ending}, "died": {state: Ending, answer: true}, "ending": {state: Ending},
+			"expire": {state: Ending},
 		},
 	} {
 		for event, want := range rows {

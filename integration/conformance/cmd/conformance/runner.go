@@ -160,7 +160,8 @@ func (r *runner) sideOf(ctx context.Context, s *suite.Suite, b brief) (*report, 
 	defer cancel()
 	start := time.Now()
 	err = box.Run(ctx, box.Spec{
-		Layers: b.Layers, Shared: append([]string{filepath.Dir(r.kit.Tools.Module), r.kit.Tools.Dir}, b.Shared...), Out: out,
+		Layers: b.Layers, Shared: append([]string{filepath.Dir(r.kit.Tools.Module), r.kit.Tools.Dir}, b.Shared...),
+		Out:   out,
 		Hosts: hosts, Trusted: id.Certificate, Stdout: console, Stderr: console,
 		Args: []string{driveRole, s.Name, out},
 		Env:  []string{"PATH=" + box.Path, "HOME=/root", "LANG=C.UTF-8", "USER=root"},
@@ -225,7 +226,8 @@ func (r *runner) table() error {
 
 // printOne is for a run of one side.
 func printOne(name string, side results.Side, run *results.Run) bool {
-	fmt.Printf("%s, %s: %d passed, %d failed, %d skipped\n", name, side, run.Count(results.Pass), run.Count(results.Fail), run.Count(results.Skip))
+	fmt.Printf("%s, %s: %d passed, %d failed, %d skipped\n", name, side, run.Count(results.Pass),
+		run.Count(results.Fail), run.Count(results.Skip))
 	for _, t := range run.Tests {
 		if t.Outcome == results.Fail {
 			fmt.Printf("failed: %s\n", t.Name)

@@ -84,7 +84,8 @@ func serve(name string, ports []string) {
 		fmt.Fprint(w, page)
 	})
 	// Suites wait for what the real ones log.
-	fmt.Fprintf(os.Stderr, "%s: start worker processes; resuming normal operations -- Command line: 'httpd -D FOREGROUND'\n", name)
+	fmt.Fprintf(os.Stderr,
+		"%s: start worker processes; resuming normal operations -- Command line: 'httpd -D FOREGROUND'\n", name)
 	failed := make(chan error, len(ports))
 	for _, port := range ports {
 		go func() { failed <- http.ListenAndServe(":"+port, handler) }()

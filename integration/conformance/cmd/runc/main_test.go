@@ -14,7 +14,8 @@ import (
 
 func TestSpecOf(t *testing.T) {
 	for want, args := range map[string][]string{
-		"/b/config.json": {"runc", "--root", "/r", "--log-format", "json", "create", "--bundle", "/b", "--pid-file", "/p", "id"},
+		"/b/config.json": {"runc", "--root", "/r", "--log-format", "json", "create", "--bundle", "/b", "--pid-file",
+			"/p", "id"},
 		"/c/config.json": {"runc", "run", "-b=/c", "id"},
 		"config.json":    {"runc", "create", "id"},
 		"/p.json":        {"runc", "exec", "--process", "/p.json", "--detach", "id"},
