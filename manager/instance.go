@@ -245,10 +245,7 @@ func (i *Instance) hasProcess() bool {
 	i.mu.Unlock()
 	answered := i.ledger.answered()
 	is, err := shimproc.Found(i.m.ctx, tokens, dirs, func(id shimclient.ProcessID) bool {
-		if answered != 0 {
-			return id.StartTime <= answered
-		}
-		return !i.runs(id)
+		return shimproc.IsOfShimsAge(id, answered, i.runs)
 	})
 	if errdefs.IsNotImplemented(err) {
 		return false

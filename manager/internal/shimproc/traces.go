@@ -53,10 +53,7 @@ func (p *Process) lookForTraces() sight {
 	return gone
 }
 
-// MayBeShim tells whether a process that was found by a trace of the shim's may be the shim. Containers of some
-// runtimes (runwasi's) inherit the shim's environment, as do hooks, and what these leave behind: what began after the
-// shim had answered is none. Where that moment is not known, a process that the shim told as a container's is none,
-// nor is what descends from it.
+// MayBeShim tells whether a process that was found by a trace of the shim's may be the shim.
 func (p *Process) MayBeShim(id shimclient.ProcessID) bool {
 	if id == p.Verified() {
 		return true
@@ -64,10 +61,21 @@ func (p *Process) MayBeShim(id shimclient.ProcessID) bool {
 	p.mu.Lock()
 	answered := p.upAt
 	p.mu.Unlock()
-	if answered != 0 {
-		return id.StartTime <= answered
+	return IsOfShimsAge(id, answered, func(id shimclient.ProcessID) bool {
+		return slices.ContainsFunc(p.Members(), func(m Member) bool { return m.Runs(id) })
+	})
+}
+
+// IsOfShimsAge tells whether a process with a trace of a shim may be the shim, by when it began. Containers of some
+// runtimes (runwasi's) inherit the shim's environment, as do hooks, and what these leave behind: what began after the
+// shim had answered is none. Where that moment is not known (0), and within its clock tick, in which a fast shim may
+// have begun and run its first container, a process that the shim told as a container's is none, nor is what descends
+// from it: runs says that.
+func IsOfShimsAge(id shimclient.ProcessID, answered uint64, runs func(shimclient.ProcessID) bool) bool {
+	if answered != 0 && id.StartTime != answered {
+		return id.StartTime < answered
 	}
-	return !slices.ContainsFunc(p.Members(), func(m Member) bool { return m.Runs(id) })
+	return !runs(id)
 }
 
 // begunForTask tells whether a process began when the shim had answered already, which is to say for a task.
