@@ -31,7 +31,7 @@
 // where it waits and renamed to the bundle's place, and goes the other way when the task is deleted (see Warm).
 //
 // The layout, the names and the modes are a contract with containerd's own runtime, which must be able to take over
-// every bundle at any time, and with whoever else reads them. A hidden name is skipped by it; a name of ours can never
+// every bundle at any time, and with any other reader. A hidden name is skipped by it; a name of ours can never
 // be ".ID" of any valid id, which it would need free for its own removal.
 //
 // # Invariants
@@ -43,7 +43,7 @@
 //     deals with.
 //   - A removal never crosses a mount and never follows a link. Only what is mounted at or below rootfs is unmounted,
 //     there alone (not at the peers of a shared mount), and only when no process uses it.
-//   - rootfs is removed by rmdir alone. What is in it may be somebody's data; then the bundle stays as it is, with all
+//   - rootfs is removed by rmdir alone. What is in it may be user data; then the bundle stays as it is, with all
 //     its records.
 //   - A file in the bundle goes only after the bundle has left its place, so that a bundle that can be listed is whole.
 //     One that was a warm shim's directory also appears whole.

@@ -16,8 +16,8 @@ import (
 // maxFile is the size, in bytes, above which no file in a bundle is read. Ours stay far below it.
 const maxFile = 4 << 20
 
-// readFile reads one file of a bundle. It opens regular files only: a fifo in its place would hang whoever reads it, at
-// boot the daemon. Errors: NotFound; ErrForeign when it is not a regular file, or too long.
+// readFile reads one file of a bundle. It opens regular files only: a fifo in its place would hang its reader, at boot
+// the daemon. Errors: NotFound; ErrForeign when it is not a regular file, or too long.
 func readFile(path string) ([]byte, error) {
 	info, err := os.Lstat(path)
 	if err != nil {

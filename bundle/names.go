@@ -30,7 +30,7 @@ const (
 	exitFile      = "exit.json"
 )
 
-// known are the names by which a directory is told to be a bundle, whoever made it.
+// known are the names that mark a directory as a bundle, ours or containerd's.
 var known = map[string]bool{
 	configFile: true, rootfsDir: true, workLink: true, logFile: true, shimBinaryFile: true, bootstrapFile: true,
 	sandboxFile: true, recordFile: true, warmFile: true,

@@ -86,7 +86,7 @@ func (b *Bundle) checkPlaces() error {
 	return nil
 }
 
-// removeRootfs unmounts and removes a rootfs, never what is in it. A link in its place is nobody's data and goes with
+// removeRootfs unmounts and removes a rootfs, never what is in it. A link in its place holds no data and goes with
 // the bundle.
 func removeRootfs(path string) error {
 	info, err := os.Lstat(path)

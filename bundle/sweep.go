@@ -58,7 +58,7 @@ func (s *sweep) bundles(ns string, entries []fs.DirEntry) {
 		}
 		path := filepath.Join(s.layout.State, ns, e.Name())
 		s.remove(path, func() error {
-			// A removal parts with rootfs first. Should there be one all the same, what is in it is nobody's to remove.
+			// A removal parts with rootfs first. Should there be one all the same, what is in it stays.
 			if err := removeRootfs(filepath.Join(path, rootfsDir)); err != nil {
 				return err
 			}

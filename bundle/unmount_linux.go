@@ -25,7 +25,7 @@ func deviceOf(m *mountinfo.Info) device { return device{m.Major, m.Minor} }
 // unmountAndRmdir removes an empty directory, after unmounting what is at or below it. rmdir comes first: it fails at a
 // mount, and its success, the rule after a delete that the shim took part in, spares the reading of the mount table.
 //
-// Nothing is detached lazily. A file system that a process still uses would live on where nobody sees it, and the next
+// Nothing is detached lazily. A file system that a process still uses would live on out of sight, and the next
 // mount of the same layers would write to them beside it. Such a one stays mounted and is ErrInUse.
 func unmountAndRmdir(path string) error {
 	err := rmdir(path)

@@ -18,7 +18,7 @@ import (
 
 const (
 	// warmPrefix starts the id of a warm shim. No container's id begins so: a container with the id that a shim was
-	// started under would join it without anybody's knowledge.
+	// started under would join it unnoticed by the daemon.
 	warmPrefix = "_"
 	// warmSpec is all that a shim without a container reads of its spec.
 	warmSpec = "{}"
@@ -212,7 +212,7 @@ func (w *Warm) remove() error {
 	if err := removeRootfs(files.Rootfs()); err != nil {
 		return err
 	}
-	// The record first: without it whoever finds the rest after a crash knows that there is nothing behind it.
+	// The record first: without it a daemon that finds the rest after a crash knows that no shim is behind it.
 	if err := os.Remove(files.file(warmFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return errors.WithStack(err)
 	}

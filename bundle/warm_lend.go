@@ -32,7 +32,7 @@ type AssembleOptions struct {
 
 // Assemble makes the directory, which waits and is empty, a bundle in all but its place, and makes the work directory,
 // in which it replaces what an earlier instance left. The handle that it returns is for Lend; until then there is
-// nothing in its place. On failure the directory waits as before, or whoever finds it does not use it: Empty says so.
+// nothing in its place. On failure the directory waits as before, or no daemon that finds it uses it: Empty says so.
 //
 // Errors: InvalidArgument; FailedPrecondition when a link or a file stands in the namespace's place, or when something
 // is mounted in the old work directory (ErrMounted).
@@ -75,7 +75,7 @@ func (w *Warm) assemble(b *Bundle, o AssembleOptions, undo *undoStack) error {
 		data []byte
 		perm fs.FileMode
 	}{{configFile, o.Spec, configPerm}, {shimBinaryFile, []byte(o.Binary), 0o600}, {recordFile, record, 0o600}} {
-		// Nobody reads the file before the directory is lent, so that it need not be replaced in one step.
+		// The file is not read before the directory is lent, so that it need not be replaced in one step.
 		if err := os.WriteFile(dir.file(f.name), f.data, f.perm); err != nil {
 			return errors.WithStack(err)
 		}

@@ -25,7 +25,7 @@ const (
 	keptFrame = 16 << 10
 )
 
-// answers is a connection on which ttrpc does not see answers that nobody waits for any more. ttrpc logs an error for
+// answers is a connection on which ttrpc does not see answers whose callers have left. ttrpc logs an error for
 // each: every Wait that a client gave up would be reported when its container ends, and every call that passed its
 // deadline when the shim wakes up.
 //
@@ -43,7 +43,7 @@ type answers struct {
 	starting sync.Mutex // held by next
 	mu       sync.Mutex
 	next     *sentCall       // whose request is the next to be written; nil: it has been
-	open     map[uint32]bool // streams of calls without an answer; true: nobody waits for it
+	open     map[uint32]bool // streams of calls without an answer; true: the caller has left
 }
 
 // sentCall is a call under way.
@@ -56,7 +56,7 @@ func newAnswers(conn net.Conn) *answers {
 	return &answers{Conn: conn, in: bufio.NewReaderSize(conn, 512), open: make(map[uint32]bool)}
 }
 
-// intercept makes a call. When ctx ends the answer is first left to nobody, and then the call is given up.
+// intercept makes a call. When ctx ends the answer is first marked unwanted, then the call is given up.
 func (a *answers) intercept(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Response, _ *ttrpc.UnaryClientInfo,
 	invoke ttrpc.Invoker) error {
 	c := &sentCall{}
@@ -107,7 +107,7 @@ func (a *answers) startedLocked(c *sentCall) {
 	}
 }
 
-// giveUp leaves the answer to nobody. One that is there already is with ttrpc, which passes it on without waiting for
+// giveUp marks the answer unwanted. One that is there already is with ttrpc, which passes it on without waiting for
 // anything.
 func (a *answers) giveUp(c *sentCall) {
 	a.mu.Lock()
@@ -170,7 +170,7 @@ func (a *answers) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// receive reads the next message, and forgets it if it is for nobody. What came of one that is cut short is passed on.
+// receive reads the next message, and forgets it if it is unwanted. What came of one that is cut short is passed on.
 func (a *answers) receive() {
 	if cap(a.frame) > keptFrame {
 		a.frame = nil

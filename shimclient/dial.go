@@ -28,8 +28,8 @@ const (
 	// Reachable: something accepts connections there. The kernel accepts for a
 	// stopped process too, so that this does not mean that it answers.
 	Reachable
-	// Refused: the socket does not exist, nobody listens on it, or somebody does who
-	// is no shim (errForeignPeer). Sockets get removed and abstract ones are per network namespace, so that this alone
+	// Refused: the socket does not exist, has no listener, or one that is
+	// no shim (errForeignPeer). Sockets get removed and abstract ones are per network namespace, so that this alone
 	// does not prove that the shim is dead.
 	Refused
 )
@@ -63,7 +63,7 @@ func (e Endpoint) Probe(ctx context.Context) Reach {
 	}
 }
 
-// isRefused reports whether a connect failed because nobody is there.
+// isRefused reports whether a connect failed because no shim listens.
 func isRefused(err error) bool {
 	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, errWSARefused) || errors.Is(err, fs.ErrNotExist) ||
 		errors.Is(err, errForeignPeer)
@@ -133,10 +133,10 @@ func (t target) connect(ctx context.Context) (net.Conn, error) {
 	}
 }
 
-// errForeignPeer is returned for a unix socket on which a process of another user
+// errForeignPeer is returned for a unix socket on which another user's process
 // listens: a shim runs as our user, or as root. An abstract name, and the place of a
-// file that is gone, can be taken by anybody.
-var errForeignPeer = errors.New("who listens there is neither our user nor root")
+// file that is gone, can be taken by any user.
+var errForeignPeer = errors.New("the listener is neither our user's nor root's")
 
 // listener is the process that began to listen on a unix socket, as the kernel keeps it for the socket's life. That
 // may be a helper which is gone.

@@ -19,8 +19,8 @@ import (
 const maxHybridReply = 128
 
 // errGuestNotReady is returned when a VM's monitor hung up instead of
-// answering: nobody listens on that port in the guest, maybe not yet.
-var errGuestNotReady = errors.New("nobody listens on that port in the guest")
+// answering: no listener on that port in the guest, maybe not yet.
+var errGuestNotReady = errors.New("no listener on that port in the guest")
 
 // dialHybridVsock connects to a port in a VM through the socket file of its
 // monitor. The protocol is Firecracker's: "CONNECT port", answered by "OK …".

@@ -19,17 +19,17 @@ func listenerOf(conn net.Conn) (*listener, error) {
 	}
 	raw, err := u.SyscallConn()
 	if err != nil {
-		return nil, errors.Wrap(err, "cannot tell who listens there")
+		return nil, errors.Wrap(err, "cannot identify the listener")
 	}
 	var cred *unix.Ucred
 	var cerr error
 	if err := raw.Control(func(fd uintptr) {
 		cred, cerr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
 	}); err != nil {
-		return nil, errors.Wrap(err, "cannot tell who listens there")
+		return nil, errors.Wrap(err, "cannot identify the listener")
 	}
 	if cerr != nil {
-		return nil, errors.Wrap(cerr, "cannot tell who listens there")
+		return nil, errors.Wrap(cerr, "cannot identify the listener")
 	}
 	return &listener{uid: cred.Uid, pid: int(cred.Pid)}, nil
 }

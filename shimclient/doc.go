@@ -12,7 +12,7 @@
 //
 // Invariants:
 //   - A launch that fails leaves nothing of itself: no process that carries its
-//     token, no socket file on which nobody listens, no descriptor, no goroutine.
+//     token, no socket file without a listener, no descriptor, no goroutine.
 //   - No signal is sent to a pid whose start time has not been compared after
 //     the process was pinned (by a pidfd, or as a child not yet waited for).
 //   - A socket file is removed only when connecting to it is refused.

@@ -97,7 +97,7 @@ func (e Endpoint) Local() bool {
 }
 
 // Unix reports whether the endpoint is a unix socket of this machine, with a path
-// or abstract: its peer runs here, and a refused connect means that nobody listens.
+// or abstract: its peer runs here, and a refused connect means no listener.
 func (e Endpoint) Unix() bool {
 	t, err := e.target()
 	return err == nil && t.kind == kindUnix
@@ -216,7 +216,7 @@ func isAbstract(path string) bool { return path[0] == '@' || path[0] == 0 }
 
 // pinAddress gives a bare path at which there is a socket file now the scheme of one.
 // Were it kept as it is, it would be taken for the name of an abstract socket as soon
-// as the file is gone, and anybody can listen at such a name.
+// as the file is gone, and any process can take such a name.
 func pinAddress(r *bootapi.BootstrapResult) {
 	if e, err := EndpointOf(r); err == nil {
 		r.Address = e.pinned().Address

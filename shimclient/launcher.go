@@ -103,8 +103,8 @@ type StartRequest struct {
 //
 // Starts wait for their turn in the order in which they came. When Start fails,
 // also because ctx has ended, nothing of the launch is left: the helper's
-// process group and all that carry the token have been killed, and sockets on
-// which nobody listens have been removed; what could not be undone in 10 s is
+// process group and all that carry the token have been killed, and sockets
+// without a listener have been removed; what could not be undone in 10 s is
 // named in the error. After a success the processes are the caller's.
 //
 // Errors: the class of ctx's end while waiting or running; DeadlineExceeded with
@@ -338,8 +338,8 @@ func (l *Launcher) info(ctx context.Context, b Binary, options *anypb.Any) (*typ
 	return parseInfo(out.stdout)
 }
 
-// logStderr passes on what a command that succeeded has written beside its reply: for whoever looks into it, not for an
-// alarm. What one that failed has written is in its error. runc's delete misses the file with init's pid after each
+// logStderr passes on what a command that succeeded has written beside its reply: for debugging, not for an alarm.
+// What one that failed has written is in its error. runc's delete misses the file with init's pid after each
 // create that failed.
 func logStderr(ctx context.Context, doing, namespace, id, stderr string) {
 	if stderr != "" {

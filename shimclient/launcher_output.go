@@ -24,7 +24,7 @@ const (
 // It can be finished while others still hold the pipe open, as a daemon does that
 // the child left behind with its own stdout: what is in the pipe then is still
 // collected, and what comes later is not waited for. It is read and thrown away for
-// as long as somebody can write: a daemon dies of writing to a pipe without a reader.
+// as long as there is a writer: a daemon dies of writing to a pipe without a reader.
 type capture struct {
 	reader, writer *os.File
 	max            int
@@ -82,8 +82,8 @@ func (c *capture) collect() (ended bool) {
 	}
 }
 
-// drain takes what is in the pipe already. It ends though somebody may go on
-// writing: no more than a pipe can hold was there when the child exited. It reports
+// drain takes what is in the pipe already. It ends though writing may go
+// on: no more than a pipe can hold was there when the child exited. It reports
 // whether the reader can be read from after it.
 func (c *capture) drain(buf []byte) (usable bool) {
 	if c.reader.SetReadDeadline(time.Time{}) != nil {
@@ -122,7 +122,7 @@ func (c *capture) add(b []byte) {
 }
 
 // finish ends the collecting, with all that is in the pipe. The pipe is closed when
-// nobody can write to it any more.
+// it has no writer any more.
 func (c *capture) finish() {
 	if c.reader.SetReadDeadline(time.Unix(1, 0)) == nil {
 		<-c.done

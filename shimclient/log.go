@@ -18,9 +18,9 @@ const maxLine = 64 << 10
 
 // OpenLog makes the fifo into which the shims of a bundle log, unless it is
 // there, and copies what comes out of it to the daemon's stderr, each line with
-// the given fields (id and namespace). It goes on until Close, also while nobody
-// has the fifo open, and is to be open before a shim starts: a shim that opens
-// the fifo waits for a reader, and one that writes to it for room.
+// the given fields (id and namespace). It goes on until Close, also while no shim
+// has the fifo open, and is to be open before a shim starts: one that opens the
+// fifo waits for a reader, and one that writes to it for room.
 //
 // Lines of logfmt and JSON stay that. Close takes what is in the fifo then, and
 // ends the one goroutine. What is at path and is no fifo, or a link, is refused

@@ -34,7 +34,7 @@ func openLog(path string, fields log.Fields, out io.Writer) (*Log, error) {
 
 // copyFifo copies until the read deadline, and then what is still there: the
 // last words of a shim that died are worth having. It stops after as much as a
-// fifo can hold, as somebody may go on writing.
+// fifo can hold, as a shim may go on writing.
 func copyFifo(w *lineWriter, f *os.File) {
 	defer w.flush()
 	buf := make([]byte, 16<<10)

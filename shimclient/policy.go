@@ -51,8 +51,8 @@ func NewPolicy(allowed []string, check BinaryCheck) (*Policy, error) {
 }
 
 // Admit tells whether a binary may be started; PermissionDenied says why not. It looks at the file system each time:
-// what was admitted may have changed since. When it finds nothing, nobody else can put another file in the place of the
-// one that it has looked at.
+// what was admitted may have changed since. When it finds nothing, no other user can replace the file that it has
+// looked at.
 func (p *Policy) Admit(ctx context.Context, b Binary) error {
 	if !p.allows(b) {
 		return errors.Wrapf(errdefs.ErrPermissionDenied,

@@ -28,8 +28,8 @@ const (
 
 // EndLaunch kills every process that carries the token of a launch, until none is
 // left but those that spare, which may be nil, holds for. What a shim has run for
-// a container, and a daemon that a hook left behind, carry the token too: whoever
-// ends a launch that had a task has to spare them.
+// a container, and a daemon that a hook left behind, carry the token too: the
+// caller has to spare them if the launch had a task.
 //
 // It returns an error that names what is left when ctx ends, or after 10 s. That it
 // could not look at some process is such an error.

@@ -6,7 +6,7 @@ package shimclient
 import "golang.org/x/sys/unix"
 
 // awaitExit waits until a child has exited, and leaves it to be reaped: until
-// then its pid, and the process group that it leads, are nobody else's. False
+// then its pid, and the process group that it leads, stay its own. False
 // means that it could not wait so.
 func awaitExit(pid int) bool {
 	for {

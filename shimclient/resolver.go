@@ -136,7 +136,7 @@ func (r *Resolver) find(runtime string) (string, error) {
 	return r.search(runtime, name)
 }
 
-// explicitBinary checks a path that somebody named.
+// explicitBinary checks a path that was given.
 func explicitBinary(runtime, path, source string) (string, error) {
 	if !filepath.IsAbs(path) {
 		return "", errors.Wrapf(errdefs.ErrInvalidArgument,

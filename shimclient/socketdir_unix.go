@@ -14,7 +14,7 @@ import (
 	"github.com/pkg/errors"
 )
 
-// socketDirMode lets nobody but its owner reach a socket: whoever can connect to a shim commands its containers.
+// socketDirMode lets only its owner reach a socket: a client that can connect to a shim commands its containers.
 const socketDirMode os.FileMode = 0o700
 
 // SecureSocketDir makes the directory that shims put their sockets into, where it is missing, and closes it to others.

@@ -30,7 +30,7 @@ const (
 // RemoveSockets removes the socket files that shims started under these ids may
 // have left behind, and those at the extra addresses (unix://PATH or an absolute
 // path; others are passed over). A file goes only if it is a socket and connecting
-// to it is refused: a socket on which somebody listens belongs to a living group.
+// to it is refused: a socket with a listener belongs to a living group.
 // Nothing to do on Windows, where sockets are pipes.
 func (l *Launcher) RemoveSockets(ns string, ids []string, extra ...string) {
 	if runtime.GOOS == "windows" {
@@ -61,7 +61,7 @@ func (l *Launcher) RemoveSockets(ns string, ids []string, extra ...string) {
 }
 
 // SocketAddresses are the addresses of the sockets, or links to one, that exist under the names which a shim's `start`
-// gives for these ids. Whether anybody listens there is not known. None on Windows, where sockets are pipes.
+// gives for these ids. Whether a shim listens there is not known. None on Windows, where sockets are pipes.
 func (l *Launcher) SocketAddresses(ns string, ids []string) []string {
 	if runtime.GOOS == "windows" {
 		return nil

@@ -14,7 +14,7 @@ import (
 
 // LinkSocket makes the name that `start` would have given the socket of an id lead to the socket at address
 // (unix://PATH): clients such as `ctr shim` dial a container's shim by that name. What is left there of an earlier shim
-// is replaced. Errors: AlreadyExists when somebody listens under that name; InvalidArgument when the address has no
+// is replaced. Errors: AlreadyExists when a shim listens under that name; InvalidArgument when the address has no
 // path.
 func (l *Launcher) LinkSocket(ns, id, address string) error {
 	link, target, err := l.socketLink(ns, id, address)

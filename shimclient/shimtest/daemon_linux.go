@@ -163,7 +163,7 @@ func (d *daemon) watchOwner() {
 	os.Exit(1)
 }
 
-// openLog opens the bundle's log fifo if somebody reads it.
+// openLog opens the bundle's log fifo if it has a reader.
 func openLog() io.Writer {
 	f, err := os.OpenFile("log", os.O_WRONLY|unix.O_NONBLOCK, 0)
 	if err != nil {

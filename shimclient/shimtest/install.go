@@ -118,7 +118,7 @@ func (sh *Shim) install(s Scenario, o installOptions) error {
 }
 
 // placeBinary copies the fake. A hard link would do for running it, but would share its identity, and each
-// further link changes the ctime of all: who remembers things by a file's identity would see an upgraded binary.
+// further link changes the ctime of all: a cache keyed by a file's identity would see an upgraded binary.
 func placeBinary(path string, unmarked bool) error {
 	fake, err := original()
 	if err != nil {

@@ -116,7 +116,7 @@ func openFiles() map[string]string {
 	return found
 }
 
-// children maps the child processes, dead ones that nobody waits for included, to their names.
+// children maps the child processes, zombies included, to their names.
 func children() map[string]string {
 	found := map[string]string{}
 	proc, err := os.Open("/proc")

@@ -169,7 +169,7 @@ func (sh *Shim) KillAll() {
 	}
 }
 
-// Sockets returns the socket files in the directory that is used when nobody names another.
+// Sockets returns the socket files in the directory that is used when no other is named.
 func (sh *Shim) Sockets() []string {
 	found, _ := filepath.Glob(filepath.Join(sh.Home, "s", "*"))
 	return found

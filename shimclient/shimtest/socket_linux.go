@@ -44,7 +44,7 @@ func socketName(address, ns, id string, debug bool) string {
 	return fmt.Sprintf("%x", sha256.Sum256([]byte(path)))
 }
 
-// listenShim makes the socket of a shim. served says that somebody answers there already.
+// listenShim makes the socket of a shim. served says that a shim answers there already.
 func listenShim(s *Scenario, dir, address, ns, id string, debug bool) (sock *socket, served bool, err error) {
 	name := socketName(address, ns, id, debug)
 	sock = &socket{path: filepath.Join(dir, name)}
