@@ -57,7 +57,7 @@ func (i *Instance) clean(c cleaning) {
 	}
 }
 
-// spread is a pause of half to one and a half times d, so that those who failed together do not try again together.
+// spread is a pause of half to one and a half times d, so that cleanups that failed together are retried apart.
 func spread(d time.Duration) time.Duration { return d/2 + rand.N(d) }
 
 // cleanOnce is one attempt: processes of a launch that got no task, `shim delete` where it is due, sockets no process
@@ -109,8 +109,7 @@ func (i *Instance) removeRest(ctx context.Context) error {
 	if warm && i.homeless() {
 		i.m.launcher.RemoveSockets(i.namespace, []string{way.warm}, i.addresses()...)
 	}
-	// The last of a group removes the group's socket: that the shim was started for the first does not help one who is
-	// not there any more.
+	// The last of a group removes the group's socket: the first, which the shim was started for, may be gone.
 	if p := i.process(); !way.joined || !warm && p != nil && p.IsOver() {
 		ids := []string{i.id}
 		if way.launch != nil {

@@ -139,7 +139,7 @@ func (i *Instance) recycle(p *shimproc.Process, orderly bool) bool {
 	if !i.m.pool.account.Keep(w.entry) {
 		return false
 	}
-	// Before another task may have it: who dials this name means the instance.
+	// Before another task may have it: clients mean the instance by this name.
 	i.m.launcher.UnlinkSocket(i.namespace, i.id, w.reply.Address)
 	w.logAs(w.dir.ID)
 	i.mu.Lock()

@@ -32,11 +32,11 @@ type ShimConfig struct {
 	// and WaitSandbox have none.
 	Deadlines map[string]string `toml:"deadlines"`
 	// EscalateAfter is how long a shim may leave calls unanswered before it is ended, and its containers with it, as a
-	// duration string. "0s", the default, is for ever: a shim that stalls costs nobody a container.
+	// duration string. "0s", the default, is for ever: a shim that stalls costs no container.
 	EscalateAfter string `toml:"escalate_after"`
 	// WarmLimit is how many shims may wait for a task at a time, of all runtimes and namespaces. 0: none.
 	WarmLimit int `toml:"warm_limit"`
-	// WarmIdle is for how long one waits that nobody wants, as a duration string.
+	// WarmIdle is for how long a shim waits unused, as a duration string.
 	WarmIdle string `toml:"warm_idle"`
 	// WarmMemoryPercent is how much of the machine's memory waiting shims may hold together. 0: that is not looked at.
 	WarmMemoryPercent int `toml:"warm_memory_percent"`

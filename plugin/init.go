@@ -25,8 +25,8 @@ import (
 )
 
 // Each InitFn first looks up what it needs. An error there is passed on as it is, and the daemon does what it does for
-// every plugin that lacks another: it logs it and goes on, because somebody may have disabled that other one on
-// purpose. From then on errors are fatal.
+// every plugin that lacks another: it logs it and goes on, as the other may have been disabled on purpose. From then
+// on errors are fatal.
 
 func initShimManager(ic *plugin.InitContext) (any, error) {
 	db, err := ic.GetSingle(plugins.MetadataPlugin)

@@ -42,7 +42,7 @@ func chooseSocketDir(uid int, xdg, state, run, tmp string) string {
 	return ""
 }
 
-// ownDir makes dir with mode 0700, or sees that it is a directory (no link: anybody can put one into /tmp) of the
+// ownDir makes dir with mode 0700, or sees that it is a directory (no link: any user can make one in /tmp) of the
 // user's with that mode.
 func ownDir(dir string, uid int) bool {
 	if err := os.MkdirAll(dir, 0o700); err != nil {

@@ -15,7 +15,7 @@ import (
 
 // section is what our registrations carry as Config. It is a map, not a struct, because the daemon decodes a config
 // file into it before an InitFn runs and drops what a struct has no field for; a map keeps every key, so that the
-// InitFn can say what was probably meant by one that nobody knows.
+// InitFn can say what was probably meant by an unknown one.
 type section map[string]any
 
 // newSection is a section that holds the defaults, which must be a struct that TOML can represent.

@@ -18,7 +18,7 @@ import (
 type Mode int
 
 const (
-	// Once: changes something; it waits some time for an unresponsive shim, and after a lost connection nobody knows
+	// Once: changes something; it waits some time for an unresponsive shim, and a lost connection leaves open
 	// whether it was done.
 	Once Mode = iota
 	// Forced: goes out even while the shim is unresponsive, since it is how a caller gets rid of it.
@@ -67,7 +67,7 @@ func (p *Process) afterLoss(ctx context.Context, used *Link, mode Mode, lost err
 		l, _, changed = p.Watch()
 		return await.Wake{changed, p.reg.ctx.Done()}, l == nil || l.Conn != used.Conn || p.reg.ctx.Err() != nil
 	})
-	if err != nil || l != nil && l.Conn == used.Conn { // nobody connects again at the end of the daemon
+	if err != nil || l != nil && l.Conn == used.Conn { // no reconnect at the end of the daemon
 		return lost
 	}
 	if l != nil && !isDone(l.Conn.Done()) {

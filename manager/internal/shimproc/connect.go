@@ -18,7 +18,7 @@ import (
 )
 
 // run is the goroutine of the process: it connects, watches the connection, and connects again, until the process is
-// dead or released. When the manager is closed it returns and leaves the connection to those who wait on it.
+// dead or released. When the manager is closed it returns and leaves the connection to the calls on it.
 func (p *Process) run() {
 	for again := false; ; again = true {
 		conn := p.connect()

@@ -15,7 +15,7 @@
 //     death.
 //   - A process is dead when that is proven (see Process.IsDead), and then for good. Each member is told once
 //     (Member.Died), and no call goes out any more.
-//   - Nobody joins a process whose last member is leaving, or that is dead.
+//   - No process is joined that is dead, or whose last member is leaving.
 //   - A Wait, or any other call, that has been sent stays on its connection until that is lost, the process ends,
 //     or its context does: the end of the daemon closes no connection of a living shim.
 //   - A shim that is silent is left alone unless the config says otherwise, and no process is killed on a guess.

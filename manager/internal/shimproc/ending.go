@@ -46,7 +46,7 @@ func (p *Process) die(proof string) {
 // IsOver tells whether the process is proven dead, or the daemon has no use for it any more.
 func (p *Process) IsOver() bool { return isDone(p.over) }
 
-// End makes the process unusable and closes what it owns, once: it is dead, or nobody needs it any more.
+// End makes the process unusable and closes what it owns, once: it is dead, or not needed any more.
 func (p *Process) End() {
 	p.mu.Lock()
 	if p.state == Ended {
@@ -167,7 +167,7 @@ func (p *Process) AwaitClosed(ctx context.Context) error {
 func (l *Leaving) Process() *Process { return l.p }
 
 // WaitOrKill waits for the end of the process; false when the manager was closed before. One that takes longer than
-// patience and whose pid is verified is ended: nobody is behind it and nobody can come, so it has nothing to lose.
+// patience and whose pid is verified is ended: it has no member and can get none, so it has nothing to lose.
 func (l *Leaving) WaitOrKill(ctx context.Context, patience time.Duration) bool {
 	p := l.p
 	for {

@@ -15,7 +15,7 @@ var (
 	// (CRI, moby) take NotFound from State, Kill and Delete for "already gone".
 	ErrDead = errors.Wrap(errdefs.ErrNotFound, "the shim process is dead")
 
-	// ErrClosing is returned to whoever wants to join a process whose last instance has just left it.
+	// ErrClosing is returned for a join of a process whose last instance has just left it.
 	ErrClosing = errors.Wrap(errdefs.ErrUnavailable, "the shim process is shutting down")
 
 	// ErrStranger: what listens at the address is not the process on record.

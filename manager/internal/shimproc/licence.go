@@ -17,7 +17,7 @@ type Licence struct{ ground ground }
 type ground string
 
 const (
-	// saidYes: it has said yes to its shutdown, and nobody is behind it or can come.
+	// saidYes: it has said yes to its shutdown, has no member and can get none.
 	saidYes ground = "it has said yes to its shutdown"
 	// provenDead: it is silent, and the container that is all it serves is certainly gone.
 	provenDead ground = "it is silent and its container is gone"
@@ -37,7 +37,7 @@ type Leaving struct {
 // to an earlier daemon, as that has recorded; l is nil then.
 func (p *Process) SaidYes(l *Link) *Leaving { return &Leaving{p, l} }
 
-// licence to end the process; false while somebody is behind it, or may come.
+// licence to end the process; false while it has a member, or may get one.
 func (l *Leaving) licence() (Licence, bool) {
 	l.p.mu.Lock()
 	defer l.p.mu.Unlock()
@@ -47,7 +47,7 @@ func (l *Leaving) licence() (Licence, bool) {
 	return Licence{saidYes}, true
 }
 
-// CloseIfUnneeded lets nobody join any more and gives the licence to end the process, if it is silent, its pid is
+// CloseIfUnneeded lets no more members join and gives the licence to end the process, if it is silent, its pid is
 // verified, and m, of which nothing runs any more, is all that is behind it. See Reopen.
 func (p *Process) CloseIfUnneeded(m Member) (Licence, bool) {
 	_, st, _ := p.Watch()
@@ -57,7 +57,7 @@ func (p *Process) CloseIfUnneeded(m Member) (Licence, bool) {
 	return Licence{provenDead}, true
 }
 
-// CloseIfAbandoned lets nobody join any more and gives the licence to end the process, if all that it serves are
+// CloseIfAbandoned lets no more members join and gives the licence to end the process, if all that it serves are
 // creates that are being undone.
 func (p *Process) CloseIfAbandoned() (Licence, bool) {
 	p.mu.Lock()

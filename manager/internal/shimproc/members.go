@@ -28,7 +28,7 @@ type Member interface {
 // Facts are what a process has to know of a member.
 type Facts struct {
 	Namespace, ID string
-	// Groups are the ids of those whose shim may serve it too.
+	// Groups are ids of instances whose shim may serve it too.
 	Groups []string
 	Binary shimclient.Binary
 	// Token and Dir are its launch and its bundle, by which processes are found; "" where there is none.
@@ -52,7 +52,7 @@ type Origin struct {
 	Owned bool
 }
 
-// Keeper is the keeper of a process that was started for nobody in particular, and goes on without members.
+// Keeper is the keeper of a process that was started for no member, and goes on without any.
 type Keeper interface {
 	// StartID is the id that it was started under.
 	StartID() string
@@ -126,7 +126,7 @@ func (p *Process) removeLocked(m Member) {
 }
 
 // servesGroupLocked tells whether the process serves a member that f wants to be served with. A kept process may be
-// another's by the time that somebody comes with its address.
+// another's by the time that a member comes with its address.
 //
 // +checklocks:p.mu
 func (p *Process) servesGroupLocked(f Facts, group string) bool {
@@ -167,7 +167,7 @@ func (p *Process) Keeper() Keeper {
 	return p.keeper
 }
 
-// Leave takes a member out. last tells that nobody is left; from then on nobody may join.
+// Leave takes a member out. last tells that none is left; from then on none may join.
 func (p *Process) Leave(m Member) (last bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -175,7 +175,7 @@ func (p *Process) Leave(m Member) (last bool) {
 	return p.closeIfEmptyLocked()
 }
 
-// CloseIfEmpty lets nobody join any more, if nobody is behind the process. True when it is so.
+// CloseIfEmpty lets no more members join, if none is behind the process. True when it is so.
 func (p *Process) CloseIfEmpty() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -191,7 +191,7 @@ func (p *Process) closeIfEmptyLocked() bool {
 	return true
 }
 
-// closeIfAlone lets nobody join any more, if m is all that is behind the process. True when it is so.
+// closeIfAlone lets no more members join, if m is all that is behind the process. True when it is so.
 func (p *Process) closeIfAlone(m Member) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()

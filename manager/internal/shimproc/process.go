@@ -89,7 +89,7 @@ type course struct {
 	state   State
 	since   time.Time
 	changed chan struct{} // closed and replaced at every transition
-	closing bool          // the last member is leaving: nobody may join
+	closing bool          // the last member is leaving: none may join
 	died    bool
 }
 
@@ -109,8 +109,8 @@ type trail struct {
 	// address.
 	traced bool
 	upAt   uint64 // when it ran and had no task yet, in clock ticks since boot; 0 when that is not known
-	// tokens and dirs are the launches and bundles by which the process is found: of those who may have started it, for
-	// good, and of those who joined it, for as long as they are behind it.
+	// tokens and dirs are the launches and bundles by which the process is found: of members that may have started it,
+	// for good, and of others while they are behind it.
 	tokens map[string]struct{}
 	dirs   map[string]struct{}
 }

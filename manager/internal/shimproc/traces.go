@@ -95,7 +95,7 @@ func (p *Process) AnsweredNow() uint64 {
 	return p.upAt
 }
 
-// Sparing tells which carriers of the tokens of a process that nobody is behind any more are not ended with what an
+// Sparing tells which carriers of the tokens of a process without members are not ended with what an
 // instance has made: all but the shim, what was started with it, and what began since the instance took it. A hook,
 // or a container before this one, may have left them behind.
 func (p *Process) Sparing(took uint64) func(shimclient.ProcessID) bool {

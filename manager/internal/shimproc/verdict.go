@@ -17,7 +17,7 @@ import (
 	"github.com/shimyard/shimyard/shimclient"
 )
 
-// probeReach bounds one attempt to find out whether anybody listens at an address.
+// probeReach bounds one attempt to find out whether an address has a listener.
 const probeReach = 2 * time.Second
 
 // sight is what a look for a process has come to.
@@ -106,10 +106,10 @@ func (p *Process) gather(from time.Time) evidence {
 	return e
 }
 
-// reach tells whether anybody listens at the address.
+// reach tells whether the address has a listener.
 func (p *Process) reach() shimclient.Reach { return Probe(p.reg.ctx, p.Endpoint) }
 
-// Probe tells whether anybody listens at an address.
+// Probe tells whether an address has a listener.
 func Probe(ctx context.Context, ep shimclient.Endpoint) shimclient.Reach {
 	ctx, cancel := context.WithTimeout(ctx, probeReach)
 	defer cancel()
