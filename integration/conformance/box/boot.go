@@ -80,7 +80,7 @@ func (s *Spec) start() (int, error) {
 	return p.Pid, nil
 }
 
-// reap waits for every process that has nobody else, until pid has ended, and returns its exit status.
+// reap waits for every child and every orphan until pid has ended, and returns its exit status.
 func reap(pid int) int {
 	for {
 		var status unix.WaitStatus

@@ -53,7 +53,7 @@ func NewParts(p Programs) (*Parts, error) {
 	return &parts, nil
 }
 
-// The users and groups that busybox's own image has. Suites rely on some of them, and on 1000 being nobody's.
+// The users and groups that busybox's own image has. Suites rely on some of them, and on 1000 being free.
 const (
 	passwd = "root:x:0:0:root:/root:/bin/sh\ndaemon:x:1:1:daemon:/usr/sbin:/bin/false\nbin:x:2:2:bin:/bin:/bin/false\n" +
 		"sys:x:3:3:sys:/dev:/bin/false\nsync:x:4:100:sync:/bin:/bin/sync\nmail:x:8:8:mail:/var/spool/mail:/bin/false\n" +

@@ -1,7 +1,7 @@
 // Copyright The Shimyard Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package nri tests a daemon with plugins of NRI, containerd's interface for those who adjust containers on a node.
+// Package nri tests a daemon with plugins of NRI, containerd's interface for adjusting containers on a node.
 // Its tests run in a box.
 package nri
 

@@ -56,7 +56,7 @@ func (o *Options) wants(plugin string) bool {
 	return false
 }
 
-// disabled lists the plugins that nobody asked for: they cost start-up time or
+// disabled lists the plugins not asked for: they cost start-up time or
 // write outside of the daemon's directory.
 func (o *Options) disabled() []string {
 	list := []string{

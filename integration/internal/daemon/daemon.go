@@ -153,7 +153,7 @@ func (d *Daemon) ready(p *process) error {
 }
 
 // dialled is a client of a daemon that serves, nil while it does not. The client
-// alone would find out too late: it pauses for a second when nobody listens.
+// alone would find out too late: it pauses for a second when it is refused.
 func (d *Daemon) dialled(ctx context.Context) *client.Client {
 	conn, err := net.Dial("unix", d.Address())
 	if err != nil {

@@ -19,7 +19,7 @@ func (d *Daemon) RunDoomed() bool {
 	return d.run() == nil
 }
 
-// Died waits until the process has been ended by SIGKILL, which nobody sent it
+// Died waits until the process has been ended by SIGKILL, which was not sent
 // through d. False when it lives on after done was closed and grace has passed.
 func (d *Daemon) Died(done <-chan struct{}, grace time.Duration) bool {
 	d.tb.Helper()
@@ -45,7 +45,7 @@ func (d *Daemon) Died(done <-chan struct{}, grace time.Duration) bool {
 }
 
 // Abandon ends the daemon and removes everything of it by force, where what it
-// leaves behind is nobody's concern. The log stays for the end of the test.
+// leaves behind does not matter. The log stays for the end of the test.
 func (d *Daemon) Abandon() {
 	d.tb.Helper()
 	d.signal(syscall.SIGKILL)

@@ -64,7 +64,7 @@ func (d *Daemon) look() []string {
 
 // AllowEmptyCgroups is for tests that end the daemon in the middle of creates:
 // a shim that loses the connection of a Create kills its `runc create`, and what
-// runc has made by then is known to nobody. Cgroups with a process in them are
+// runc has made by then is not on record. Cgroups with a process in them are
 // found by the process.
 func (d *Daemon) AllowEmptyCgroups() { d.emptyCgroups = true }
 
@@ -239,7 +239,7 @@ func (d *Daemon) sweep() []error {
 }
 
 // removeCgroups tries for a while: a process that was just killed is in its
-// cgroup until somebody has reaped it.
+// cgroup until it has been reaped.
 func (d *Daemon) removeCgroups() (errs []error) {
 	for range 40 {
 		errs = nil

@@ -39,7 +39,7 @@ func (d *Daemon) LiveHeap() (uint64, error) {
 var heapAlloc = regexp.MustCompile(`(?m)^# HeapAlloc = (\d+)`)
 
 // Connections counts the established connections to the sockets of the
-// daemon's shims, whoever made them.
+// daemon's shims, from any process.
 func (d *Daemon) Connections() (int, error) {
 	data, err := os.ReadFile("/proc/net/unix")
 	if err != nil {

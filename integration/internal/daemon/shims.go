@@ -26,7 +26,7 @@ type Shim struct {
 	Idle bool
 }
 
-// Shims lists the shim processes of the daemon, whoever has started them.
+// Shims lists the shim processes of the daemon, started by it or not.
 func (d *Daemon) Shims() []Shim {
 	listeners := listeners()
 	serves := d.served()
@@ -50,7 +50,7 @@ func (d *Daemon) Shims() []Shim {
 	return list
 }
 
-// warmShims lists the directories of shims that wait for whoever comes.
+// warmShims lists the directories of shims that wait for a task.
 func (d *Daemon) warmShims() []string {
 	return entries("warm shim", filepath.Join(d.Dir, "state", taskPlugin, "._*"), 0)
 }

@@ -19,7 +19,7 @@ import (
 	"github.com/shimyard/shimyard/integration/vm/payload"
 )
 
-// prepare installs everything and leaves the text for whoever logs in.
+// prepare installs everything and leaves the text for the login.
 const prepare = `
 node_ready
 cat >/etc/motd <<'EOF'

@@ -140,7 +140,7 @@ func forget(ctx context.Context, client *containerd.Client, id string) error {
 		return errors.Wrap(err, "cannot look for the container")
 	default:
 		if _, err := c.Task(ctx, nil); !errdefs.IsNotFound(err) {
-			return errors.Errorf("there is a task that nobody started: %v", err)
+			return errors.Errorf("there is a task after a power cut: %v", err)
 		}
 		if err := c.Delete(ctx, containerd.WithSnapshotCleanup); err != nil {
 			return errors.Wrap(err, "cannot delete what is left of the container")

@@ -24,7 +24,7 @@ import (
 //go:embed lib.sh
 var Library string
 
-// What Build puts into the directory, for whoever installs it.
+// What Build puts into the directory, to be installed.
 const (
 	Ours      = "shimyard-1.deb" // our package
 	OursNewer = "shimyard-2.deb" // the same as a later version
