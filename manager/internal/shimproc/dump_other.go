@@ -12,7 +12,7 @@ import (
 	"github.com/shimyard/shimyard/shimclient"
 )
 
-// dumpStacks has no signal for it here.
-func dumpStacks(shimclient.ProcessID) error {
+// DumpStacks has no signal for it here.
+func DumpStacks(shimclient.ProcessID) error {
 	return errors.Wrap(errdefs.ErrNotImplemented, "dumping stacks by a signal")
 }
