@@ -132,6 +132,9 @@ func (i *Instance) deleteInShim(ctx context.Context) (*bundle.Exit, error) {
 	if errors.Is(err, shimclient.ErrConnectionLost) {
 		err = i.call(dctx, shimproc.Forced, send)
 	}
+	if err != nil && errors.Is(context.Cause(dctx), errInitEnded) {
+		err = errInitEnded
+	}
 	if i.unanswered(err) && i.endSilentShim(ctx) {
 		return nil, shimproc.ErrDead
 	}
@@ -161,13 +164,29 @@ func (i *Instance) exitInFlight() *bundle.Exit {
 	return i.ledger.exit("")
 }
 
-// deleteContext gives a shim that does not answer and whose container is gone one cleanup timeout, instead of Delete's
-// own deadline.
+// errInitEnded: the container has ended since a Delete was sent to a shim that does not answer.
+var errInitEnded = errors.Wrap(context.DeadlineExceeded, "the container has ended, and its shim does not answer")
+
+// deleteContext gives a shim that does not answer one cleanup timeout from when its container is gone, instead of
+// Delete's own deadline.
 func (i *Instance) deleteContext(ctx context.Context) (context.Context, context.CancelFunc) {
-	if i.silent() && i.initGone() {
+	if !i.silent() {
+		return context.WithCancel(ctx)
+	}
+	if i.initGone() {
 		return timeout.WithContext(ctx, TimeoutCleanup)
 	}
-	return context.WithCancel(ctx)
+	init := i.ledger.initProcess()
+	if init == (shimclient.ProcessID{}) {
+		return context.WithCancel(ctx)
+	}
+	dctx, cancel := context.WithCancelCause(ctx)
+	i.m.spawn(func() {
+		if init.Wait(dctx) == nil && await.Sleep(dctx, timeout.Get(TimeoutCleanup)) && i.silent() {
+			cancel(errInitEnded)
+		}
+	})
+	return dctx, func() { cancel(context.Canceled) }
 }
 
 // unanswered tells errors that a silent shim is the reason for, whether it has left the call unanswered or could not be

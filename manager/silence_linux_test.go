@@ -82,6 +82,37 @@ func TestWaysOutOfASilenceWithoutAConnection(t *testing.T) {
 	}
 }
 
+// TestInitOfASilentShimEndsDuringADelete: from then on the shim has one cleanup timeout, however long a Delete may take.
+func TestInitOfASilentShimEndsDuringADelete(t *testing.T) {
+	for _, c := range cutOff {
+		t.Run(c.name, func(t *testing.T) {
+			y := newYard(t, c.scenario)
+			y.run("c1", "sleep")
+			y.hurry("c1")
+			setTimeout(t, TimeoutLoad, time.Hour)
+			setTimeout(t, TimeoutCleanup, 500*time.Millisecond)
+			c.do(y)
+			y.awaitSilence("c1")
+			type deleted struct {
+				exit *runtime.Exit
+				err  error
+			}
+			ended := make(chan deleted, 1)
+			go func() {
+				exit, err := y.tasks.Delete(y.ctx, "c1")
+				ended <- deleted{exit, err}
+			}()
+			y.inState("c1", deleting)
+			time.Sleep(100 * time.Millisecond)
+			require.NoError(t, y.shim.Procs(shimtest.RoleGuest)[0].Kill())
+			d := <-ended
+			require.NoError(t, d.err)
+			require.NotZero(t, d.exit.Status)
+			y.endedOnce("c1")
+		})
+	}
+}
+
 // TestDeleteOfASilentShimWhoseExitIsKnown: an init whose exit was told is as gone as one that was seen to go.
 func TestDeleteOfASilentShimWhoseExitIsKnown(t *testing.T) {
 	for _, c := range cutOff {
