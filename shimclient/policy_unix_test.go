@@ -49,7 +49,6 @@ func TestPolicyOwners(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root to make files of others")
 	}
-	// Not below /tmp, which everybody may write to.
 	base, err := os.MkdirTemp("/var", "sy-policy-")
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(base) })
@@ -120,4 +119,30 @@ func firstOf(errs ...error) error {
 		}
 	}
 	return nil
+}
+
+// TestPolicyInAStickyDirectory: others can make entries there, and replace only their own.
+func TestPolicyInAStickyDirectory(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root to make files of others")
+	}
+	sticky := t.TempDir()
+	require.NoError(t, os.Chmod(sticky, os.ModeSticky|0o777))
+	dir := filepath.Join(sticky, "ours")
+	require.NoError(t, os.Mkdir(dir, 0o755))
+	shim := filepath.Join(dir, "shim")
+	require.NoError(t, os.WriteFile(shim, nil, 0o755))
+	require.NoError(t, checkOwners(shim))
+
+	link := filepath.Join(sticky, "link")
+	require.NoError(t, os.Symlink(shim, link))
+	require.NoError(t, checkOwners(link))
+	require.NoError(t, os.Lchown(link, 65534, 0))
+	require.ErrorContains(t, checkOwners(link), link, "another user may let it lead elsewhere")
+
+	require.NoError(t, os.Chown(dir, 65534, 0))
+	require.ErrorContains(t, checkOwners(shim), dir)
+	require.NoError(t, os.Chown(dir, 0, 0))
+	require.NoError(t, os.Chmod(sticky, 0o777))
+	require.ErrorContains(t, checkOwners(shim), sticky, "without the bit others may replace the directory")
 }
