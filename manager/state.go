@@ -34,7 +34,7 @@ const (
 	restoring
 	// running: created and in the shim's hands, whether its process still runs or has exited.
 	running
-	// deleting: a Delete is under way. Ends in running (failed, may be retried), dead or gone.
+	// deleting: a Delete is under way. Ends in what it was (failed: may be retried), reaping (a part is left) or gone.
 	deleting
 	// reaping: never became a task, or is no longer one; what is left of it is being removed, and nothing is told of
 	// it.
