@@ -4,6 +4,7 @@
 package manager
 
 import (
+	"os"
 	"testing"
 
 	apitypes "github.com/containerd/containerd/api/types"
@@ -33,7 +34,8 @@ func TestPolicy(t *testing.T) {
 	y.remove("c1")
 	y.empty()
 
-	// The fake shim is in a directory below /tmp, which everybody may write to.
+	// Others could put another shim in the place of this one.
+	require.NoError(t, os.Chmod(y.shim.Home, 0o777))
 	y.config.AllowedRuntimes, y.config.BinaryCheck = nil, shimclient.CheckRefuse
 	y.restart()
 	_, err = y.tasks.Create(y.ctx, "c2", y.opts("sleep"))
