@@ -25,6 +25,11 @@ import (
 // delete removes the task. The work is done without the caller's cancellation: one who leaves while the shim deletes
 // gets the exit that was recorded when he comes back.
 func (i *Instance) delete(ctx context.Context) (*runtime.Exit, error) {
+	leave, err := i.m.enter()
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
 	mine, err := i.claimDelete(ctx)
 	if err != nil {
 		return nil, err

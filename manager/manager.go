@@ -44,9 +44,8 @@ type ShimManager struct {
 	// cancellation: containerd cancels that one before it calls Close.
 	ctx    context.Context
 	cancel context.CancelFunc
-	// wg counts what Close waits for; nothing is added once closed is set.
-	wg     sync.WaitGroup
-	closed bool // guarded by mu
+	// work is what Close waits for: the manager's goroutines, and the calls that have a warm shim in their hands.
+	work await.Group
 
 	follower follower
 	// cleanPause comes before the second attempt at a clean-up; those that follow it are longer.
@@ -217,14 +216,11 @@ func (m *ShimManager) Env() []string { return slices.Clone(m.config.Env) }
 // Close ends the idle warm shims and the manager's goroutines within closeTimeout. It ends no shim that serves a task,
 // closes no connection of one and fails no Wait: the containers go on, and the next daemon takes them over.
 func (m *ShimManager) Close() error {
-	m.mu.Lock()
-	m.closed = true
-	m.mu.Unlock()
 	done := make(chan struct{})
 	go func() {
 		m.pool.account.Close()
 		m.cancel()
-		m.wg.Wait()
+		<-m.work.Drain()
 		close(done)
 	}()
 	defer m.cancel()
@@ -241,18 +237,21 @@ func (m *ShimManager) Close() error {
 // spawn runs f as one of the manager's goroutines. The channel is closed when f has returned.
 func (m *ShimManager) spawn(f func()) <-chan struct{} {
 	done := make(chan struct{})
-	run := func() {
+	m.work.Go(func() {
 		defer close(done)
 		f()
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.closed {
-		go run() // for a call that outlasts Close; a WaitGroup must not grow while it is waited for
-	} else {
-		m.wg.Go(run)
-	}
+	})
 	return done
+}
+
+// enter counts a call in that has, or may get, a warm shim in its hands: one that a clean stop must not find there, or
+// the shim would stay behind with nothing to do. Unavailable once the manager is closed.
+func (m *ShimManager) enter() (leave func(), err error) {
+	leave, ok := m.work.Enter()
+	if !ok {
+		return nil, errors.Wrap(errdefs.ErrUnavailable, "the daemon is stopping")
+	}
+	return leave, nil
 }
 
 // sleep waits for d; false when the manager was closed meanwhile.

@@ -24,6 +24,11 @@ import (
 func (m *ShimManager) launchWarm(
 	ctx context.Context, i *Instance, facts specFacts, spec poolSpec,
 ) (*bootapi.BootstrapResult, error) {
+	leave, err := m.enter()
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
 	if err := m.clearPlace(ctx, i); err != nil {
 		return nil, err
 	}

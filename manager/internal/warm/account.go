@@ -169,7 +169,10 @@ func (a *Account[S]) Back(e *Entry[S], leave func() (left int)) (done bool) {
 	a.mu.Lock()
 	e.leaving--
 	left := leave()
-	if e.tasks == 0 && left > e.leaving {
+	switch {
+	case a.closed: // since Keep: Close has not found it among the idle ones
+		a.retireLocked(e, WhyStop)
+	case e.tasks == 0 && left > e.leaving:
 		a.retireLocked(e, WhyDistrusted)
 	}
 	watch := a.shelveLocked(e)

@@ -139,6 +139,23 @@ func TestClose(t *testing.T) {
 	})
 }
 
+// TestCloseAmidADelete: a shim that may go on without its task, and has not left it yet, is none of the idle ones that
+// Close ends; it is ended when it has.
+func TestCloseAmidADelete(t *testing.T) {
+	inBubble(t, Config[string]{}, func(o *owner) {
+		e := o.Enter("leaving", "k", limits)
+		o.Put(e, 1)
+		require.True(o, o.Keep(e))
+		o.Close()
+		ended, _ := o.asked()
+		require.Empty(o, ended, "the task's instance is in it")
+		require.True(o, o.Back(e, func() int { return 0 }), "Close is over, so that only the caller can end it")
+		_, why := o.asked()
+		require.Equal(o, []string{WhyStop}, why)
+		o.waits()
+	})
+}
+
 // TestManyAtOnce: no shim has more tasks than it may, and in the end each place is an idle shim's.
 func TestManyAtOnce(t *testing.T) {
 	for _, share := range []int{1, 3} {
