@@ -61,10 +61,10 @@ unit: ## unit tests
 race: ## unit tests with the race detector (needs a C compiler)
 	CGO_ENABLED=1 go test -race -timeout 30m $(TESTFLAGS) $(PKG)
 
-lint: ## gofmt, licence headers, go vet, staticcheck
+lint: build ## gofmt, licence headers, go vet, staticcheck, checklocks, known vulnerabilities
 	@bash hack/lint.sh
 
-vuln: build ## known vulnerabilities in what is linked into the daemon; not in lint, since one in Go's own library fails every build of that Go
+vuln: build ## known vulnerabilities in what is linked into the daemon; VULNDB=latest asks the newest database
 	@bash hack/vuln.sh
 
 reference: ## write .github/docs/config.md from the config structs and their comments

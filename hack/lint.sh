@@ -2,8 +2,8 @@
 # Copyright The Shimyard Authors.
 # SPDX-License-Identifier: Apache-2.0
 
-# gofmt, licence headers, go vet and staticcheck over all modules, and checklocks over what has annotations for it. Their versions are those
-# of hack/lint/go.mod.
+# gofmt, licence headers, go vet and staticcheck over all modules, checklocks over what has annotations for it, and the vulnerabilities that
+# are known of what is linked into bin/containerd. Versions are those of hack/lint/go.mod, and of hack/vuln.sh.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -37,3 +37,5 @@ rooms=(./manager/internal/shimproc)
 go -C hack/lint build -o "$PWD/bin/tools/checklocks" gvisor.dev/gvisor/tools/checklocks/cmd/checklocks
 echo "checklocks in ${rooms[*]}"
 go vet -vettool="$PWD/bin/tools/checklocks" "${rooms[@]}"
+
+bash hack/vuln.sh

@@ -4,8 +4,8 @@
 
 # Builds the packages, or a release, into bin/package: package.sh deb|rpm|release [DIRECTORY].
 #
-# The same commit, Go release and architecture give the same bytes, wherever and whenever they are built. VERSION and SOURCE_DATE_EPOCH in
-# the environment stand in for what git knows: the tag, or the commit, and its time.
+# The same commit and architecture give the same bytes, wherever and whenever they are built: by the Go release that go.mod names, which the
+# module proxy has. VERSION and SOURCE_DATE_EPOCH in the environment stand in for what git knows: the tag, or the commit, and its time.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -35,6 +35,8 @@ case "$VERSION" in *-*) die "VERSION $VERSION: a hyphen separates the revision i
 
 # Nothing of the builder's environment goes into the program, and nothing of a C compiler.
 export CGO_ENABLED=0 GOFLAGS='' GOAMD64=v1 GOEXPERIMENT=''
+GOTOOLCHAIN=$(awk '$1 == "toolchain" {print $2}' go.mod)
+export GOTOOLCHAIN
 vcs=false
 if [ $in_git = yes ]; then vcs=true; fi
 containerd=$(go -C integration list -m -f '{{with .Replace}}{{.Version}}{{else}}{{.Version}}{{end}}' github.com/containerd/containerd/v2)

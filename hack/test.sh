@@ -36,7 +36,7 @@ if [ "$(id -u)" -ne 0 ]; then
 fi
 
 step "the daemon, bin/containerd" make --no-print-directory build
-step "form: gofmt, licence headers, go vet, staticcheck" make --no-print-directory lint
+step "form: gofmt, licence headers, go vet, staticcheck, checklocks, known vulnerabilities" make --no-print-directory lint
 step "unit tests, with the race detector" make --no-print-directory race
 step "alerts and dashboard, held to Prometheus's parsers and to the metrics of the code" make --no-print-directory monitoring
 step "every package for four operating systems on two architectures" make --no-print-directory cross
