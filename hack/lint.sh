@@ -33,7 +33,7 @@ for module in . integration integration/conformance hack/monitoring hack/package
 done
 
 # The rooms in which each field that a lock guards says so, by +checklocks.
-rooms=(./manager/internal/shimproc)
+rooms=(./manager/internal/...)
 go -C hack/lint build -o "$PWD/bin/tools/checklocks" gvisor.dev/gvisor/tools/checklocks/cmd/checklocks
 echo "checklocks in ${rooms[*]}"
 go vet -vettool="$PWD/bin/tools/checklocks" "${rooms[@]}"

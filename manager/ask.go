@@ -8,13 +8,13 @@ import (
 	"time"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
-	tasktypes "github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/containerd/v2/core/runtime"
 	"github.com/containerd/containerd/v2/pkg/timeout"
 	"github.com/containerd/errdefs"
 	"github.com/pkg/errors"
 
 	"github.com/shimyard/shimyard/manager/internal/await"
+	"github.com/shimyard/shimyard/manager/internal/ledger"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
 )
@@ -23,42 +23,25 @@ import (
 // short enough for a client that asks every few seconds to ask the shim itself, so that a silent one is noticed.
 const stateFresh = time.Second
 
-// learnPid keeps the pid that the shim told. What is known for init's own process already is not looked at again: each
-// answer to State names it.
-func (i *Instance) learnPid(pid uint32) {
-	if pid == 0 || i.ledger.ownsPid(pid) {
-		return
-	}
-	start, owned := i.judgePid(pid)
-	exited := i.ledger.learnPid(pid, start, owned)
-	i.placeMemory()
-	if exited {
-		i.ledger.save()
-	}
-}
-
-// learnState keeps what State said, and its exit. asked is the ledger's epoch when it was asked.
-func (i *Instance) learnState(s *taskapi.StateResponse, asked uint64) {
-	i.learnPid(s.Pid)
-	i.ledger.learnState(s, asked)
-}
+// learnPid keeps the pid of init that the shim told.
+func (i *Instance) learnPid(pid uint32) { i.ledger.LearnPid(pid, i.shimPid()) }
 
 // current is the state as the record has it, where that is known to be what the shim would say: the runtime is vouched
 // for (runc's shim answers from its memory too), the process answers, no change is under way or has failed, and the pid
 // is its init's and alive.
 func (i *Instance) current() (runtime.State, bool) {
 	i.mu.Lock()
-	st, b, p, sure := i.state, i.binary, i.proc, i.ledger.sureLocked()
+	st, b, p := i.state, i.binary, i.proc
 	i.mu.Unlock()
-	if st != running || !sure || p == nil || b.Runtime != RuncV2 || !p.IsCurrent() {
+	if st != running || p == nil || b.Runtime != RuncV2 || !p.IsCurrent() {
 		return runtime.State{}, false
 	}
-	return i.ledger.lastKnown()
+	return i.ledger.Current()
 }
 
 // fresh is the state of a task whose shim was asked for it less than stateFresh ago, see current.
 func (i *Instance) fresh() (runtime.State, bool) {
-	if !i.ledger.statedWithin(stateFresh) {
+	if !i.ledger.StatedWithin(stateFresh) {
 		return runtime.State{}, false
 	}
 	return i.current()
@@ -70,10 +53,10 @@ func (i *Instance) stateNow(ctx context.Context, patience time.Duration) (runtim
 	if !st.listed() {
 		return runtime.State{}, errNoInstance(i.kind, i.id)
 	}
-	if st == restoring || i.silent() || i.ledger.exit("") != nil {
+	if st == restoring || i.silent() || i.ledger.Exit("") != nil {
 		// An exit is the last word. Deleted in the shim and not yet here: its caller asks for the state before it
 		// deletes again.
-		if s, ok := i.ledger.lastKnown(); ok {
+		if s, ok := i.ledger.LastKnown(); ok {
 			return s, nil
 		}
 	}
@@ -84,7 +67,7 @@ func (i *Instance) stateNow(ctx context.Context, patience time.Duration) (runtim
 		return i.merge(s), nil
 	}
 	if errdefs.IsUnavailable(err) || errdefs.IsDeadlineExceeded(err) || errdefs.IsNotFound(err) && i.lostTask() {
-		if s, ok := i.ledger.lastKnown(); ok {
+		if s, ok := i.ledger.LastKnown(); ok {
 			return s, nil
 		}
 	}
@@ -94,10 +77,10 @@ func (i *Instance) stateNow(ctx context.Context, patience time.Duration) (runtim
 // lostTask: a living shim has said that there is no such task. Where its exit is known it was deleted by a Delete that
 // no caller waited for, and is one that is deleted in the shim and not yet here.
 func (i *Instance) lostTask() bool {
-	if st, _ := i.watch(); !st.listed() || i.processDead() || i.ledger.exit("") == nil {
+	if st, _ := i.watch(); !st.listed() || i.processDead() || i.ledger.Exit("") == nil {
 		return false
 	}
-	i.ledger.markDeleted()
+	i.ledger.MarkDeleted()
 	return true
 }
 
@@ -134,14 +117,15 @@ func (i *Instance) askState(ctx context.Context, execID string) (*taskapi.StateR
 
 func (i *Instance) sendState(ctx context.Context, execID string) (*taskapi.StateResponse, error) {
 	var r *taskapi.StateResponse
-	asked := i.ledger.epoch()
+	asked := i.ledger.Epoch()
 	err := i.call(ctx, shimproc.Repeatable, func(ctx context.Context, c *shimclient.Task) (err error) {
 		r, err = c.State(ctx, &taskapi.StateRequest{ID: i.id, ExecID: execID})
 		return err
 	})
 	if err == nil && execID == "" {
 		i.verifyAgain(ctx)
-		i.learnState(r, asked)
+		i.learnPid(r.Pid)
+		i.ledger.LearnState(r, asked)
 	}
 	return r, err
 }
@@ -150,33 +134,16 @@ func (i *Instance) sendState(ctx context.Context, execID string) (*taskapi.State
 func (i *Instance) merge(r *taskapi.StateResponse) runtime.State {
 	s := toState(r)
 	if s.Status == runtime.StoppedStatus {
-		s.ExitStatus, s.ExitedAt = i.stoppedAs("", s.ExitStatus)
+		s.ExitStatus, s.ExitedAt = i.ledger.StoppedAs("", s.ExitStatus)
 	}
 	return s
 }
 
 func toState(r *taskapi.StateResponse) runtime.State {
 	return runtime.State{
-		Status: statusOf(r.Status), Pid: r.Pid, Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr,
+		Status: ledger.StatusOf(r.Status), Pid: r.Pid, Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr,
 		Terminal:   r.Terminal,
-		ExitStatus: r.ExitStatus, ExitedAt: timeOf(r.ExitedAt),
-	}
-}
-
-func statusOf(s tasktypes.Status) runtime.Status {
-	switch s {
-	case tasktypes.Status_CREATED:
-		return runtime.CreatedStatus
-	case tasktypes.Status_RUNNING:
-		return runtime.RunningStatus
-	case tasktypes.Status_STOPPED:
-		return runtime.StoppedStatus
-	case tasktypes.Status_PAUSED:
-		return runtime.PausedStatus
-	case tasktypes.Status_PAUSING:
-		return runtime.PausingStatus
-	default:
-		return 0
+		ExitStatus: r.ExitStatus, ExitedAt: ledger.TimeOf(r.ExitedAt),
 	}
 }
 
@@ -324,13 +291,4 @@ func (i *Instance) box(
 	ctx context.Context, mode shimproc.Mode, f func(context.Context, *shimclient.Sandbox) error,
 ) error {
 	return i.callLink(ctx, mode, func(ctx context.Context, l *shimproc.Link) error { return f(ctx, l.Conn.Sandbox()) })
-}
-
-// stoppedAs is how a stopped process is answered for: with its exit where that is known, else with the status that the
-// shim says and the time at which it was first seen stopped.
-func (i *Instance) stoppedAs(execID string, status uint32) (uint32, time.Time) {
-	if e := i.ledger.exit(execID); e != nil {
-		return e.Status, e.At
-	}
-	return status, i.ledger.firstSeenStopped(execID)
 }

@@ -123,7 +123,7 @@ func TestStateOfASilentShim(t *testing.T) {
 				s, i, p := connectedTask(t, "c1", c.pid)
 				s.stall("State", "Connect")
 				if c.exit {
-					i.ledger.learnExit(exitOf(4321, 3))
+					i.ledger.LearnExit(exitOf(4321, 3))
 				}
 				task := &Task{i: i}
 				if !c.exit {

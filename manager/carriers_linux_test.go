@@ -120,7 +120,7 @@ func TestShimWhoseContainersInheritItsEnvironment(t *testing.T) {
 				y := newYard(t, shimtest.Scenario{InheritEnv: true, Rules: rules})
 				task, err := y.tasks.Create(y.ctx, "c1", y.opts("sleep"))
 				require.NoError(t, err)
-				y.leftBehind(y.instance("c1").ledger.rec.Launch.Token, t.TempDir())
+				y.leftBehind(y.instance("c1").ledger.Passage().Token(), t.TempDir())
 				if len(rules) > 1 {
 					require.Error(t, task.Start(y.ctx))
 				} else {

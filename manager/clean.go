@@ -15,6 +15,7 @@ import (
 	"github.com/pkg/errors"
 
 	"github.com/shimyard/shimyard/manager/internal/failpoint"
+	"github.com/shimyard/shimyard/manager/internal/ledger"
 	"github.com/shimyard/shimyard/manager/internal/metrics"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
@@ -99,26 +100,26 @@ func (i *Instance) endLaunches(ctx context.Context) error {
 
 func (i *Instance) removeRest(ctx context.Context) error {
 	i.mu.Lock()
-	d, way := i.bundle, i.ledger.passageLocked()
+	d, way := i.bundle, i.ledger.Passage()
 	i.mu.Unlock()
-	warm := way.warm != ""
+	warm := way.Warm != ""
 	// Of one that a warm shim serves, which a damaged record does not tell.
 	for _, address := range i.addresses() {
 		i.m.launcher.UnlinkSocket(i.namespace, i.id, address)
 	}
 	if warm && i.homeless() {
-		i.m.launcher.RemoveSockets(i.namespace, []string{way.warm}, i.addresses()...)
+		i.m.launcher.RemoveSockets(i.namespace, []string{way.Warm}, i.addresses()...)
 	}
 	// The last of a group removes the group's socket: the first, which the shim was started for, may be gone.
-	if p := i.process(); !way.joined || !warm && p != nil && p.IsOver() {
+	if p := i.process(); !way.Joined || !warm && p != nil && p.IsOver() {
 		ids := []string{i.id}
-		if way.launch != nil {
-			ids = append(ids, way.launch.Groups...)
+		if way.Launch != nil {
+			ids = append(ids, way.Launch.Groups...)
 		}
 		i.m.launcher.RemoveSockets(i.namespace, ids, i.addresses()...)
 	}
 	if d != nil {
-		i.ledger.seal()
+		i.ledger.Seal()
 		failpoint.Here("clean-bundle")
 		if err := i.removeBundle(d); err != nil {
 			return errors.Wrap(err, "cannot remove the bundle")
@@ -155,7 +156,7 @@ func (i *Instance) addresses() []string {
 // else one of the same file name, since runtimes that clients name by path resolve to nothing else.
 func (i *Instance) deleteBinary(ctx context.Context) (shimclient.Binary, error) {
 	i.mu.Lock()
-	b, name := i.binary, i.ledger.passageLocked().runtime
+	b, name := i.binary, i.ledger.Passage().Runtime
 	i.mu.Unlock()
 	if b.Path != "" {
 		if r, err := i.m.resolver.Resolve(b.Path); err == nil {
@@ -202,25 +203,25 @@ func (i *Instance) cleanUpDead() {
 	if !i.waitInFlight() {
 		return
 	}
-	if i.ledger.wasCreated() {
-		if i.ledger.exit("") != nil || i.initGone() {
-			i.noteOOM() // while the cgroup is there; what `shim delete` ends now is not ended for lack of memory
+	if i.ledger.Fate().Created {
+		if i.ledger.Exit("") != nil || i.ledger.InitGone() {
+			i.ledger.NoteOOM() // while the cgroup is there; what `shim delete` ends now is not ended for lack of memory
 		}
 		exit, ok := i.findExit(ctx)
 		if !ok {
 			return // the manager was closed; the next start goes on
 		}
-		if i.ledger.initProcess().Alive() {
+		if i.ledger.Init().Alive() {
 			i.killInit(ctx) // what the shim's delete should have done
 		}
-		i.ledger.learnDeath(exit)
+		i.ledger.LearnDeath(exit)
 		failpoint.Here("bury-recorded")
 		if i.kind == KindTask {
 			i.tell()
 		}
 	}
 	i.activated()
-	if !i.ledger.wasCreated() {
+	if !i.ledger.Fate().Created {
 		i.endOwnLaunch()
 	}
 	i.clean(cleaning{shimDelete: true})
@@ -229,7 +230,7 @@ func (i *Instance) cleanUpDead() {
 // waitInFlight waits until what the shim itself has told must have arrived and, at a start of the daemon, until
 // subscribers can listen.
 func (i *Instance) waitInFlight() bool {
-	return i.m.awaitTold(max(inFlight, subscribersBack-time.Since(i.m.started)))
+	return i.m.awaitTold(max(ledger.InFlight, subscribersBack-time.Since(i.m.desk.Started)))
 }
 
 // leaveProcess detaches the instance from its process and ends that when no instance is left in it.
@@ -268,7 +269,7 @@ func (i *Instance) awaitShutdown(ctx context.Context, p *shimproc.Leaving) (ling
 	gone := p.WaitGone(soon)
 	cancel()
 	if !gone {
-		i.ledger.markLingering()
+		i.ledger.MarkLingering()
 		gone = p.WaitGone(ctx)
 	}
 	if gone {
@@ -293,7 +294,7 @@ func (i *Instance) cleanUpAfter(p *shimproc.Leaving, c cleaning, patience time.D
 		return // the manager was closed; the next start goes on
 	}
 	p.Process().End()
-	if i.kind == KindTask && i.ledger.exit("") != nil && i.ledger.unspoken() {
+	if i.kind == KindTask && i.ledger.Unspoken() {
 		if !i.waitInFlight() {
 			return
 		}
@@ -307,7 +308,7 @@ func (i *Instance) cleanUpAfter(p *shimproc.Leaving, c cleaning, patience time.D
 // that daemon died before they were told that it is closing; then it is theirs.
 func (i *Instance) restoreLingering(p *shimproc.Process) {
 	i.activated()
-	c := i.cleaningAfter(i.ledger.exit("") != nil)
+	c := i.cleaningAfter(i.ledger.Exit("") != nil)
 	if !p.Leave(behind{i}) {
 		i.clean(c)
 		return

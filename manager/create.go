@@ -103,21 +103,21 @@ func (i *Instance) endLaunchOf(p *shimproc.Process) {
 	var spare func(shimclient.ProcessID) bool
 	if p != nil {
 		tokens, _ = p.Traces()
-		spare = p.Sparing(i.ledger.passage().took)
+		spare = p.Sparing(i.ledger.Passage().Took)
 		p.End()
 	}
 	i.mu.Lock()
-	way, house := i.ledger.passageLocked(), i.house
+	way, house := i.ledger.Passage(), i.house
 	i.mu.Unlock()
-	if way.took == 0 && !way.joined {
+	if way.Took == 0 && !way.Joined {
 		spare = nil // the record of an earlier version; the launch is the instance's own
 	}
-	if way.launch != nil && !way.joined && !slices.Contains(tokens, way.launch.Token) {
-		tokens = append(tokens, way.launch.Token)
+	if way.Launch != nil && !way.Joined && !slices.Contains(tokens, way.Launch.Token) {
+		tokens = append(tokens, way.Launch.Token)
 	}
 	if p == nil && house != nil {
 		tokens = append(tokens, house.token)
-		spare = shimproc.Sparing(shimclient.ProcessID{}, house.answered, way.took)
+		spare = shimproc.Sparing(shimclient.ProcessID{}, house.answered, way.Took)
 	}
 	i.remains.setLaunches(tokens, spare)
 }
@@ -125,11 +125,11 @@ func (i *Instance) endLaunchOf(p *shimproc.Process) {
 // endOwnLaunch makes cleaning begin with the end of all processes of a launch whose answer is not on record, so that no
 // Create was sent: which shim it has made is not known, it may be another than the one that has died.
 func (i *Instance) endOwnLaunch() {
-	way := i.ledger.passage()
-	if way.launch == nil || way.joined || way.launch.Answered != 0 {
+	way := i.ledger.Passage()
+	if way.Launch == nil || way.Joined || way.Launch.Answered != 0 {
 		return
 	}
-	i.remains.setLaunches([]string{way.launch.Token}, shimproc.Sparing(shimclient.ProcessID{}, 0, way.took))
+	i.remains.setLaunches([]string{way.Launch.Token}, shimproc.Sparing(shimclient.ProcessID{}, 0, way.Took))
 }
 
 // awaitHelpers waits until no process of the instance's launch is left but the shim itself: a Create that a crash of
@@ -140,7 +140,7 @@ func (i *Instance) awaitHelpers(p *shimproc.Process) {
 	if len(tokens) == 0 || p == nil {
 		return
 	}
-	took := i.ledger.passage().took
+	took := i.ledger.Passage().Took
 	helps := func(id shimclient.ProcessID) bool {
 		return !p.MayBeShim(id) && id.StartTime >= took && !id.LeadsSession()
 	}
@@ -159,17 +159,17 @@ func (i *Instance) awaitHelpers(p *shimproc.Process) {
 // launchTokens are the launches by which what the shim runs for the instance is found, if a Create of it may still be
 // under way.
 func (i *Instance) launchTokens(p *shimproc.Process) []string {
-	way := i.ledger.passage()
+	way := i.ledger.Passage()
 	switch {
 	case !i.creation.wasCut() || p == nil:
 		return nil
-	case way.warm != "":
+	case way.Warm != "":
 		tokens, _ := p.Traces()
 		return tokens
-	case way.launch == nil || way.joined:
+	case way.Launch == nil || way.Joined:
 		return nil
 	}
-	return []string{way.launch.Token}
+	return []string{way.Launch.Token}
 }
 
 // rootfsDiff is the archive of what a container had changed in its rootfs, beside the checkpoint's directory: part of

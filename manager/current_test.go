@@ -14,13 +14,16 @@ import (
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc/codes"
+
+	"github.com/shimyard/shimyard/bundle"
 )
 
 // runcTask is a connected task of a shim that is vouched for, whose State was asked once.
 func runcTask(t *testing.T, s *memShim, m *ShimManager) *Task {
 	t.Helper()
 	i, p := memTask(t, m, "c1", ownPid())
-	i.binary.Runtime, i.ledger.rec.Task.PidOwned = RuncV2, true
+	i.binary.Runtime = RuncV2
+	edit(i, func(r *bundle.Record) { r.Task.PidOwned = true })
 	require.NoError(t, p.OnConnected(s.connect()))
 	task := &Task{i: i}
 	_, err := task.State(t.Context())
@@ -63,12 +66,13 @@ func TestListFromTheRecord(t *testing.T) {
 			task.i.binary.Runtime = "io.containerd.other.v1"
 		}, runtime.RunningStatus, true},
 		"created": {func(_ *testing.T, _ *memShim, task *Task) {
-			task.i.ledger.rec.Task.Status = tasktypes.Status_CREATED.String()
+			edit(task.i, func(r *bundle.Record) { r.Task.Status = tasktypes.Status_CREATED.String() })
 		}, runtime.RunningStatus, true},
-		"init gone": {func(_ *testing.T, _ *memShim, task *Task) { task.i.ledger.rec.Task.PidStart++ },
-			runtime.RunningStatus, true},
+		"init gone": {func(_ *testing.T, _ *memShim, task *Task) {
+			edit(task.i, func(r *bundle.Record) { r.Task.PidStart++ })
+		}, runtime.RunningStatus, true},
 		"a pid that may not be its": {func(_ *testing.T, _ *memShim, task *Task) {
-			task.i.ledger.rec.Task.PidOwned = false
+			edit(task.i, func(r *bundle.Record) { r.Task.PidOwned = false })
 		}, runtime.RunningStatus, true},
 		"being probed": {func(_ *testing.T, s *memShim, task *Task) {
 			s.stall("Connect")
@@ -157,7 +161,7 @@ func TestStateThatWasJustAsked(t *testing.T) {
 		state(runtime.PausedStatus, 0)
 		s.fail("Kill", codes.Internal, "no mood")
 		require.Error(t, task.Kill(t.Context(), 9, false))
-		task.i.ledger.rec.Task.PidStart++
+		edit(task.i, func(r *bundle.Record) { r.Task.PidStart++ })
 		state(runtime.RunningStatus, 1)
 	})
 }

@@ -5,6 +5,7 @@ package manager
 
 import (
 	"context"
+	"syscall"
 	"time"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
@@ -17,6 +18,7 @@ import (
 	"github.com/shimyard/shimyard/bundle"
 	"github.com/shimyard/shimyard/manager/internal/await"
 	"github.com/shimyard/shimyard/manager/internal/failpoint"
+	"github.com/shimyard/shimyard/manager/internal/ledger"
 	"github.com/shimyard/shimyard/manager/internal/metrics"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
@@ -35,8 +37,8 @@ func (i *Instance) delete(ctx context.Context) (*runtime.Exit, error) {
 		return nil, err
 	}
 	if !mine {
-		if e := i.ledger.exit(""); e != nil {
-			return toExit(e), nil // of the other's delete, that we waited for
+		if e := i.ledger.Exit(""); e != nil {
+			return ledger.ToExit(e), nil // of the other's delete, that we waited for
 		}
 		return nil, errNoInstance(i.kind, i.id)
 	}
@@ -45,7 +47,7 @@ func (i *Instance) delete(ctx context.Context) (*runtime.Exit, error) {
 	exit, err := detach(ctx, i.m, func(dctx context.Context) (*runtime.Exit, error) { return i.runDelete(dctx, ctx) })
 	end(err)
 	if err == nil {
-		metrics.Deleted(i.ledger.passage().runtime, time.Since(begin))
+		metrics.Deleted(i.ledger.Passage().Runtime, time.Since(begin))
 	}
 	return exit, errors.Wrapf(err, "cannot delete task %s", i.id)
 }
@@ -87,7 +89,7 @@ func (i *Instance) claimDelete(ctx context.Context) (mine bool, err error) {
 // runDelete is the orderly way: Delete in the shim, record the exit, release the process, remove what is left. ctx has
 // no cancellation; caller tells whether one still waits.
 func (i *Instance) runDelete(ctx, caller context.Context) (*runtime.Exit, error) {
-	i.ledger.awaitSilence()
+	i.ledger.AwaitSilence()
 	i.tellOOMBeforeDelete()
 	exit, derr := i.deleteInShim(ctx)
 	if derr != nil && (!errdefs.IsNotFound(derr) || i.processDead()) {
@@ -103,7 +105,7 @@ func (i *Instance) runDelete(ctx, caller context.Context) (*runtime.Exit, error)
 	if err != nil {
 		return i.deleteFailed(ctx, err)
 	}
-	if exit != nil && p != nil && p.IsOver() && i.ledger.unspoken() {
+	if exit != nil && p != nil && p.IsOver() && i.ledger.Unspoken() {
 		end := i.m.stayReachable(i)
 		i.m.spawn(func() {
 			defer end()
@@ -116,15 +118,15 @@ func (i *Instance) runDelete(ctx, caller context.Context) (*runtime.Exit, error)
 	if exit == nil {
 		return nil, derr
 	}
-	return toExit(exit), nil
+	return ledger.ToExit(exit), nil
 }
 
 // deleteInShim sends Delete, unless an earlier attempt was answered. After a lost connection it is sent once more.
 // NotFound with an exit on record is that exit; NotFound without one is returned as it is, for the caller to clean up
 // and pass on.
 func (i *Instance) deleteInShim(ctx context.Context) (*bundle.Exit, error) {
-	if i.ledger.wasDeleted() {
-		return i.ledger.exit(""), nil
+	if i.ledger.Fate().Deleted {
+		return i.ledger.Exit(""), nil
 	}
 	var resp *taskapi.DeleteResponse
 	send := func(ctx context.Context, t *shimclient.Task) (err error) {
@@ -146,13 +148,13 @@ func (i *Instance) deleteInShim(ctx context.Context) (*bundle.Exit, error) {
 	switch {
 	case err == nil:
 		failpoint.Here("delete-task")
-		i.ledger.learnExit(bundle.Exit{Pid: resp.Pid, Status: resp.ExitStatus, At: timeOf(resp.ExitedAt)})
-		i.ledger.markDeleted()
+		i.ledger.LearnExit(bundle.Exit{Pid: resp.Pid, Status: resp.ExitStatus, At: ledger.TimeOf(resp.ExitedAt)})
+		i.ledger.MarkDeleted()
 		failpoint.Here("delete-recorded")
-		return i.ledger.exit(""), nil
+		return i.ledger.Exit(""), nil
 	case errdefs.IsNotFound(err) && !i.processDead():
 		if e := i.exitInFlight(); e != nil {
-			i.ledger.markDeleted()
+			i.ledger.MarkDeleted()
 			return e, nil
 		}
 	}
@@ -163,10 +165,10 @@ func (i *Instance) deleteInShim(ctx context.Context) (*bundle.Exit, error) {
 // there yet may still be coming: an earlier Delete may have been done after its caller had left.
 func (i *Instance) exitInFlight() *bundle.Exit {
 	select {
-	case <-i.ledger.exited:
-	case <-i.m.spawn(func() { i.m.awaitTold(inFlight) }):
+	case <-i.ledger.Exited():
+	case <-i.m.spawn(func() { i.m.awaitTold(ledger.InFlight) }):
 	}
-	return i.ledger.exit("")
+	return i.ledger.Exit("")
 }
 
 // errInitEnded: the container has ended since a Delete was sent to a shim that does not answer.
@@ -178,10 +180,10 @@ func (i *Instance) deleteContext(ctx context.Context) (context.Context, context.
 	if !i.silent() {
 		return context.WithCancel(ctx)
 	}
-	if i.initGone() {
+	if i.ledger.InitGone() {
 		return timeout.WithContext(ctx, TimeoutCleanup)
 	}
-	init := i.ledger.initProcess()
+	init := i.ledger.Init()
 	if init == (shimclient.ProcessID{}) {
 		return context.WithCancel(ctx)
 	}
@@ -224,11 +226,11 @@ func (i *Instance) deleteFailed(ctx context.Context, err error) (*runtime.Exit, 
 	if !i.takeDeleteBack() {
 		return nil, err
 	}
-	wait, cancel := context.WithTimeout(ctx, inFlight+timeout.Get(TimeoutCleanup))
+	wait, cancel := context.WithTimeout(ctx, ledger.InFlight+timeout.Get(TimeoutCleanup))
 	defer cancel()
 	select {
-	case <-i.ledger.exited:
-		return toExit(i.ledger.exit("")), nil
+	case <-i.ledger.Exited():
+		return ledger.ToExit(i.ledger.Exit("")), nil
 	case <-wait.Done():
 		return nil, errNoInstance(i.kind, i.id)
 	}
@@ -267,7 +269,7 @@ func (i *Instance) releaseProcess(
 func (i *Instance) cleanUpDeleted() {
 	ctx := i.context()
 	i.activated()
-	c := i.cleaningAfter(i.ledger.exit("") != nil)
+	c := i.cleaningAfter(i.ledger.Exit("") != nil)
 	for pause := i.m.cleanPause; ; pause = min(2*pause, lastCleanPause) {
 		p := i.process()
 		lingering, err := i.releaseProcess(ctx, p, false)
@@ -291,7 +293,9 @@ func (i *Instance) cleanUpDeleted() {
 
 // takeDeleteBack lets the delete be tried again. True when the shim has died meanwhile: it is cleaned up instead.
 func (i *Instance) takeDeleteBack() (dead bool) {
-	i.onDeleteFailed()
+	if i.onDeleteFailed() {
+		i.m.spawn(i.takeOver)
+	}
 	return i.cleanUpIfDead()
 }
 
@@ -337,8 +341,45 @@ func (i *Instance) deletesAlways() bool {
 // tellLate tells what a shim took with it when it ended after an orderly delete: shims queue their events and end
 // without waiting for them. The id may have a new instance by now, so events still in flight are matched by pid.
 func (i *Instance) tellLate() {
-	i.m.awaitTold(inFlight) // told twice is better than never, so the end of the daemon does not keep it from telling
-	if i.ledger.unspoken() {
+	i.m.awaitTold(ledger.InFlight) // told twice is better than never, so the end of the daemon does not keep it from telling
+	if i.ledger.Unspoken() {
 		i.tell()
 	}
+}
+
+// killInit ends the container's init without its shim. True when that was its init for certain, its alone, and it is
+// ended.
+func (i *Instance) killInit(ctx context.Context) bool {
+	pid := i.ledger.Init()
+	if (pid == shimclient.ProcessID{}) || i.sharesInit(uint32(pid.Pid)) {
+		return false
+	}
+	if err := pid.Signal(syscall.SIGKILL); err != nil && !errdefs.IsNotFound(err) {
+		log.G(ctx).WithError(err).WithField("pid", pid.Pid).Error("cannot end a container without its shim")
+		return false
+	}
+	// Who deletes next asks whether it is gone.
+	wctx, cancel := timeout.WithContext(ctx, TimeoutCleanup)
+	defer cancel()
+	if err := pid.Wait(wctx); err != nil {
+		log.G(ctx).WithError(err).WithField("pid", pid.Pid).Error("a container's init does not end at a SIGKILL")
+		return false
+	}
+	log.G(ctx).WithField("pid", pid.Pid).Warn("ended a container's init without its shim")
+	return true
+}
+
+// sharesInit tells whether another task of the same shim has the same pid, as in a VM, whose process stands for all
+// containers in it.
+func (i *Instance) sharesInit(pid uint32) bool {
+	p := i.process()
+	if p == nil {
+		return false
+	}
+	for _, o := range instancesOf(p) {
+		if o != i && o.ledger.Pid("") == pid {
+			return true
+		}
+	}
+	return false
 }

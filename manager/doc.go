@@ -26,7 +26,7 @@
 //   - Launch, join and restore end in the same constructor of a Process; a failed launch, a launch that a crash cut
 //     short and a dead shim end in the same cleaning.
 //   - Removal compares identity: a late callback of an earlier instance never evicts its successor under the same id.
-//   - No lock is held across an RPC, an exec, a publish or file IO. The exceptions are ledger.saving and
+//   - No lock is held across an RPC, an exec, a publish or file IO. The exceptions are Ledger.saving and
 //     Instance.reading, which order the writes of one record file and its first reading, and warmShim.clearing, which
 //     orders the removals of one directory; they guard nothing else.
 //   - An instance leaves the map last, when nothing of it is left; until then its id is reserved. A shim that has said

@@ -15,22 +15,20 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/manager/internal/await"
 	"github.com/shimyard/shimyard/manager/internal/failpoint"
+	"github.com/shimyard/shimyard/manager/internal/ledger"
 	"github.com/shimyard/shimyard/manager/internal/metrics"
-	"github.com/shimyard/shimyard/shimclient"
 )
 
 // subscribersBack is when, after a start of the daemon, clients that follow events can have come back.
 const subscribersBack = 3 * time.Second
 
-// maxTries bounds how often an exit is told where crashes leave it unknown whether it was.
-const maxTries = 3
-
 // tell says for a dead shim what it can no longer say: exits of execs, the exit of init, the deletion, each only if
 // it was not said.
 func (i *Instance) tell() {
 	i.tellExits("dead_shim")
-	e := i.ledger.exit("")
+	e := i.ledger.Exit("")
 	if e == nil || e.DeleteTold {
 		return
 	}
@@ -38,26 +36,25 @@ func (i *Instance) tell() {
 		ContainerID: i.id, Pid: e.Pid, ExitStatus: e.Status, ExitedAt: timestamppb.New(e.At),
 	})
 	failpoint.Here("tell-delete")
-	i.ledger.note("", func(e *bundle.Exit) { e.DeleteTold = true })
+	i.ledger.MarkDeletionTold()
 }
 
 // tellExits tells what is known and untold of exits, those of execs first. What is told is in the bundle before it is
 // told, and that it was told is marked there before the next thing is said: a crash in between repeats the same words.
 func (i *Instance) tellExits(by string) {
-	for _, execID := range i.ledger.untold() {
-		e := i.ledger.exit(execID)
-		if e.Tries >= maxTries {
+	for _, execID := range i.ledger.Untold() {
+		e, ok := i.ledger.CountTry(execID)
+		if !ok {
 			continue
 		}
-		i.ledger.note(execID, func(e *bundle.Exit) { e.Tries++ })
 		failpoint.Here("tell-counted")
 		if execID == "" {
 			i.tellOOMOnce()
 		}
-		i.publishExit(execID, *e)
+		i.publishExit(execID, e)
 		metrics.ExitTold(by)
 		failpoint.Here("tell-exit")
-		i.ledger.note(execID, i.ledger.toldLocked)
+		i.ledger.MarkTold(execID)
 	}
 }
 
@@ -80,122 +77,72 @@ func (m *ShimManager) publish(ctx context.Context, topic string, e events.Event)
 	}
 }
 
-// What acknowledges an exit is its task's Delete. Clients come back to a daemon that was started again in their own
-// time: dockerd's subscription is later than the shim's retry of an event, and dockerd would say "running" for ever
-// (https://github.com/moby/moby/issues/41303). So an exit that was told while the daemon was young, and whose task is
-// still there, is told again, in the same words: clients that have heard it drop a repeat (moby compares pid and
-// state).
-const (
-	// youth is for how long after the daemon's start what is told may not be heard by all.
-	youth = 30 * time.Second
-	// repeats is how often an exit is told again.
-	repeats = 3
-	// firstRepeatPause is between telling an exit and the first repeat of it; each further pause is twice the one
-	// before. The last repeat comes 35 s after the first word.
-	firstRepeatPause = 5 * time.Second
-	// oomPause is between telling an OOM kill and the next repeat of it, until the exit is told or the daemon is not
-	// young any more. Clients take the reason from what came before the exit, which the shim tells at a time of its
-	// own: the shorter the pause, the fewer come back between the last repeat and the exit.
-	oomPause = time.Second
-)
-
 // repeat tells exits, and OOM kills before them, again until none is owed or the task is deleted. While a Delete is
 // under way it waits for what becomes of that.
 func (i *Instance) repeat() {
-	for {
-		i.mu.Lock()
-		st, changed := i.state, i.changed
-		due, ok := i.ledger.repeatDueLocked(st)
-		i.mu.Unlock()
-		if !ok {
-			return
-		}
-		wait := time.Until(due)
-		switch {
-		case st == deleting:
-			wait = time.Hour // until that has succeeded or failed
-		case wait <= 0:
+	// At the end of the daemon the next start goes on.
+	_ = await.UntilDue(i.m.ctx, func() (await.Wake, time.Duration, bool) {
+		news := i.ledger.News()
+		for {
+			s, changed, due, ok := i.due((*ledger.Ledger).RepeatDue)
+			wait := time.Until(due)
+			switch {
+			case !ok:
+				return await.Wake{}, 0, true
+			case s == ledger.Deleting:
+				return await.Wake{changed, news}, 0, false // until that has succeeded or failed
+			case wait > 0:
+				return await.Wake{changed, news}, wait, false
+			}
 			i.repeatNow()
-			continue
 		}
-		timer := time.NewTimer(wait)
-		select {
-		case <-timer.C:
-		case <-changed:
-		case <-i.m.ctx.Done():
-			timer.Stop()
-			return
-		}
-		timer.Stop()
-	}
+	})
+}
+
+// due asks the ledger when something is to be told; s and changed are of the same
+// moment. One step with the state: a Delete that fails has what is untold told later, in the step in which it gives the
+// task back, and would find that still being seen to by one who saw it being deleted and is about to give that up.
+func (i *Instance) due(
+	ask func(*ledger.Ledger, ledger.Stage) (time.Time, bool),
+) (s ledger.Stage, changed <-chan struct{}, due time.Time, ok bool) {
+	i.inStep(func(now ledger.Stage) {
+		s, changed = now, i.changed
+		due, ok = ask(i.ledger, now)
+	})
+	return s, changed, due, ok
 }
 
 // repeatNow tells again what is due.
 func (i *Instance) repeatNow() {
-	oom, due := i.ledger.takeRepeats()
+	oom, due := i.ledger.TakeRepeats()
 	failpoint.Here("repeat-counted")
-	i.noteOOM()
-	if !i.beginSpeaking() {
+	i.ledger.NoteOOM()
+	end, ok := i.beginSpeaking()
+	if !ok {
 		return
 	}
-	defer i.ledger.endSpeaking()
+	defer end()
 	i.tellOOMIf(oom)
 	for _, id := range due {
 		if id == "" {
 			i.tellOOM()
 		}
-		if e := i.ledger.exit(id); e != nil {
+		if e := i.ledger.Exit(id); e != nil {
 			i.publishExit(id, *e)
 			metrics.ExitTold("repeat")
 		}
 	}
 }
 
-// beginSpeaking tells whether something may be told of the task; the caller calls the ledger's endSpeaking then.
-func (i *Instance) beginSpeaking() bool {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	return i.ledger.beginSpeakingLocked(i.state)
-}
-
-// exitKilled is the status of a process that SIGKILL ended: the kernel's for lack of memory, or a client's.
-const exitKilled = 128 + 9
-
-// A shim tells TaskOOM before the exit, and both are lost when the daemon is away for longer than the shim tries. The
-// exit is found out from the shim afterwards; why it came about only the container's cgroup knows, which is there until
-// the task is deleted. Clients take the reason from the event alone: CRI its OOMKilled, moby its State.OOMKilled.
-
-// memoryOf is the memory cgroup of a process, and how many were killed in it so far. Nothing where the process has no
-// cgroup other than its shim's: what is killed there may be another's.
-func memoryOf(pid uint32, shim shimclient.ProcessID) (cgroup string, kills uint64) {
-	cgroup, err := shimclient.MemoryCgroup(int(pid))
-	if err != nil {
-		return "", 0
-	}
-	if own, err := shimclient.MemoryCgroup(shim.Pid); err != nil || own == cgroup {
-		return "", 0
-	}
-	if kills, err = shimclient.OOMKills(cgroup); err != nil {
-		return "", 0
-	}
-	return cgroup, kills
-}
-
-// noteOOM looks whether init was ended for lack of memory. It must come before anything that removes the cgroup, and
-// means something only when init has ended by itself.
-func (i *Instance) noteOOM() {
-	cgroup, before, ok := i.ledger.memory()
-	if !ok {
-		return
-	}
-	if kills, err := shimclient.OOMKills(cgroup); err != nil || kills <= before {
-		return
-	}
-	i.ledger.recordOOM()
+// beginSpeaking tells whether something may be told of the task, until end is called. One step with onDelete's: either
+// the Delete waits for what is told, or nothing is told any more.
+func (i *Instance) beginSpeaking() (end func(), ok bool) {
+	i.inStep(func(s ledger.Stage) { end, ok = i.ledger.BeginSpeaking(s) })
+	return end, ok
 }
 
 // tellOOM tells that init was ended for lack of memory, if it is known to have been.
-func (i *Instance) tellOOM() { i.tellOOMIf(i.ledger.takeOOM(true)) }
+func (i *Instance) tellOOM() { i.tellOOMIf(i.ledger.TakeOOM(true)) }
 
 func (i *Instance) tellOOMIf(due bool) {
 	if due {
@@ -204,36 +151,19 @@ func (i *Instance) tellOOMIf(due bool) {
 }
 
 // tellOOMOnce is tellOOM, unless this daemon has said so before.
-func (i *Instance) tellOOMOnce() { i.tellOOMIf(i.ledger.takeOOM(false)) }
+func (i *Instance) tellOOMOnce() { i.tellOOMIf(i.ledger.TakeOOM(false)) }
 
 // tellOOMBeforeDelete is for a task that ended while there was no daemon, or so soon after that its clients may not
 // have heard: its client may delete it, and the cgroup with it, long before the exit is told. CRI does so while it
 // recovers what it knew.
 func (i *Instance) tellOOMBeforeDelete() {
-	e := i.ledger.exit("")
-	if i.reading == nil || e == nil || e.Status != exitKilled || e.Told && e.Owed == 0 {
+	e := i.ledger.Exit("")
+	if i.reading == nil || e == nil || e.Status != ledger.ExitKilled || e.Told && e.Owed == 0 {
 		return
 	}
-	i.noteOOM()
+	i.ledger.NoteOOM()
 	i.tellOOMOnce()
 }
-
-// placeMemory records where it can be seen whether init is ended for lack of memory, once its pid is known to be its
-// own.
-func (i *Instance) placeMemory() {
-	i.mu.Lock()
-	p, pid := i.proc, i.ledger.unplacedLocked()
-	i.mu.Unlock()
-	if p == nil || pid == 0 {
-		return
-	}
-	cgroup, kills := memoryOf(pid, p.Verified())
-	i.ledger.placeMemory(pid, cgroup, kills)
-}
-
-// ownRetries is how long after an exit its shim may still tell it by itself: containerd's shims try again for 15 s
-// after a crash of the daemon and for 45 s after a clean stop.
-const ownRetries = time.Minute
 
 // execGrace is how long an exec that has stopped is waited for.
 const execGrace = 2 * time.Second
@@ -241,68 +171,64 @@ const execGrace = 2 * time.Second
 // replay tells the exits that a living shim does not tell. It waits until the shim has given up on telling them and,
 // after a start of the daemon, until subscribers can have come back; nothing is told once a client deletes the task.
 func (i *Instance) replay() {
-	for {
-		i.mu.Lock()
-		changed := i.changed
-		due, ok := i.ledger.replayDueLocked(i.state)
-		i.mu.Unlock()
-		if !ok {
-			return
-		}
-		wait := max(time.Until(due), subscribersBack-time.Since(i.m.started))
-		if wait <= 0 {
-			i.askExecs(i.context())
-			if !i.m.awaitFollower() {
-				return
+	// At the end of the daemon the next start goes on.
+	_ = await.UntilDue(i.m.ctx, func() (await.Wake, time.Duration, bool) {
+		news := i.ledger.News()
+		for {
+			_, changed, due, ok := i.due((*ledger.Ledger).ReplayDue)
+			if !ok {
+				return await.Wake{}, 0, true
 			}
-			i.noteOOM()
-			if i.beginSpeaking() {
-				i.tellExits("replay")
-				i.ledger.endSpeaking()
+			if wait := max(time.Until(due), subscribersBack-time.Since(i.m.desk.Started)); wait > 0 {
+				return await.Wake{changed, news}, wait, false
 			}
-			continue
+			if !i.replayNow() {
+				return await.Wake{}, 0, true
+			}
 		}
-		t := time.NewTimer(wait)
-		select {
-		case <-changed:
-		case <-t.C:
-		case <-i.m.ctx.Done():
-			t.Stop()
-			return
-		}
-		t.Stop()
-	}
+	})
 }
 
-// replayFound is replayLater after a restore, which finds out first what ended while there was no daemon.
+// replayNow tells what is due; false when the manager was closed before.
+func (i *Instance) replayNow() bool {
+	i.askExecs(i.context())
+	if !i.m.awaitFollower() {
+		return false
+	}
+	i.ledger.NoteOOM()
+	if end, ok := i.beginSpeaking(); ok {
+		defer end()
+		i.tellExits("replay")
+	}
+	return true
+}
+
+// replayFound has exits told after a restore, and finds out first what ended while there was no daemon.
 func (i *Instance) replayFound() {
 	if i.kind != KindTask {
 		return
 	}
-	if i.ledger.stoppedUntimed() {
+	if i.ledger.StoppedUntimed() {
 		// Where State does not say when it ended, Wait says how.
 		i.m.spawn(func() { _, _ = i.wait(i.context(), "") })
 	}
 	i.askExecs(i.context())
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	i.ledger.replayLaterLocked()
-	i.ledger.repeatLaterLocked()
+	i.ledger.TellLater()
 }
 
 // askExecs finds out the exits of execs that were running when the last daemon stopped. State is asked, whose answer is
 // bounded in time; an exit that it gives without a time may not be known to the shim yet, and is what Wait says.
 func (i *Instance) askExecs(ctx context.Context) {
-	for _, id := range i.ledger.pendingExecs() {
-		x := i.ledger.execOf(id)
+	for _, id := range i.ledger.PendingExecs() {
+		x := i.ledger.ExecOf(id)
 		s, err := i.sendState(ctx, id)
 		switch {
 		case err != nil || s.Status != tasktypes.Status_STOPPED:
 			// deleted, or its exit is told when it comes
-		case hasTime(s.ExitedAt):
-			i.ledger.learnExecExit(id, x, bundle.Exit{Status: s.ExitStatus, At: timeOf(s.ExitedAt)})
+		case ledger.HasTime(s.ExitedAt):
+			i.ledger.LearnExecExit(x, bundle.Exit{Status: s.ExitStatus, At: ledger.TimeOf(s.ExitedAt)})
 		default:
-			i.ledger.firstSeenStopped(id)
+			i.ledger.SeenStopped(id)
 			wctx, cancel := context.WithTimeout(ctx, execGrace)
 			_, _ = i.wait(wctx, id)
 			cancel()

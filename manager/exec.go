@@ -13,6 +13,7 @@ import (
 
 	"github.com/shimyard/shimyard/bundle"
 	"github.com/shimyard/shimyard/manager/internal/failpoint"
+	"github.com/shimyard/shimyard/manager/internal/ledger"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
 )
@@ -31,23 +32,23 @@ func (e *Exec) ID() string { return e.id }
 // State of the exec. What the shim does not say, or no longer knows since a Delete was done whose caller had left, is
 // said from the record once the exit is there.
 func (e *Exec) State(ctx context.Context) (runtime.State, error) {
-	i, x := e.task.i, e.task.i.ledger.execOf(e.id)
+	i, x := e.task.i, e.task.i.ledger.ExecOf(e.id)
 	if i.execWasDeleted(e.id) {
 		return i.execStopped(e.id), nil
 	}
 	r, err := i.askState(ctx, e.id)
 	if err != nil {
-		if i.ledger.exit(e.id) != nil && i.speaksForExec(err) {
+		if i.ledger.Exit(e.id) != nil && i.speaksForExec(err) {
 			return i.execStopped(e.id), nil
 		}
 		return runtime.State{}, err
 	}
 	s := toState(r)
-	if s.Status == runtime.StoppedStatus && hasTime(r.ExitedAt) {
-		i.ledger.learnExecExit(e.id, x, bundle.Exit{Status: r.ExitStatus, At: timeOf(r.ExitedAt)})
+	if s.Status == runtime.StoppedStatus && ledger.HasTime(r.ExitedAt) {
+		i.ledger.LearnExecExit(x, bundle.Exit{Status: r.ExitStatus, At: ledger.TimeOf(r.ExitedAt)})
 	}
 	if s.Status == runtime.StoppedStatus {
-		s.ExitStatus, s.ExitedAt = i.stoppedAs(e.id, s.ExitStatus)
+		s.ExitStatus, s.ExitedAt = i.ledger.StoppedAs(e.id, s.ExitStatus)
 	}
 	return s, nil
 }
@@ -62,7 +63,7 @@ func (e *Exec) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	i.ledger.execStarted(e.id, pid)
+	i.ledger.ExecStarted(e.id, pid)
 	return nil
 }
 
@@ -105,16 +106,16 @@ func (e *Exec) Delete(ctx context.Context) (*runtime.Exit, error) {
 
 // deleteExec deletes an exec. ctx has no cancellation; caller tells whether the caller still waits.
 func (i *Instance) deleteExec(ctx, caller context.Context, id string) (*runtime.Exit, error) {
-	x := i.ledger.execOf(id)
+	x := i.ledger.ExecOf(id)
 	exit, err := i.deleteExecInShim(ctx, id, x)
 	switch {
 	case errdefs.IsNotFound(err):
-		i.ledger.execDeleted(id, x)
+		i.ledger.ForgetExec(x)
 		return nil, err
 	case err != nil:
 		return nil, err
 	case caller.Err() == nil:
-		i.ledger.execDeleted(id, x)
+		i.ledger.ForgetExec(x)
 	default:
 		// No caller is there to be given the exit: it stays, recorded, for the retry.
 	}
@@ -123,9 +124,9 @@ func (i *Instance) deleteExec(ctx, caller context.Context, id string) (*runtime.
 
 // deleteExecInShim sends Delete, unless an earlier one was answered. After a lost connection it is sent once more.
 // NotFound with an exit on record is that exit: an earlier Delete was done and its answer was lost.
-func (i *Instance) deleteExecInShim(ctx context.Context, id string, x *bundle.ExecState) (*runtime.Exit, error) {
+func (i *Instance) deleteExecInShim(ctx context.Context, id string, x ledger.Exec) (*runtime.Exit, error) {
 	if i.execWasDeleted(id) {
-		return toExit(i.ledger.exit(id)), nil
+		return ledger.ToExit(i.ledger.Exit(id)), nil
 	}
 	var resp *taskapi.DeleteResponse
 	send := func(ctx context.Context, t *shimclient.Task) (err error) {
@@ -138,41 +139,39 @@ func (i *Instance) deleteExecInShim(ctx context.Context, id string, x *bundle.Ex
 	}
 	if err == nil {
 		failpoint.Here("exec-deleted")
-		exit := &bundle.Exit{Pid: resp.Pid, Status: resp.ExitStatus, At: timeOf(resp.ExitedAt)}
-		return toExit(i.ledger.onExecDeleted(id, x, exit)), nil
+		exit := bundle.Exit{Pid: resp.Pid, Status: resp.ExitStatus, At: ledger.TimeOf(resp.ExitedAt)}
+		return ledger.ToExit(i.ledger.ExecDeleted(x, exit)), nil
 	}
-	if !errdefs.IsNotFound(err) || i.processDead() || x == nil {
+	if !errdefs.IsNotFound(err) || i.processDead() || !x.IsKnown() {
 		return nil, err
 	}
 	if exit := i.execExitInFlight(id, x); exit != nil {
-		return toExit(exit), nil
+		return ledger.ToExit(exit), nil
 	}
 	return nil, err
 }
 
 // execExitInFlight is the exit of an exec that the shim no longer knows. Like init's it may still be on its way.
-func (i *Instance) execExitInFlight(id string, x *bundle.ExecState) *bundle.Exit {
-	if started := i.pidOf(id) != 0; started && i.ledger.exit(id) == nil {
-		i.m.awaitTold(inFlight)
+func (i *Instance) execExitInFlight(id string, x ledger.Exec) *bundle.Exit {
+	if started := i.ledger.Pid(id) != 0; started && i.ledger.Exit(id) == nil {
+		i.m.awaitTold(ledger.InFlight)
 	}
-	if e := i.ledger.exit(id); e != nil {
-		return i.ledger.onExecDeleted(id, x, e)
+	if e := i.ledger.Exit(id); e != nil {
+		return i.ledger.ExecDeleted(x, *e)
 	}
 	return nil
 }
 
 // execWasDeleted tells whether the shim has deleted an exec that is still on record.
 func (i *Instance) execWasDeleted(id string) bool {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	x := i.ledger.execLocked(id)
-	return i.state.listed() && x != nil && x.Deleted && x.Exit != nil
+	st, _ := i.watch()
+	return st.listed() && i.ledger.ExecWasDeleted(id)
 }
 
 // execStopped is the state of an exec whose exit is on record.
 func (i *Instance) execStopped(id string) runtime.State {
-	s := runtime.State{Status: runtime.StoppedStatus, Pid: i.pidOf(id)}
-	s.ExitStatus, s.ExitedAt = i.stoppedAs(id, 0)
+	s := runtime.State{Status: runtime.StoppedStatus, Pid: i.ledger.Pid(id)}
+	s.ExitStatus, s.ExitedAt = i.ledger.StoppedAs(id, 0)
 	return s
 }
 

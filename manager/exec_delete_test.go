@@ -16,6 +16,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/shimyard/shimyard/manager/internal/ledger"
 )
 
 // startedExec is an exec "e1" with pid 78 of a task whose shim deletes it with exit 3.
@@ -24,8 +26,8 @@ func startedExec(t *testing.T, m *ShimManager) (*Exec, *memShim) {
 	s := newMemShim(t)
 	i, p := memTask(t, m, "c1", 77)
 	require.NoError(t, p.OnConnected(s.connect()))
-	i.ledger.execAdded("e1")
-	i.ledger.execStarted("e1", 78)
+	i.ledger.ExecAdded("e1")
+	i.ledger.ExecStarted("e1", 78)
 	s.say("Delete", &taskapi.DeleteResponse{Pid: 78, ExitStatus: 3, ExitedAt: timestamppb.Now()})
 	return &Exec{task: &Task{i: i}, id: "e1"}, s
 }
@@ -88,7 +90,7 @@ func TestExecDeleteWhoseAnswerIsLost(t *testing.T) {
 		want  error
 	}{
 		{"the exit is known", 0, nil},
-		{"the exit is on its way", inFlight / 2, nil},
+		{"the exit is on its way", ledger.InFlight / 2, nil},
 		{"nothing is known of the exit", time.Hour, errdefs.ErrNotFound},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -103,7 +105,7 @@ func TestExecDeleteWhoseAnswerIsLost(t *testing.T) {
 				exit, err := e.Delete(t.Context())
 				if c.want != nil {
 					require.ErrorIs(t, err, c.want)
-					require.Nil(t, e.task.i.ledger.execOf("e1"), "what the shim does not know is not listed")
+					require.False(t, e.task.i.ledger.ExecOf("e1").IsKnown(), "what the shim does not know is not listed")
 					return
 				}
 				require.NoError(t, err)
@@ -119,15 +121,15 @@ func TestExecOfAReusedID(t *testing.T) {
 		e, s := startedExec(t, memManager(t))
 		leaveDelete(t, e, s)
 		i := e.task.i
-		i.ledger.execAdded("e1") // the shim has deleted the first, else it would have refused this one
-		i.ledger.execStarted("e1", 79)
+		i.ledger.ExecAdded("e1") // the shim has deleted the first, else it would have refused this one
+		i.ledger.ExecStarted("e1", 79)
 		s.resume("Delete")
 		synctest.Wait()
-		require.EqualValues(t, 79, i.pidOf("e1"))
-		require.Nil(t, i.ledger.exit("e1"))
+		require.EqualValues(t, 79, i.ledger.Pid("e1"))
+		require.Nil(t, i.ledger.Exit("e1"))
 		require.False(t, i.execWasDeleted("e1"))
 		i.onExitEvent("e1", exitOf(79, 0))
-		require.NotNil(t, i.ledger.exit("e1"))
+		require.NotNil(t, i.ledger.Exit("e1"))
 	})
 }
 
@@ -138,9 +140,9 @@ func TestExitOfADeletedExec(t *testing.T) {
 		leaveDelete(t, e, s)
 		s.resume("Delete")
 		time.Sleep(10 * time.Minute)
-		require.NotNil(t, e.task.i.ledger.exit("e1"))
-		require.Zero(t, e.task.i.ledger.exit("e1").Tries)
-		require.False(t, e.task.i.ledger.telling.replaying)
+		require.NotNil(t, e.task.i.ledger.Exit("e1"))
+		require.Zero(t, e.task.i.ledger.Exit("e1").Tries)
+		requireNoLoop(t, "replay")
 	})
 }
 
@@ -188,7 +190,7 @@ func TestStoppedWithoutATime(t *testing.T) {
 					}
 					time.Sleep(time.Second)
 				}
-				require.Nil(t, i.ledger.exit(""), "the shim may not have seen the exit yet")
+				require.Nil(t, i.ledger.Exit(""), "the shim may not have seen the exit yet")
 				s.exit = &taskapi.WaitResponse{ExitStatus: 8, ExitedAt: at}
 				close(s.exits)
 				ends(t, startWait(t.Context(), i, ""), 8)
@@ -220,7 +222,7 @@ func TestExitWithoutATime(t *testing.T) {
 				event := exitEvent("c1", "c1", 77, 3)
 				event.ExitedAt = at
 				hear(t, m, testNamespace, event)
-				require.True(t, e.task.i.ledger.exit("").At.Equal(time.Now()))
+				require.True(t, e.task.i.ledger.Exit("").At.Equal(time.Now()))
 				s.exitWith(3, time.Time{})
 				got, err := e.task.i.wait(t.Context(), "of an earlier daemon")
 				require.NoError(t, err)
@@ -242,9 +244,9 @@ func TestStoppedWithoutATimeDuringDowntime(t *testing.T) {
 		require.True(t, i.ask())
 		time.Sleep(10 * time.Minute)
 		for _, id := range []string{"", "e1"} {
-			require.NotNil(t, i.ledger.exit(id), "%q", id)
-			require.EqualValues(t, 9, i.ledger.exit(id).Status, "%q", id)
-			require.Equal(t, 1, i.ledger.exit(id).Tries, "%q", id)
+			require.NotNil(t, i.ledger.Exit(id), "%q", id)
+			require.EqualValues(t, 9, i.ledger.Exit(id).Status, "%q", id)
+			require.Equal(t, 1, i.ledger.Exit(id).Tries, "%q", id)
 		}
 	})
 }

@@ -16,11 +16,10 @@ import (
 	"github.com/containerd/typeurl/v2"
 
 	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/manager/internal/ledger"
 )
 
 const (
-	// inFlight is how long the events of a dead shim may still be on their way: they come on a connection of their own.
-	inFlight = 200 * time.Millisecond
 	// quiet is how long no event comes to a follower that waits for one before nothing can be left in the exchange's
 	// queues.
 	quiet = 50 * time.Millisecond
@@ -128,7 +127,7 @@ func (m *ShimManager) heard(env *events.Envelope) {
 			execID = ""
 		}
 		for _, i := range m.reachable(env.Namespace, e.ContainerID) {
-			i.onExitEvent(execID, bundle.Exit{Pid: e.Pid, Status: e.ExitStatus, At: timeOf(e.ExitedAt)})
+			i.onExitEvent(execID, bundle.Exit{Pid: e.Pid, Status: e.ExitStatus, At: ledger.TimeOf(e.ExitedAt)})
 		}
 	case *apievents.TaskDelete:
 		if e.ID == "" {

@@ -4,6 +4,7 @@
 package manager
 
 import (
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/shimyard/shimyard/bundle"
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
@@ -32,8 +34,7 @@ func stoppedTask(t *testing.T, m *ShimManager, id string) *Instance {
 	t.Helper()
 	i, _ := memTask(t, m, id, 200)
 	e := exitOf(200, 7)
-	i.ledger.rec.Task.Exit = &e
-	close(i.ledger.exited)
+	edit(i, func(r *bundle.Record) { r.Task.Exit = &e })
 	return i
 }
 
@@ -48,7 +49,7 @@ func TestBacklogOfEvents(t *testing.T) {
 			}
 		},
 		"an exit that was learnt from an answer": func(i *Instance) {
-			i.ledger.rec.Task.Exit.At = time.Now().Add(-ownRetries)
+			edit(i, func(r *bundle.Record) { r.Task.Exit.At = time.Now().Add(-ownRetries) })
 			i.replay()
 		},
 	} {
@@ -58,7 +59,7 @@ func TestBacklogOfEvents(t *testing.T) {
 				i := stoppedTask(t, m, "c1")
 				before := time.Now()
 				exit := exitEvent("c1", "c1", 200, 7)
-				exit.ExitedAt = timestamppb.New(i.ledger.exit("").At)
+				exit.ExitedAt = timestamppb.New(i.ledger.Exit("").At)
 				go func() {
 					for range 5000 {
 						ch <- sent(t, before, exitEvent("other", "other", 1, 0))
@@ -69,9 +70,9 @@ func TestBacklogOfEvents(t *testing.T) {
 				}()
 				time.Sleep(time.Millisecond)
 				judge(i)
-				require.True(t, i.ledger.exit("").Told)
-				require.True(t, i.ledger.exit("").DeleteTold)
-				require.Zero(t, i.ledger.exit("").Tries, "the shim has told it")
+				require.True(t, i.ledger.Exit("").Told)
+				require.True(t, i.ledger.Exit("").DeleteTold)
+				require.Zero(t, i.ledger.Exit("").Tries, "the shim has told it")
 			})
 		})
 	}
@@ -92,8 +93,8 @@ func TestStreamOfEvents(t *testing.T) {
 			}
 		}()
 		i.tellLate()
-		require.Equal(t, 1, i.ledger.exit("").Tries)
-		require.True(t, i.ledger.exit("").DeleteTold)
+		require.Equal(t, 1, i.ledger.Exit("").Tries)
+		require.True(t, i.ledger.Exit("").DeleteTold)
 		close(stop)
 		<-stopped
 		ch <- sent(t, time.Now().Add(time.Hour), exitEvent("other", "other", 1, 0))
@@ -108,11 +109,21 @@ func TestEventsWhileADiskIsSlow(t *testing.T) {
 	shimtest.CheckLeaks(t)
 	m, ch := fedManager(t)
 	slow, _ := memTask(t, m, "slow", 200)
-	slow.ledger.execAdded("e1")
-	slow.ledger.execStarted("e1", 201)
+	slow.ledger.ExecAdded("e1")
+	slow.ledger.ExecStarted("e1", 201)
 	other, _ := memTask(t, m, "other", 300)
-	slow.ledger.saving.Lock()
-	defer slow.ledger.saving.Unlock()
+	layout := bundle.Layout{State: t.TempDir(), Root: t.TempDir()}
+	var err error
+	slow.bundle, err = layout.Create(testNamespace, "slow", bundle.CreateOptions{})
+	require.NoError(t, err)
+	slow.ledger.Save()
+	var mu sync.Mutex
+	var writes []func() // that have not begun
+	m.desk.Spawn = func(f func()) {
+		mu.Lock()
+		defer mu.Unlock()
+		writes = append(writes, f)
+	}
 	for _, e := range []any{
 		exitEvent("slow", "e1", 201, 1), exitEvent("slow", "slow", 200, 2),
 		&apievents.TaskDelete{ContainerID: "slow", Pid: 200}, exitEvent("other", "other", 300, 3),
@@ -123,7 +134,23 @@ func TestEventsWhileADiskIsSlow(t *testing.T) {
 			require.Fail(t, "nobody listens while a record is being written")
 		}
 	}
-	<-other.ledger.exited
-	require.True(t, slow.ledger.exit("e1").Told)
-	require.True(t, slow.ledger.exit("").DeleteTold)
+	<-other.ledger.Exited()
+	require.True(t, slow.ledger.Exit("e1").Told)
+	require.True(t, slow.ledger.Exit("").DeleteTold)
+	mu.Lock()
+	defer mu.Unlock()
+	require.Len(t, writes, 2, "one for each task")
+	onDisk := func() *bundle.Record {
+		rec, err := slow.bundle.ReadRecord()
+		require.NoError(t, err)
+		return rec
+	}
+	require.Nil(t, onDisk().Task.Exit)
+	for _, write := range writes {
+		write()
+	}
+	written := onDisk()
+	require.True(t, written.Execs["e1"].Exit.Told)
+	require.True(t, written.Task.Exit.Told)
+	require.True(t, written.Task.Exit.DeleteTold)
 }

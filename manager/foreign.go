@@ -24,9 +24,9 @@ func foreignState(b *bundle.Bundle) *bundle.TaskState {
 // has its shim wherever that one wants. Of a bundle that stock containerd left, only the lack of a sandbox tells.
 func (i *Instance) launchedHere() bool {
 	i.mu.Lock()
-	way, d := i.ledger.passageLocked(), i.bundle
+	way, d := i.ledger.Passage(), i.bundle
 	i.mu.Unlock()
-	launched := way.launched || way.launch != nil
+	launched := way.Launched || way.Launch != nil
 	if launched || !i.foreign() {
 		return launched
 	}
@@ -36,15 +36,15 @@ func (i *Instance) launchedHere() bool {
 
 // foreign tells that no launch of ours is on record.
 func (i *Instance) foreign() bool {
-	way := i.ledger.passage()
-	return way.launch == nil && !way.joined
+	way := i.ledger.Passage()
+	return way.Launch == nil && !way.Joined
 }
 
 // leader is the id of the instance whose shim serves this one, as its bundle tells: the sandbox that it joined, or its
 // group; "" where it is served by a shim of its own.
 func (i *Instance) leader() string {
 	i.mu.Lock()
-	d, launch := i.bundle, i.ledger.passageLocked().launch
+	d, launch := i.bundle, i.ledger.Passage().Launch
 	i.mu.Unlock()
 	id, err := d.Sandbox()
 	switch {
@@ -83,7 +83,7 @@ func groupOf(d *bundle.Bundle) string {
 // containerd left it is the pause container, whose bundle the shim was started in.
 func (i *Instance) openLog() {
 	i.mu.Lock()
-	p, d, joined := i.proc, i.bundle, i.ledger.passageLocked().joined
+	p, d, joined := i.proc, i.bundle, i.ledger.Passage().Joined
 	i.mu.Unlock()
 	if joined || p == nil || i.foreign() && i.follows() {
 		return

@@ -27,13 +27,13 @@ func TestExitEventFasterThanStart(t *testing.T) {
 		synctest.Wait()
 		i.onExitEvent("", exitOf(99, 1)) // of an earlier task
 		i.onExitEvent("", exitOf(ownPid(), 5))
-		require.Nil(t, i.ledger.exit(""), "whose it is, is not known yet")
+		require.Nil(t, i.ledger.Exit(""), "whose it is, is not known yet")
 		s.resume("Start")
 		require.NoError(t, <-started)
-		require.NotNil(t, i.ledger.exit(""))
-		require.EqualValues(t, 5, i.ledger.exit("").Status)
-		require.Equal(t, ownPid(), i.ledger.exit("").Pid)
-		require.Empty(t, i.ledger.untold())
+		require.NotNil(t, i.ledger.Exit(""))
+		require.EqualValues(t, 5, i.ledger.Exit("").Status)
+		require.Equal(t, ownPid(), i.ledger.Exit("").Pid)
+		require.Empty(t, i.ledger.Untold())
 	})
 }
 
@@ -46,12 +46,12 @@ func TestExitEventOfAStartWithoutAnAnswer(t *testing.T) {
 		e := exitOf(200, 5)
 		i.onExitEvent("", e)
 		i.onDeleteEvent(200)
-		i.learnState(&taskapi.StateResponse{
+		learnState(i, &taskapi.StateResponse{
 			Pid: 200, Status: tasktypes.Status_STOPPED, ExitStatus: 5, ExitedAt: timestamppb.New(e.At),
-		}, i.ledger.epoch())
-		require.Equal(t, uint32(200), i.ledger.exit("").Pid)
-		require.True(t, i.ledger.exit("").Told)
-		require.True(t, i.ledger.exit("").DeleteTold)
+		})
+		require.Equal(t, uint32(200), i.ledger.Exit("").Pid)
+		require.True(t, i.ledger.Exit("").Told)
+		require.True(t, i.ledger.Exit("").DeleteTold)
 	})
 }
 
@@ -72,8 +72,8 @@ func TestWaitFasterThanStart(t *testing.T) {
 		i.onExitEvent("", e)
 		s.resume("Start")
 		require.NoError(t, <-started)
-		require.Equal(t, ownPid(), i.ledger.exit("").Pid)
-		require.Empty(t, i.ledger.untold())
+		require.Equal(t, ownPid(), i.ledger.Exit("").Pid)
+		require.Empty(t, i.ledger.Untold())
 	})
 }
 
@@ -93,13 +93,13 @@ func TestExitEventWhileRestoring(t *testing.T) {
 			e.ExitedAt = at
 			hear(t, m, testNamespace, exitEvent("c1", "c1", 199, 4)) // of an earlier task
 			hear(t, m, testNamespace, e)
-			require.Nil(t, i.ledger.exit(""))
-			i.learnState(&taskapi.StateResponse{
+			require.Nil(t, i.ledger.Exit(""))
+			learnState(i, &taskapi.StateResponse{
 				Pid: c.answered, Status: tasktypes.Status_STOPPED, ExitStatus: 5, ExitedAt: at,
-			}, i.ledger.epoch())
-			require.EqualValues(t, 5, i.ledger.exit("").Status)
-			require.Equal(t, uint32(200), i.ledger.exit("").Pid)
-			require.Empty(t, i.ledger.untold(), "or it is told a second time")
+			})
+			require.EqualValues(t, 5, i.ledger.Exit("").Status)
+			require.Equal(t, uint32(200), i.ledger.Exit("").Pid)
+			require.Empty(t, i.ledger.Untold(), "or it is told a second time")
 		})
 	}
 }
@@ -110,8 +110,8 @@ func TestExitEventWithoutAPidOnRecord(t *testing.T) {
 	m := memManager(t)
 	i, _ := memTask(t, m, "c1", 0)
 	hear(t, m, testNamespace, exitEvent("c1", "c1", 200, 5))
-	require.EqualValues(t, 5, i.ledger.exit("").Status)
-	require.Equal(t, uint32(200), i.ledger.exit("").Pid)
+	require.EqualValues(t, 5, i.ledger.Exit("").Status)
+	require.Equal(t, uint32(200), i.ledger.Exit("").Pid)
 }
 
 // TestExecThatEndsBeforeItsStartIsAnswered is told once, in whatever order the answers and the event come.
@@ -129,7 +129,7 @@ func TestExecThatEndsBeforeItsStartIsAnswered(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				i := answeredTask(t, memManager(t))
-				i.ledger.execAdded("e2")
+				i.ledger.ExecAdded("e2")
 				for _, step := range c.steps {
 					switch step {
 					case "wait":
@@ -137,14 +137,14 @@ func TestExecThatEndsBeforeItsStartIsAnswered(t *testing.T) {
 					case "event":
 						i.onExitEvent("e2", exitOf(79, 3))
 					case "start":
-						i.ledger.execStarted("e2", 79)
+						i.ledger.ExecStarted("e2", 79)
 					}
 				}
 				time.Sleep(10 * time.Minute)
-				require.Equal(t, uint32(79), i.ledger.exit("e2").Pid)
-				require.EqualValues(t, 3, i.ledger.exit("e2").Status)
-				require.True(t, i.ledger.exit("e2").Told)
-				require.Zero(t, i.ledger.exit("e2").Tries, "told once, by the shim")
+				require.Equal(t, uint32(79), i.ledger.Exit("e2").Pid)
+				require.EqualValues(t, 3, i.ledger.Exit("e2").Status)
+				require.True(t, i.ledger.Exit("e2").Told)
+				require.Zero(t, i.ledger.Exit("e2").Tries, "told once, by the shim")
 			})
 		})
 	}

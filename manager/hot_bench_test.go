@@ -15,6 +15,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/stretchr/testify/require"
 
+	"github.com/shimyard/shimyard/bundle"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
 )
@@ -102,7 +103,8 @@ func BenchmarkState(b *testing.B) {
 			task, err := tasks.Get(ctx, "task-0")
 			require.NoError(b, err)
 			i := task.(*Task).i
-			i.binary.Runtime, i.ledger.rec.Task.PidOwned = runtimeName, true
+			i.binary.Runtime = runtimeName
+			edit(i, func(r *bundle.Record) { r.Task.PidOwned = true })
 			b.ReportAllocs()
 			for b.Loop() {
 				if s, err := task.State(ctx); err != nil || s.Status != runtime.RunningStatus {

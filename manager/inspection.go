@@ -80,16 +80,16 @@ func (m *ShimManager) inspected(namespace, id string) (*Instance, error) {
 func (i *Instance) view(processes bool) inspect.Instance {
 	p := i.process()
 	i.mu.Lock()
-	way := i.ledger.passageLocked()
+	way := i.ledger.Passage()
 	v := inspect.Instance{
 		Namespace: i.namespace, ID: i.id, Kind: string(i.kind), State: stateNames[i.state], Since: i.since.UTC(),
-		Created: i.ledger.begunLocked(), Runtime: way.runtime, Source: way.source(), API: i.version,
+		Created: way.Begun, Runtime: way.Runtime, Source: way.Source(), API: i.version,
 	}
 	if at, left := i.remains.whatIsLeft(); left != nil {
 		v.LastError, v.LastErrorAt = left.Error(), at
 	}
 	i.mu.Unlock()
-	init, shim := i.ledger.initProcess(), i.ledger.recordedShim()
+	init, shim := i.ledger.Init(), way.Shim
 	if p != nil {
 		describe(p, &v)
 		if pid := p.Verified(); pid != (shimclient.ProcessID{}) {
@@ -162,10 +162,9 @@ func (m *ShimManager) inspectOne(q *inspect.InspectRequest) (*inspect.InspectRes
 	if i.bundle != nil {
 		r.Bundle = i.bundle.Path
 	}
-	r.Binary, r.Warm = i.binary.Path, i.ledger.passageLocked().warm
-	status, exit := i.ledger.statusLocked()
-	r.Status, r.Exit = status, exitView(exit)
-	for id, x := range i.ledger.execsLocked() {
+	r.Binary, r.Warm = i.binary.Path, i.ledger.Passage().Warm
+	r.Status, r.Exit = i.ledger.Status(), exitView(i.ledger.Exit(""))
+	for id, x := range i.ledger.Execs() {
 		r.Execs = append(r.Execs, inspect.Exec{ID: id, Pid: x.Pid, Exit: exitView(x.Exit)})
 	}
 	slices.SortFunc(r.Execs, func(a, b inspect.Exec) int { return cmp.Compare(a.ID, b.ID) })

@@ -5,7 +5,6 @@ package manager
 
 import (
 	"context"
-	"slices"
 	"sync"
 	"time"
 
@@ -17,6 +16,7 @@ import (
 
 	"github.com/shimyard/shimyard/bundle"
 	"github.com/shimyard/shimyard/manager/internal/await"
+	"github.com/shimyard/shimyard/manager/internal/ledger"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
 )
@@ -35,8 +35,8 @@ type Instance struct {
 	// deletes lets one Delete of an exec at a time go to the shim, by the exec's id.
 	deletes keyedLock
 
-	// ledger has the record and the exits; it shares mu. creation and remains have locks of their own.
-	ledger   *ledger
+	// ledger has the record, the exits and who was told. It, creation and remains have locks of their own.
+	ledger   *ledger.Ledger
 	creation creation
 	remains  remains
 
@@ -78,7 +78,7 @@ func newInstance(m *ShimManager, layout bundle.Layout, kind Kind, namespace, id 
 		m: m, kind: kind, namespace: namespace, id: id, layout: layout,
 		lifecycle: lifecycle{state: st, claimed: running, since: time.Now(), changed: make(chan struct{})},
 	}
-	i.ledger = newLedger(&i.mu, i, kind == KindTask)
+	i.ledger = ledger.New(m.desk, keeper{i}, kind == KindTask)
 	return i
 }
 
@@ -125,33 +125,27 @@ func (i *Instance) process() *shimproc.Process {
 	return i.proc
 }
 
-// knowsExec tells whether a living task has the exec.
-func (i *Instance) knowsExec(id string) bool {
+// shimPid is the verified pid of the instance's process; zero when that is not known.
+func (i *Instance) shimPid() shimclient.ProcessID {
+	p := i.process()
+	if p == nil {
+		return shimclient.ProcessID{}
+	}
+	return p.Verified()
+}
+
+// home is the bundle; nil while there is none.
+func (i *Instance) home() *bundle.Bundle {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	return i.state.listed() && i.ledger.execLocked(id) != nil
+	return i.bundle
 }
 
-// spawn, later, sleep, writeTurn, daemonStart and recordBundleLocked are what the ledger needs of the instance, see
-// keeper.
-func (i *Instance) spawn(f func()) { i.m.spawn(f) }
-
-func (i *Instance) later(d time.Duration, f func()) {
-	// Not at once even for d = 0: the manager's lock may not be taken under the instance's.
-	time.AfterFunc(d, func() { i.m.spawn(f) })
+// knowsExec tells whether a living task has the exec.
+func (i *Instance) knowsExec(id string) bool {
+	st, _ := i.watch()
+	return st.listed() && i.ledger.ExecOf(id).IsKnown()
 }
-
-func (i *Instance) sleep(d time.Duration) bool { return i.m.sleep(d) }
-
-func (i *Instance) writeTurn() (end func()) {
-	// It cannot fail: records are written even while the manager is closed.
-	_ = i.m.saves.Acquire(context.Background(), 1)
-	return func() { i.m.saves.Release(1) }
-}
-
-func (i *Instance) daemonStart() time.Time { return i.m.started }
-
-func (i *Instance) recordBundleLocked() *bundle.Bundle { return i.bundle }
 
 // cleanUpIfDead sees to a death that came while the state was one in which another step had to: it is asked after
 // every return to running. True when the instance is dead.
@@ -165,6 +159,19 @@ func (i *Instance) cleanUpIfDead() bool {
 	}
 	return true
 }
+
+// keeper is an instance as its ledger sees it.
+type keeper struct{ i *Instance }
+
+var _ ledger.Keeper = keeper{}
+
+func (k keeper) Context() context.Context { return k.i.context() }
+
+func (k keeper) Bundle() *bundle.Bundle { return k.i.home() }
+
+func (k keeper) Replay() { k.i.replay() }
+
+func (k keeper) Repeat() { k.i.repeat() }
 
 // behind is an instance as its shim process sees it.
 type behind struct{ i *Instance }
@@ -186,10 +193,10 @@ func (b behind) Facts() shimproc.Facts {
 }
 
 func (i *Instance) memberFactsLocked() shimproc.Facts {
-	way := i.ledger.passageLocked()
+	way := i.ledger.Passage()
 	f := shimproc.Facts{
-		Namespace: i.namespace, ID: i.id, Groups: i.groups, Binary: i.binary, Token: way.token(), Joined: way.joined,
-		Abandoned: i.state == reaping && i.ledger.abandonedLocked(),
+		Namespace: i.namespace, ID: i.id, Groups: i.groups, Binary: i.binary, Token: way.Token(), Joined: way.Joined,
+		Abandoned: i.state == reaping && i.ledger.Fate().Abandoned,
 	}
 	if i.bundle != nil {
 		f.Dir = i.bundle.Path
@@ -197,9 +204,9 @@ func (i *Instance) memberFactsLocked() shimproc.Facts {
 	return f
 }
 
-func (b behind) Runs(id shimclient.ProcessID) bool { return b.i.runs(id) }
+func (b behind) Runs(id shimclient.ProcessID) bool { return b.i.ledger.Runs(id) }
 
-func (b behind) Gone() bool { return b.i.initGone() }
+func (b behind) Gone() bool { return b.i.ledger.InitGone() }
 
 func (b behind) Died() { b.i.cleanUpIfDead() }
 
@@ -220,32 +227,18 @@ func (m *ShimManager) findByToken(token string) ([]shimclient.ProcessID, error) 
 	return shimclient.FindByToken(ctx, token)
 }
 
-// runs tells whether a process is one that the shim has told as the container's, with Create, Start or an event, or
-// descends from one.
-func (i *Instance) runs(id shimclient.ProcessID) bool {
-	return slices.ContainsFunc(i.ledger.toldPids(), func(pid uint32) bool {
-		if pid == 0 || int(pid) == id.Pid {
-			return pid != 0
-		}
-		ancestor, err := shimclient.LookupProcess(int(pid))
-		return err == nil && id.DescendsFrom(ancestor)
-	})
-}
-
 // hasProcess tells whether a process lives, or may live, that looks like the instance's shim.
 func (i *Instance) hasProcess() bool {
-	i.mu.Lock()
 	var tokens, dirs []string
-	if token := i.ledger.passageLocked().token(); token != "" {
+	way := i.ledger.Passage()
+	if token := way.Token(); token != "" {
 		tokens = append(tokens, token)
 	}
-	if i.bundle != nil {
-		dirs = append(dirs, i.bundle.Path)
+	if b := i.home(); b != nil {
+		dirs = append(dirs, b.Path)
 	}
-	i.mu.Unlock()
-	answered := i.ledger.answered()
 	is, err := shimproc.Found(i.m.ctx, tokens, dirs, func(id shimclient.ProcessID) bool {
-		return shimproc.IsOfShimsAge(id, answered, i.runs)
+		return shimproc.IsOfShimsAge(id, way.Answered(), i.ledger.Runs)
 	})
 	if errdefs.IsNotImplemented(err) {
 		return false
@@ -291,9 +284,7 @@ func (l *keyedLock) lock(ctx context.Context, key string) (unlock func(), err er
 
 // bootstrap returns how to reach the instance's shim: what its bundle says or, if that is lost, what our record does.
 func (i *Instance) bootstrap() (*bootapi.BootstrapResult, error) {
-	i.mu.Lock()
-	d, known := i.bundle, i.ledger.endpointLocked()
-	i.mu.Unlock()
+	d, known := i.home(), i.ledger.Passage().Endpoint
 	if d == nil {
 		return nil, errors.Wrapf(errdefs.ErrUnavailable, "%s %s is still being started", i.kind, i.id)
 	}
@@ -309,9 +300,9 @@ func (i *Instance) bootstrap() (*bootapi.BootstrapResult, error) {
 
 // recordEndpoint keeps how to reach the shim in the record too.
 func (i *Instance) recordEndpoint(ep shimclient.Endpoint) {
+	i.ledger.RecordEndpoint(ep)
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.ledger.recordEndpointLocked(ep)
 	i.version = ep.Version
 }
 
@@ -322,5 +313,5 @@ func (i *Instance) processDead() bool {
 
 // takenWarm tells whether a warm shim serves the instance.
 func (i *Instance) takenWarm() bool {
-	return i.ledger.passage().warm != ""
+	return i.ledger.Passage().Warm != ""
 }

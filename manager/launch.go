@@ -131,10 +131,10 @@ type taskLaunch struct {
 func (t *taskLaunch) record() (shimclient.StartRequest, string, error) {
 	i := t.i
 	i.mu.Lock()
-	token := i.ledger.launchingLocked(i.binary.Path, i.groups)
+	token := i.ledger.Launching(i.binary.Path, i.groups)
 	b, d := i.binary, i.bundle
 	i.mu.Unlock()
-	if err := i.ledger.persist(); err != nil {
+	if err := i.ledger.Persist(); err != nil {
 		return shimclient.StartRequest{}, "", err
 	}
 	failpoint.Here("launch-recorded")
@@ -188,15 +188,15 @@ func (t *taskLaunch) connected(ctx context.Context, p *shimproc.Process, l *shim
 	i, launched := t.i, p.IsLaunched()
 	i.recordEndpoint(t.ep)
 	i.mu.Lock()
-	i.ledger.attachedLocked(created, launched)
-	b, token := i.binary, i.ledger.passageLocked().token()
+	i.ledger.Attached(created, launched)
+	b, token := i.binary, i.ledger.Passage().Token()
 	i.mu.Unlock()
 	if created && token != "" {
 		p.Verify(ctx, l, b, token)
-		i.ledger.recordAnswer(p.AnsweredNow())
+		i.ledger.RecordAnswer(p.AnsweredNow())
 	}
-	i.ledger.recordShim(p.Verified())
-	return i.ledger.persist()
+	i.ledger.RecordShim(p.Verified())
+	return i.ledger.Persist()
 }
 
 // shimFor finds or starts the process that is to serve the instance: the sandbox's, one of the pool, or a new one, and
@@ -266,14 +266,14 @@ const sandboxVersion = 3
 func (i *Instance) recordJoin(sandbox string, r *bootapi.BootstrapResult) error {
 	if ep, err := shimclient.EndpointOf(r); err == nil {
 		if p := i.m.procs.At(ep.Followed()); p != nil {
-			i.ledger.recordShim(p.Verified())
+			i.ledger.RecordShim(p.Verified())
 		}
 	}
 	i.mu.Lock()
-	i.ledger.joinLocked()
+	i.ledger.Join()
 	d := i.bundle
 	i.mu.Unlock()
-	if err := i.ledger.persist(); err != nil {
+	if err := i.ledger.Persist(); err != nil {
 		return err
 	}
 	failpoint.Here("join-recorded")

@@ -13,20 +13,16 @@ import (
 	"github.com/containerd/containerd/v2/plugins"
 	"github.com/containerd/errdefs"
 	"github.com/pkg/errors"
-	"golang.org/x/sync/semaphore"
 
 	"github.com/shimyard/shimyard/manager/internal/await"
+	"github.com/shimyard/shimyard/manager/internal/ledger"
 	"github.com/shimyard/shimyard/manager/internal/metrics"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
-const (
-	// closeTimeout bounds Close.
-	closeTimeout = 5 * time.Second
-	// savesAtOnce bounds the writes of records that the events of shims cause.
-	savesAtOnce = 4
-)
+// closeTimeout bounds Close.
+const closeTimeout = 5 * time.Second
 
 // key is what an instance is known by.
 type key struct{ namespace, id string }
@@ -50,10 +46,8 @@ type ShimManager struct {
 	follower follower
 	// cleanPause comes before the second attempt at a clean-up; those that follow it are longer.
 	cleanPause time.Duration
-	// saves bounds how many records are written at a time behind the follower.
-	saves *semaphore.Weighted
-
-	started time.Time
+	// desk is what all ledgers share, the daemon's start among it.
+	desk *ledger.Desk
 	// undecided counts the instances found at the start of which it is not known yet what becomes of them.
 	undecided atomic.Int64
 	procs     *shimproc.Registry
@@ -95,7 +89,7 @@ func New(ctx context.Context, config Config) (*ShimManager, error) {
 			return nil, errors.Wrapf(err, "cannot list existing %ss", of.kind)
 		}
 	}
-	metrics.RestoreStage("listed", time.Since(m.started))
+	metrics.RestoreStage("listed", time.Since(m.desk.Started))
 	// Not before: what is heard of an instance that is not listed is lost. No shim can tell anything before the daemon
 	// serves.
 	m.follow()
@@ -138,15 +132,14 @@ func newManager(ctx context.Context, config Config) (*ShimManager, error) {
 		}),
 		ctx:       ctx,
 		cancel:    cancel,
-		started:   time.Now(),
 		instances: make(map[key]*Instance),
 		leaving:   make(map[key][]*Instance),
-		saves:     semaphore.NewWeighted(savesAtOnce),
 		ready:     make(chan struct{}),
 		urgent:    make(chan struct{}),
 
 		cleanPause: firstCleanPause,
 	}
+	m.desk = ledger.NewDesk(func(f func()) { m.spawn(f) }, m.sleep)
 	m.pool = newPool(m)
 	m.procs = shimproc.NewRegistry(m.registryConfig())
 	m.urge = sync.OnceFunc(func() { close(m.urgent) })
@@ -175,7 +168,7 @@ func (m *ShimManager) begin() {
 	m.found = nil
 	m.begun = true
 	m.mu.Unlock()
-	metrics.RestoreStage("read", time.Since(m.started))
+	metrics.RestoreStage("read", time.Since(m.desk.Started))
 	close(m.ready)
 	for _, f := range found {
 		m.spawn(f)

@@ -60,7 +60,7 @@ func TestMassDeath(t *testing.T) {
 		i.bundle, err = layout.Create(testNamespace, i.id, bundle.CreateOptions{})
 		require.NoError(t, err)
 		i.binary = shimclient.Binary{Runtime: shim, Path: shim}
-		i.ledger.rec = bundle.Record{Created: true, Task: &bundle.TaskState{Status: "RUNNING"}}
+		i.ledger.Load(&bundle.Record{Created: true, Task: &bundle.TaskState{Status: "RUNNING"}})
 		m.instances[i.key()] = i
 		all = append(all, i)
 	}
@@ -73,7 +73,7 @@ func TestMassDeath(t *testing.T) {
 		for st, changed := i.watch(); st != gone; st, changed = i.watch() {
 			<-changed
 		}
-		require.Equal(t, uint32(137), i.ledger.exit("").Status, i.id)
+		require.Equal(t, uint32(137), i.ledger.Exit("").Status, i.id)
 	}
 	most := mostAtOnce(t, filepath.Join(home, "log"))
 	t.Logf("%d deaths, at most %d deletes at once, %s", count, most, time.Since(begin).Round(time.Millisecond))

@@ -5,6 +5,7 @@ package manager
 
 import (
 	"context"
+	goruntime "runtime"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -93,6 +94,26 @@ func sent(t *testing.T, at time.Time, event any) *events.Envelope {
 	a, err := typeurl.MarshalAny(event)
 	require.NoError(t, err)
 	return &events.Envelope{Namespace: testNamespace, Event: a, Timestamp: at}
+}
+
+// The times at which exits are told, as DESIGN promises them.
+const (
+	ownRetries       = time.Minute      // after the exit, where the shim does not tell it
+	youth            = 30 * time.Second // of the daemon: what is told then is told again
+	repeats          = 3                // times
+	firstRepeatPause = 5 * time.Second  // doubled each time
+)
+
+// requireNoLoop requires that no goroutine is in the method of an instance.
+func requireNoLoop(t *testing.T, method string) {
+	t.Helper()
+	require.NotContains(t, stacks(), "(*Instance)."+method+"(")
+}
+
+// stacks of all goroutines.
+func stacks() string {
+	b := make([]byte, 1<<20)
+	return string(b[:goruntime.Stack(b, true)])
 }
 
 func isClosed(ch <-chan struct{}) bool {

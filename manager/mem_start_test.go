@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	tasktypes "github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/containerd/v2/core/events/exchange"
 	"github.com/stretchr/testify/require"
@@ -28,7 +29,7 @@ var noLayout bundle.Layout
 func memManager(t testing.TB, change ...func(*shimproc.Config)) *ShimManager {
 	m, err := newManager(context.Background(), Config{Events: testExchange, Sandboxes: &sandboxStore{}})
 	require.NoError(t, err)
-	m.started = time.Now().Add(-time.Hour)
+	m.desk.Started = time.Now().Add(-time.Hour)
 	c := m.registryConfig()
 	c.Begin = func(func()) {}
 	for _, f := range change {
@@ -52,8 +53,8 @@ func memTask(t testing.TB, m *ShimManager, id string, pid uint32) (*Instance, *s
 func memTaskFrom(t testing.TB, m *ShimManager, id string, pid uint32, from shimproc.Origin) (*Instance,
 	*shimproc.Process) {
 	i := memInstance(m, id, running)
-	i.ledger.rec = bundle.Record{Created: true,
-		Task: &bundle.TaskState{Status: "RUNNING", Pid: pid, PidStart: startOf(t, pid)}}
+	i.ledger.Load(&bundle.Record{Created: true,
+		Task: &bundle.TaskState{Status: "RUNNING", Pid: pid, PidStart: startOf(t, pid)}})
 	ep := shimclient.Endpoint{Protocol: "ttrpc", Address: "unix:///nowhere-of-" + id + ".sock", Version: 3}
 	p, _, err := m.procs.Attach(behind{i}, ep, from)
 	require.NoError(t, err)
@@ -76,7 +77,7 @@ func connectedTask(t testing.TB, id string, pid uint32) (s *memShim, i *Instance
 // joining is an instance that is being created in a shim that serves others.
 func joining(t testing.TB, m *ShimManager, p *shimproc.Process, id string) *Instance {
 	i := memInstance(m, id, launching)
-	i.ledger.rec.Joined = true
+	edit(i, func(r *bundle.Record) { r.Joined = true })
 	m.instances[i.key()] = i
 	require.NoError(t, p.Join(behind{i}, shimproc.Origin{Launched: true}))
 	return i
@@ -87,7 +88,7 @@ func createdTask(t *testing.T, m *ShimManager) (*Instance, *memShim) {
 	t.Helper()
 	s := newMemShim(t)
 	i, p := memTask(t, m, "c1", 100)
-	i.ledger.rec.Task.Status = tasktypes.Status_CREATED.String()
+	edit(i, func(r *bundle.Record) { r.Task.Status = tasktypes.Status_CREATED.String() })
 	require.NoError(t, p.OnConnected(s.connect()))
 	return i, s
 }
@@ -98,8 +99,8 @@ func answeredTask(t *testing.T, m *ShimManager) *Instance {
 	s := newMemShim(t)
 	i, p := memTask(t, m, "c1", 77)
 	require.NoError(t, p.OnConnected(s.connect()))
-	i.ledger.execAdded("e1")
-	i.ledger.execStarted("e1", 78)
+	i.ledger.ExecAdded("e1")
+	i.ledger.ExecStarted("e1", 78)
 	s.exitWith(3, time.Now())
 	return i
 }
@@ -110,6 +111,19 @@ func putInto(i *Instance, st state) {
 	defer i.mu.Unlock()
 	i.state, i.since = st, time.Now()
 	i.announceLocked()
+}
+
+// edit changes what is on record of an instance that nothing happens to meanwhile.
+func edit(i *Instance, f func(*bundle.Record)) {
+	rec := i.ledger.Record()
+	f(rec)
+	i.ledger.Load(rec)
+}
+
+// learnState has an answer to State come to the instance.
+func learnState(i *Instance, s *taskapi.StateResponse) {
+	i.learnPid(s.Pid)
+	i.ledger.LearnState(s, i.ledger.Epoch())
 }
 
 // ownPid is the pid of a process that is sure to live.

@@ -72,7 +72,7 @@ func (w *watched) leave(err error) {
 func (w *watched) launchedBy(i *Instance) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if i.ledger.passageLocked().source() != metrics.Start {
+	if i.ledger.Passage().Source() != metrics.Start {
 		w.phase = metrics.PhaseAdopt
 		w.phaseSpan.SetName(spanCreate + "." + metrics.PhaseAdopt)
 	}
@@ -98,7 +98,7 @@ func makingBundle(f func() error) error {
 // resolved.
 func (w *watched) done(i *Instance, runtime string, err error) {
 	i.mu.Lock()
-	source, resolved := i.ledger.passageLocked().source(), i.binary.Path != ""
+	source, resolved := i.ledger.Passage().Source(), i.binary.Path != ""
 	i.mu.Unlock()
 	if !resolved {
 		runtime = ""
@@ -149,7 +149,7 @@ func (i *Instance) observeRestoredLocked(st state) {
 	i.found = false
 	metrics.Restored(outcome)
 	if i.m.undecided.Add(-1) == 0 {
-		metrics.RestoreStage("settled", time.Since(i.m.started))
+		metrics.RestoreStage("settled", time.Since(i.m.desk.Started))
 	}
 }
 
@@ -222,7 +222,7 @@ func (i *Instance) brief() brief {
 	_, left := i.remains.whatIsLeft()
 	return brief{
 		Instances: metrics.Instances{
-			Kind: string(i.kind), State: stateNames[i.state], Runtime: i.ledger.passageLocked().runtime,
+			Kind: string(i.kind), State: stateNames[i.state], Runtime: i.ledger.Passage().Runtime,
 			Namespace: i.namespace,
 		},
 		process: i.proc, failing: left != nil && i.state.ending(), since: i.since,
@@ -266,13 +266,13 @@ func (i *Instance) startSpan(ctx context.Context, name string) (_ context.Contex
 // describeSpan adds what is known only at the end.
 func (i *Instance) describeSpan(span *tracing.Span) {
 	i.mu.Lock()
-	way, p := i.ledger.passageLocked(), i.proc
+	way, p := i.ledger.Passage(), i.proc
 	i.mu.Unlock()
-	span.SetAttributes(tracing.Attribute("task.runtime.name", way.runtime))
-	if source := way.source(); source != "" {
+	span.SetAttributes(tracing.Attribute("task.runtime.name", way.Runtime))
+	if source := way.Source(); source != "" {
 		span.SetAttributes(tracing.Attribute("shim.source", source))
 	}
-	if pid := i.ledger.pid(); pid != 0 {
+	if pid := i.ledger.Pid(""); pid != 0 {
 		span.SetAttributes(tracing.Attribute("task.pid", int(pid)))
 	}
 	if p == nil {

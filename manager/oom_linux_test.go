@@ -12,6 +12,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/manager/internal/ledger"
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
@@ -23,10 +25,8 @@ func (y *yard) inCgroup(id string, before, now int) {
 	events := fmt.Sprintf("oom 1\noom_kill %d\n", now)
 	require.NoError(y, os.WriteFile(filepath.Join(dir, "memory.events"), []byte(events), 0o600))
 	i := y.instance(id)
-	i.mu.Lock()
-	i.ledger.rec.Task.Cgroup, i.ledger.rec.Task.OOMKills = dir, uint64(before)
-	i.mu.Unlock()
-	i.ledger.save()
+	edit(i, func(r *bundle.Record) { r.Task.Cgroup, r.Task.OOMKills = dir, uint64(before) })
+	i.ledger.Save()
 }
 
 // TestOOMBeforeAReplayedExit is told if the cgroup knows that init was ended for it.
@@ -50,9 +50,7 @@ func TestOOMBeforeAReplayedExit(t *testing.T) {
 			_, err := task.Wait(y.ctx)
 			require.NoError(t, err)
 			i := y.instance("c1")
-			i.mu.Lock()
-			i.ledger.rec.Task.Exit.At = time.Now().Add(-ownRetries)
-			i.mu.Unlock()
+			edit(i, func(r *bundle.Record) { r.Task.Exit.At = time.Now().Add(-ownRetries) })
 			i.replay()
 			require.Equal(t, c.want, y.topicsOf("c1"))
 			y.remove("c1")
@@ -70,11 +68,9 @@ func TestOOMBeforeARepeatedExit(t *testing.T) {
 	y.inCgroup("c1", 0, 1)
 	require.NoError(t, task.Start(y.ctx))
 	i := y.instance("c1")
-	y.until("the exit is told", func() bool { e := i.ledger.exit(""); return e != nil && e.Told })
+	y.until("the exit is told", func() bool { e := i.ledger.Exit(""); return e != nil && e.Told })
 	y.grow()
-	i.mu.Lock()
-	i.ledger.rec.Task.Exit.Spoken = time.Now().Add(-time.Hour)
-	i.mu.Unlock()
+	edit(i, func(r *bundle.Record) { r.Task.Exit.Spoken = time.Now().Add(-time.Hour) })
 	i.repeatNow()
 	require.Equal(t, []string{exitTopic, oomTopic, exitTopic}, y.topicsOf("c1"))
 	y.remove("c1")
@@ -93,7 +89,7 @@ func TestOOMOfATaskThatIsDeletedAtOnce(t *testing.T) {
 	require.NoError(t, task.Start(y.ctx))
 	y.kill(task)
 	exit := y.remove("c1")
-	require.EqualValues(t, exitKilled, exit.Status)
+	require.EqualValues(t, ledger.ExitKilled, exit.Status)
 	y.empty()
 	topics := y.topicsOf("c1")
 	require.Equal(t, oomTopic, topics[0], "%v", topics)

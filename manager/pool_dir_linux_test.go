@@ -135,7 +135,7 @@ func TestRootfsThatCannotBeEmptied(t *testing.T) {
 	require.ErrorContains(t, err, "precious")
 	setTimeout(t, TimeoutCleanup, time.Minute)
 	y.until("its shim is gone", func() bool { return len(y.daemons()) == 1 })
-	require.True(t, y.retired(w))
+	require.True(t, y.distrusted())
 	require.FileExists(t, precious)
 	require.NoError(t, os.Remove(precious))
 	y.removed("c1")

@@ -67,9 +67,7 @@ func (m *ShimManager) launchWarm(
 	}
 	m.pool.account.Missed(spec.key, spec.limits.Warm)
 	m.pool.account.Put(w.entry, 1)
-	i.mu.Lock()
-	i.ledger.startedWarmLocked()
-	i.mu.Unlock()
+	i.ledger.StartedWarm()
 	if err := m.occupy(ctx, i, w, facts); err != nil {
 		return nil, err
 	}
@@ -97,11 +95,9 @@ func (w *warmShim) usable(ctx context.Context, ask bool) bool {
 // failure what is left is undone with the create.
 func (m *ShimManager) occupy(ctx context.Context, i *Instance, w *warmShim, facts specFacts) error {
 	took := w.tookNow()
-	i.mu.Lock()
-	before := i.ledger.givenWarmLocked(w.dir.ID, took)
-	i.mu.Unlock()
+	takeBack := i.ledger.GivenWarm(w.dir.ID, took)
 	i.recordEndpoint(w.p.Endpoint)
-	i.ledger.recordShim(w.p.Verified())
+	i.ledger.RecordShim(w.p.Verified())
 	err := m.moveIn(ctx, i, w, facts)
 	if err == nil {
 		if err = w.p.Join(behind{i}, shimproc.Origin{Launched: true, Owned: true}); err != nil {
@@ -109,9 +105,7 @@ func (m *ShimManager) occupy(ctx context.Context, i *Instance, w *warmShim, fact
 		}
 	}
 	if err != nil {
-		i.mu.Lock()
-		i.ledger.restoreLocked(before)
-		i.mu.Unlock()
+		takeBack()
 		m.pool.account.GiveUp(w.entry)
 		return err
 	}
@@ -197,10 +191,10 @@ func lendHome(i *Instance, w *warmShim, facts specFacts) error {
 		return shimproc.ErrDead
 	}
 	i.mu.Lock()
-	rec, binary := i.ledger.recordLocked(), i.binary
+	binary := i.binary
 	i.mu.Unlock()
 	d, err := w.dir.Assemble(i.namespace, i.id, bundle.AssembleOptions{
-		CreateOptions: bundle.CreateOptions{Spec: facts.raw, GID: facts.gid}, Binary: binary.Path, Record: rec,
+		CreateOptions: bundle.CreateOptions{Spec: facts.raw, GID: facts.gid}, Binary: binary.Path, Record: i.ledger.Record(),
 	})
 	if err != nil {
 		return err
@@ -223,7 +217,7 @@ func (m *ShimManager) moveBeside(ctx context.Context, i *Instance, w *warmShim, 
 	}
 	// The record first: a bundle with a bootstrap and without a record is one of stock containerd, of a task that was
 	// created.
-	if err := i.ledger.persist(); err != nil {
+	if err := i.ledger.Persist(); err != nil {
 		return err
 	}
 	failpoint.Here("warm-beside")

@@ -14,6 +14,7 @@ import (
 
 	"github.com/shimyard/shimyard/bundle"
 	"github.com/shimyard/shimyard/manager/internal/failpoint"
+	"github.com/shimyard/shimyard/manager/internal/ledger"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/manager/internal/warm"
 	"github.com/shimyard/shimyard/shimclient"
@@ -97,7 +98,7 @@ func (t *warmLaunch) connected(ctx context.Context, p *shimproc.Process, l *shim
 	p.Verify(ctx, l, w.spec.binary, w.token)
 	w.answered = p.AnsweredNow()
 	t.rec.Launch.Answered = w.answered
-	t.rec.Shim = recordOf(p.Verified())
+	t.rec.Shim = ledger.ProcOf(p.Verified())
 	if t.rec.Files, err = w.dir.Names(); err != nil {
 		return err
 	}

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/manager/internal/ledger"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
 )
@@ -69,7 +70,7 @@ func (m *ShimManager) restoreOneWarm(ctx context.Context, dir *bundle.Warm) {
 	ep, err := shimclient.EndpointOf(r)
 	created := false
 	if err == nil {
-		created, err = m.procs.AttachKept(w, ep, w.facts(procOf(rec.Shim)), false)
+		created, err = m.procs.AttachKept(w, ep, w.facts(ledger.ProcessOf(rec.Shim)), false)
 	}
 	if err != nil {
 		log.G(ctx).WithError(err).Error("cannot use the record of a warm shim, leaving it alone")
@@ -100,7 +101,7 @@ func (m *ShimManager) lent(id string) bool {
 	all := slices.Collect(maps.Values(m.instances))
 	m.mu.Unlock()
 	return slices.ContainsFunc(all, func(i *Instance) bool {
-		return i.ledger.passage().warm == id
+		return i.ledger.Passage().Warm == id
 	})
 }
 

@@ -66,7 +66,7 @@ func (m *ShimManager) clearLeftover(ctx context.Context, i *Instance) error {
 			d.Path, i.kind, i.id)
 	}
 	old.load(ctx, d)
-	shim := old.ledger.recordedShim()
+	shim := old.ledger.Passage().Shim
 	if shim.Alive() || old.hasProcess() || shim == (shimclient.ProcessID{}) && m.serves(ctx, d) {
 		return errors.Wrapf(errdefs.ErrAlreadyExists, "%s %s has a bundle %s whose shim still runs; end that first",
 			i.kind, i.id, d.Path)
@@ -173,7 +173,7 @@ func (i *Instance) describe(facts specFacts, b shimclient.Binary) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.binary, i.groups = b, facts.groups
-	i.ledger.beginLocked(b.Runtime)
+	i.ledger.Begin(b.Runtime)
 }
 
 // reserve enters i into the map. Where an earlier instance of the id is on its way out it waits, up to the cleanup

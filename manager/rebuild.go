@@ -42,8 +42,8 @@ func (m *ShimManager) findAddresses() {
 // behind a process that cannot be reached.
 func (m *ShimManager) findAddress(u unaddressed) {
 	i, ctx := u.i, u.i.context()
-	pid := i.ledger.recordedShim()
-	if i.ledger.fromAnotherBoot() || pid != (shimclient.ProcessID{}) && !pid.Alive() {
+	pid := i.ledger.Passage().Shim
+	if i.ledger.Passage().EarlierBoot || pid != (shimclient.ProcessID{}) && !pid.Alive() {
 		log.G(ctx).WithError(u.why).Error("cannot tell how to reach the shim of a bundle, and it has ended")
 		if i.onDeath() {
 			m.onBegin(i.cleanUpDead)
@@ -51,7 +51,7 @@ func (m *ShimManager) findAddress(u unaddressed) {
 		return
 	}
 	if ep, ok := i.rebuiltAddress(); ok {
-		from := shimproc.Origin{Launched: i.launchedHere(), Pid: pid, Answered: i.ledger.answered(), Owned: true}
+		from := shimproc.Origin{Launched: i.launchedHere(), Pid: pid, Answered: i.ledger.Passage().Answered(), Owned: true}
 		if p, _, err := m.procs.Attach(behind{i}, ep, from); err == nil {
 			log.G(ctx).WithError(u.why).WithField("address", ep).
 				Warn("cannot tell from a bundle how to reach its shim; found that by other traces")
@@ -73,7 +73,7 @@ func (m *ShimManager) findAddress(u unaddressed) {
 // reach its shim: without, it is what is left of a create that was cut short. With a record of ours the record says
 // that.
 func (i *Instance) hasTraces() bool {
-	return !i.foreign() || i.ledger.pid() != 0 || i.hasProcess()
+	return !i.foreign() || i.ledger.Pid("") != 0 || i.hasProcess()
 }
 
 // rebuiltAddress finds out where the instance's shim must listen, from the surest trace to a guess. The guess holds
@@ -95,7 +95,7 @@ func (i *Instance) rebuiltAddress() (shimclient.Endpoint, bool) {
 
 // addressOfKin is that of another instance which the same process serves, by its pid.
 func (i *Instance) addressOfKin() (shimclient.Endpoint, bool) {
-	pid := i.ledger.recordedShim()
+	pid := i.ledger.Passage().Shim
 	if (pid == shimclient.ProcessID{}) {
 		return shimclient.Endpoint{}, false
 	}
@@ -103,7 +103,7 @@ func (i *Instance) addressOfKin() (shimclient.Endpoint, bool) {
 	all := slices.Collect(maps.Values(i.m.instances))
 	i.m.mu.Unlock()
 	for _, o := range all {
-		if p := o.process(); o != i && o.ledger.recordedShim() == pid && p != nil && p.LostAddress() == nil {
+		if p := o.process(); o != i && o.ledger.Passage().Shim == pid && p != nil && p.LostAddress() == nil {
 			return p.Endpoint, true
 		}
 	}
@@ -112,7 +112,7 @@ func (i *Instance) addressOfKin() (shimclient.Endpoint, bool) {
 
 // addressOfWarm is that in the directory of the warm shim that serves the instance.
 func (i *Instance) addressOfWarm() (shimclient.Endpoint, bool) {
-	id := i.ledger.passage().warm
+	id := i.ledger.Passage().Warm
 	if id == "" {
 		return shimclient.Endpoint{}, false
 	}
@@ -138,7 +138,7 @@ func (i *Instance) addressOfLeader() (shimclient.Endpoint, bool) {
 		return shimclient.Endpoint{}, false
 	}
 	var none shimclient.ProcessID
-	if mine, other := i.ledger.recordedShim(), o.ledger.recordedShim(); mine != other && mine != none && other != none {
+	if mine, other := i.ledger.Passage().Shim, o.ledger.Passage().Shim; mine != other && mine != none && other != none {
 		return shimclient.Endpoint{}, false
 	}
 	return endpointIn(o.bootstrap())
@@ -160,7 +160,7 @@ func (i *Instance) addressByName() (shimclient.Endpoint, bool) {
 	if leader := i.leader(); leader != "" {
 		ids = append(ids, leader)
 	}
-	if launch := i.ledger.passage().launch; launch != nil {
+	if launch := i.ledger.Passage().Launch; launch != nil {
 		ids = append(ids, launch.Groups...)
 	}
 	for _, address := range i.m.launcher.SocketAddresses(i.namespace, ids) {
@@ -183,14 +183,14 @@ func (i *Instance) confirm(ctx context.Context, known bool) error {
 	i.mu.Lock()
 	guessed := i.guessed
 	i.mu.Unlock()
-	want := i.ledger.recordedShim()
+	want := i.ledger.Passage().Shim
 	switch {
 	// A shim that knows the task is the one. One that does not may be another, which has taken the name of a socket
 	// that was removed.
 	case !guessed && (known || !want.Alive()):
 		return nil
 	case want == (shimclient.ProcessID{}):
-		if known || !i.ledger.initMayLive() {
+		if known || !i.ledger.InitMayLive() {
 			return nil
 		}
 		return shimproc.ErrStranger
@@ -237,7 +237,7 @@ func (i *Instance) mendBootstrap() {
 // share one.
 func (i *Instance) lose(why error) *shimproc.Process {
 	log.G(i.context()).WithError(why).Error("cannot tell how to reach the shim of a bundle, leaving both alone")
-	pid := i.ledger.recordedShim()
+	pid := i.ledger.Passage().Shim
 	name := i.namespace + "/" + i.id
 	if pid != (shimclient.ProcessID{}) {
 		name = "process " + strconv.Itoa(pid.Pid)
@@ -264,6 +264,6 @@ func (i *Instance) loseStranger(why error) {
 // servedByAnother tells whether the shim was started for another instance, or for none: its launch is not traced in
 // this one's bundle.
 func (i *Instance) servedByAnother() bool {
-	way := i.ledger.passage()
-	return way.joined || way.warm != "" || i.leader() != ""
+	way := i.ledger.Passage()
+	return way.Joined || way.Warm != "" || i.leader() != ""
 }

@@ -32,7 +32,7 @@ func TestRecordsAreReadBehindTheStart(t *testing.T) {
 	require.Empty(t, y.m.procs.All())
 	require.DirExists(t, leftover)
 	hear(t, y.m, testNamespace, exitEvent("c2", "c2", 1<<30, 1)) // of an earlier task, which only the record tells
-	require.Nil(t, y.instance("c2").ledger.exit(""))
+	require.Nil(t, y.instance("c2").ledger.Exit(""))
 
 	task, err := y.tasksOf().Get(y.ctx, "c1")
 	require.NoError(t, err)
@@ -50,7 +50,7 @@ func TestRecordsAreReadBehindTheStart(t *testing.T) {
 
 	y.begin()
 	require.NoError(t, <-created)
-	require.Nil(t, y.instance("c2").ledger.exit(""))
+	require.Nil(t, y.instance("c2").ledger.Exit(""))
 	for _, id := range []string{"c1", "c2", "c3"} {
 		y.remove(id)
 	}
@@ -68,7 +68,7 @@ func TestExecExitWhileDown(t *testing.T) {
 		x := y.record("c1").Execs["e1"]
 		return x != nil && x.Exit != nil
 	})
-	require.Equal(t, uint32(7), y.instance("c1").ledger.exit("e1").Status)
+	require.Equal(t, uint32(7), y.instance("c1").ledger.Exit("e1").Status)
 	y.remove("c1")
 	y.empty()
 }

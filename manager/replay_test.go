@@ -18,18 +18,18 @@ func TestExitThatTheShimDoesNotTell(t *testing.T) {
 		i := answeredTask(t, memManager(t))
 		ends(t, startWait(t.Context(), i, "e1"), 3)
 		ends(t, startWait(t.Context(), i, ""), 3)
-		require.Equal(t, uint32(78), i.ledger.exit("e1").Pid)
+		require.Equal(t, uint32(78), i.ledger.Exit("e1").Pid)
 		time.Sleep(ownRetries - time.Second)
 		synctest.Wait()
-		require.Equal(t, []string{"e1", ""}, i.ledger.untold(), "not yet, and the exec's goes first")
+		require.Equal(t, []string{"e1", ""}, i.ledger.Untold(), "not yet, and the exec's goes first")
 		time.Sleep(10 * time.Minute)
 		for _, id := range []string{"e1", ""} {
-			require.True(t, i.ledger.exit(id).Told, "%q", id)
-			require.Equal(t, 1, i.ledger.exit(id).Tries, "%q", id)
-			require.Equal(t, uint32(3), i.ledger.exit(id).Status, "%q", id)
+			require.True(t, i.ledger.Exit(id).Told, "%q", id)
+			require.Equal(t, 1, i.ledger.Exit(id).Tries, "%q", id)
+			require.Equal(t, uint32(3), i.ledger.Exit(id).Status, "%q", id)
 		}
-		require.False(t, i.ledger.exit("").DeleteTold)
-		require.False(t, i.ledger.telling.replaying)
+		require.False(t, i.ledger.Exit("").DeleteTold)
+		requireNoLoop(t, "replay")
 	})
 }
 
@@ -43,10 +43,10 @@ func TestExitThatTheShimTells(t *testing.T) {
 		i.onExitEvent("e1", exitOf(78, 3))
 		i.onExitEvent("", exitOf(77, 3))
 		synctest.Wait()
-		require.False(t, i.ledger.telling.replaying, "nothing is left waiting")
+		requireNoLoop(t, "replay")
 		time.Sleep(10 * time.Minute)
-		require.Zero(t, i.ledger.exit("e1").Tries)
-		require.Zero(t, i.ledger.exit("").Tries)
+		require.Zero(t, i.ledger.Exit("e1").Tries)
+		require.Zero(t, i.ledger.Exit("").Tries)
 	})
 }
 
@@ -60,8 +60,8 @@ func TestExitOfADeletedTask(t *testing.T) {
 				time.Sleep(ownRetries / 2)
 				putInto(i, st)
 				time.Sleep(10 * time.Minute)
-				require.Zero(t, i.ledger.exit("").Tries)
-				require.False(t, i.ledger.telling.replaying)
+				require.Zero(t, i.ledger.Exit("").Tries)
+				requireNoLoop(t, "replay")
 			})
 		})
 	}
@@ -73,14 +73,14 @@ func TestExitAfterAFailedDelete(t *testing.T) {
 		i := answeredTask(t, memManager(t))
 		before, _ := i.onDelete(false)
 		require.Equal(t, running, before)
-		i.ledger.learnExit(exitOf(77, 3))
+		i.ledger.LearnExit(exitOf(77, 3))
 		time.Sleep(2 * ownRetries)
-		require.Zero(t, i.ledger.exit("").Tries)
+		require.Zero(t, i.ledger.Exit("").Tries)
 		i.onDeleteFailed()
 		synctest.Wait()
 		time.Sleep(time.Second)
 		synctest.Wait()
-		require.Equal(t, 1, i.ledger.exit("").Tries)
+		require.Equal(t, 1, i.ledger.Exit("").Tries)
 	})
 }
 
@@ -88,13 +88,13 @@ func TestExitAfterAFailedDelete(t *testing.T) {
 func TestExitOfAnExec(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i := answeredTask(t, memManager(t))
-		i.ledger.execAdded("e2")
+		i.ledger.ExecAdded("e2")
 		ends(t, startWait(t.Context(), i, "e2"), 3)
-		i.ledger.execStarted("e2", 79)
-		require.Equal(t, uint32(79), i.ledger.exit("e2").Pid)
+		i.ledger.ExecStarted("e2", 79)
+		require.Equal(t, uint32(79), i.ledger.Exit("e2").Pid)
 		i.onExitEvent("e2", exitOf(79, 3))
-		require.True(t, i.ledger.exit("e2").Told)
-		i.ledger.execDeleted("e2", i.ledger.execOf("e2"))
-		require.Nil(t, i.ledger.exit("e2"))
+		require.True(t, i.ledger.Exit("e2").Told)
+		i.ledger.ForgetExec(i.ledger.ExecOf("e2"))
+		require.Nil(t, i.ledger.Exit("e2"))
 	})
 }

@@ -134,7 +134,7 @@ func (m *ShimManager) restoreOne(ctx context.Context, i *Instance, b *bundle.Bun
 	}
 	i.recordEndpoint(ep)
 	p, _, err := m.procs.Attach(behind{i}, ep.Followed(), shimproc.Origin{
-		Launched: i.launchedHere(), Pid: i.ledger.recordedShim(), Answered: i.ledger.answered(), Owned: true,
+		Launched: i.launchedHere(), Pid: i.ledger.Passage().Shim, Answered: i.ledger.Passage().Answered(), Owned: true,
 	})
 	if err != nil {
 		log.G(ctx).WithError(err).Error("cannot attach a bundle to its shim, leaving it alone")
@@ -148,13 +148,13 @@ func (m *ShimManager) restoreOne(ctx context.Context, i *Instance, b *bundle.Bun
 // of another containerd runc's file with the pid does.
 func (i *Instance) mayHaveTask() bool {
 	_, _, err := i.bundle.InitPid()
-	return i.ledger.wasCreated() || i.ledger.knowsEndpoint() || err == nil
+	return i.ledger.Fate().Created || i.ledger.Passage().Endpoint != nil || err == nil
 }
 
 // onAttached lets the takeover of a restored instance begin, now that it has a process.
 func (i *Instance) onAttached(p *shimproc.Process) {
 	i.restoreHouse(i.context(), p)
-	lingers, abandoned := i.ledger.wasLingering(), i.ledger.wasAbandoned()
+	lingers, abandoned := i.ledger.Fate().Lingers, i.ledger.Fate().NeverCreated()
 	if lingers || abandoned {
 		i.onUnknown()
 	}
@@ -178,7 +178,7 @@ func (i *Instance) load(ctx context.Context, b *bundle.Bundle) {
 		if !errdefs.IsNotFound(err) {
 			log.G(ctx).WithError(err).
 				Warn("cannot read the record of a bundle, leaving it as it is and taking the bundle for one of stock containerd")
-			i.ledger.seal()
+			i.ledger.Seal()
 		}
 		// Nothing is known of it, so it is taken for a created task: whatever ends it is told.
 		rec = &bundle.Record{Version: bundle.RecordVersion, BootID: shimclient.BootID(), Created: true,
@@ -204,7 +204,7 @@ func (i *Instance) load(ctx context.Context, b *bundle.Bundle) {
 	i.creation.setCut(!rec.Created)
 	i.bundle, i.house = b, house
 	i.binary = shimclient.Binary{Runtime: rec.Runtime, Path: path}
-	i.ledger.loadLocked(rec)
+	i.ledger.Load(rec)
 }
 
 // askAgain is the pause before a restored instance's shim is asked again after an answer that decides nothing.
@@ -255,14 +255,14 @@ func (i *Instance) ask() bool {
 		i.cleanUpIfDead()
 		failpoint.Here("restore-answered")
 		i.mendBootstrap()
-		i.ledger.save()
+		i.ledger.Save()
 		i.m.spawn(i.replayFound)
 		return true
 	case i.disownStranger():
 		return false
 	case i.onUnknown():
 		log.G(ctx).Info("shim has no such task, cleaning up")
-		if i.ledger.wasCreated() {
+		if i.ledger.Fate().Created {
 			i.m.spawn(i.cleanUpDeleted)
 		} else {
 			i.m.spawn(i.undo)
@@ -290,7 +290,7 @@ func (i *Instance) askKnown(ctx context.Context) (bool, error) {
 	if !errdefs.IsNotFound(err) || i.processDead() {
 		return err == nil, err
 	}
-	if i.ledger.wasDeleted() {
+	if i.ledger.Fate().Deleted {
 		return false, nil
 	}
 	_, err = i.m.config.Sandboxes.Get(ctx, i.id)
@@ -326,11 +326,11 @@ func (i *Instance) verifyShim(ctx context.Context) {
 	}
 	if l, _, _ := p.Watch(); l != nil {
 		i.mu.Lock()
-		b, token := i.binary, i.ledger.passageLocked().token()
+		b, token := i.binary, i.ledger.Passage().Token()
 		i.mu.Unlock()
 		p.Verify(ctx, l, b, token)
 	}
-	i.ledger.recordShim(p.Verified())
+	i.ledger.RecordShim(p.Verified())
 }
 
 // askSandbox asks a restored sandbox's shim for its status.

@@ -20,6 +20,7 @@ import (
 	"github.com/pkg/errors"
 
 	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/manager/internal/ledger"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
 )
@@ -106,7 +107,7 @@ func (c *SandboxController) build(
 		return err
 	}
 	i.onCreated(0, runtime.IO{})
-	i.ledger.save()
+	i.ledger.Save()
 	i.cleanUpIfDead()
 	return nil
 }
@@ -153,7 +154,7 @@ func (c *SandboxController) Start(ctx context.Context, id string) (sandbox.Contr
 		return sandbox.ControllerInstance{}, errors.Wrapf(err, "cannot start sandbox %s", id)
 	}
 	i.learnPid(r.GetPid())
-	i.ledger.save()
+	i.ledger.Save()
 	address, version := i.endpoint()
 	return sandbox.ControllerInstance{
 		SandboxID: id, Pid: r.GetPid(), Address: address, Version: version,
@@ -270,7 +271,7 @@ func (i *Instance) shutdownBox(ctx context.Context) error {
 		i.takeDeleteBack()
 		return err
 	}
-	i.ledger.learnExit(bundle.Exit{At: time.Now().UTC()})
+	i.ledger.LearnExit(bundle.Exit{At: time.Now().UTC()})
 	i.finishReleased(ctx, lingering, i.cleaningAfter(err == nil))
 	return nil
 }
@@ -287,7 +288,7 @@ func (c *SandboxController) Wait(ctx context.Context, id string) (sandbox.ExitSt
 		if err != nil {
 			return nil, err
 		}
-		return &bundle.Exit{Status: r.GetExitStatus(), At: timeOf(r.GetExitedAt())}, nil
+		return &bundle.Exit{Status: r.GetExitStatus(), At: ledger.TimeOf(r.GetExitedAt())}, nil
 	})
 	if err != nil {
 		return sandbox.ExitStatus{}, errors.Wrapf(err, "cannot wait for sandbox %s", id)

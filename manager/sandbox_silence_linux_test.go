@@ -109,7 +109,7 @@ func TestShutdownOfASandboxThatIsNeeded(t *testing.T) {
 	y.hurryBoxes("s1", "c1")
 	cont := y.stop("s1")
 	require.NoError(t, y.boxes.Stop(y.ctx, "s1"), "which ends the sandbox's own process")
-	y.until("that is known", y.instance("s1").initGone)
+	y.until("that is known", y.instance("s1").ledger.InitGone)
 	y.awaitSilence("s1")
 	setTimeout(t, TimeoutCleanup, 300*time.Millisecond)
 	require.True(t, errdefs.IsDeadlineExceeded(y.boxes.Shutdown(y.ctx, "s1")))

@@ -18,6 +18,7 @@ import (
 
 	"github.com/shimyard/shimyard/bundle"
 	"github.com/shimyard/shimyard/manager/internal/failpoint"
+	"github.com/shimyard/shimyard/manager/internal/ledger"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -45,7 +46,7 @@ func (i *Instance) findExit(ctx context.Context) (exit bundle.Exit, ok bool) {
 		}
 		if err != nil {
 			log.G(ctx).WithError(err).Warn("cannot ask for the exit of a dead shim's container")
-			if i.ledger.initProcess().Alive() {
+			if i.ledger.Init().Alive() {
 				i.killInit(ctx) // what the shim's delete would have done
 			}
 		}
@@ -53,7 +54,7 @@ func (i *Instance) findExit(ctx context.Context) (exit bundle.Exit, ok bool) {
 			return *e, true
 		}
 		if err == nil || errors.Is(err, errNoBinary) || i.remains.deleteTries() >= exitTries {
-			return bundle.Exit{Pid: i.ledger.pid(), Status: exitUnknown}, true
+			return bundle.Exit{Pid: i.ledger.Pid(""), Status: ledger.ExitUnknown}, true
 		}
 		if !i.m.sleep(spread(pause)) {
 			return bundle.Exit{}, false
@@ -64,7 +65,7 @@ func (i *Instance) findExit(ctx context.Context) (exit bundle.Exit, ok bool) {
 // exitAfter is the exit as it is known after an attempt to delete, whose answer r is nil if it gave none; nil when it
 // is not known.
 func (i *Instance) exitAfter(r *shimclient.DeleteResult) *bundle.Exit {
-	if known := i.ledger.exit(""); known != nil {
+	if known := i.ledger.Exit(""); known != nil {
 		return known
 	}
 	if r != nil {
@@ -81,7 +82,7 @@ func (i *Instance) exitAfter(r *shimclient.DeleteResult) *bundle.Exit {
 		return nil
 	}
 	e, err := d.ShimExit()
-	if pid := i.ledger.pid(); err != nil || pid != 0 && pid != e.Pid {
+	if pid := i.ledger.Pid(""); err != nil || pid != 0 && pid != e.Pid {
 		return nil
 	}
 	return e
@@ -101,7 +102,7 @@ func (i *Instance) tryShimDelete(ctx context.Context, c *cleaning) error {
 	case c.orderly:
 		return nil
 	case err != nil && !errors.Is(err, errNoBinary):
-		if i.remains.deleteTries() < shimDeleteTries || i.hasProcess() || i.ledger.initProcess().Alive() {
+		if i.remains.deleteTries() < shimDeleteTries || i.hasProcess() || i.ledger.Init().Alive() {
 			return err
 		}
 		log.G(ctx).WithError(err).Warn("shim's delete fails; going on without it")
@@ -205,7 +206,7 @@ func (i *Instance) prepareBundle(ctx context.Context, d *bundle.Bundle) error {
 	if made {
 		log.G(ctx).WithField("path",
 			d.Path).Warn("the bundle's directory is gone: the shim's delete runs in an empty one")
-		if err := i.ledger.persist(); err != nil {
+		if err := i.ledger.Persist(); err != nil {
 			log.G(ctx).WithError(err).Warn("cannot write the record of a bundle that was gone")
 		}
 		failpoint.Here("clean-bundle-replaced")

@@ -173,7 +173,7 @@ func TestDeleteOfASilentShim(t *testing.T) {
 	y.hurry("c1")
 	y.silence("c1")
 	require.NoError(t, y.shim.Procs(shimtest.RoleGuest)[0].Kill())
-	y.until("its init is known to be gone", y.instance("c1").initGone)
+	y.until("its init is known to be gone", y.instance("c1").ledger.InitGone)
 	setTimeout(t, TimeoutCleanup, 2*time.Second)
 	exit, err := y.tasks.Delete(y.ctx, "c1")
 	require.NoError(t, err)

@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/log"
 
 	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/manager/internal/ledger"
 )
 
 // Kind tells tasks from sandboxes. Both live in one id space.
@@ -52,6 +53,22 @@ func (s state) String() string {
 // listed tells whether tasks of this state are shown to clients.
 func (s state) listed() bool { return s == restoring || s == running || s == deleting }
 
+// stage is the state in the words of the ledger.
+func (s state) stage() ledger.Stage {
+	switch s {
+	case launching:
+		return ledger.Creating
+	case restoring:
+		return ledger.Restoring
+	case running:
+		return ledger.Running
+	case deleting:
+		return ledger.Deleting
+	default:
+		return ledger.Ended
+	}
+}
+
 // ending tells whether the id will be free by itself.
 func (s state) ending() bool { return s == deleting || s == reaping || s == dead || s == gone }
 
@@ -71,6 +88,14 @@ var allowed = map[state][]state{
 // goes on with the change, since one that is refused would leave the instance for ever in a state that it is not in.
 var misstep = func(ctx context.Context, from, to state) {
 	log.G(ctx).Errorf("bug: an instance that is %s must not become %s", from, to)
+}
+
+// inStep has the ledger judge the stage of the instance in one step with it: no event changes the state before f has
+// returned. It is the only way to a stage. In f nothing is called but the ledger.
+func (i *Instance) inStep(f func(ledger.Stage)) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	f(i.state.stage())
 }
 
 // toLocked changes the state and wakes all who watch it. It is the only function that does.
@@ -100,16 +125,15 @@ func (i *Instance) announce() {
 
 // onCreated: the shim has created the task, or the sandbox.
 func (i *Instance) onCreated(pid uint32, io runtime.IO) {
-	start, owned := i.judgePid(pid)
+	task := ledger.NewTask(pid, i.shimPid(), io)
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	switch i.state {
 	case launching:
+		// One step with onExitEvent's: an exit that is heard between the two would be held against a pid that is not on
+		// record, and be taken for an earlier task's.
 		i.toLocked(running)
-		i.ledger.createdLocked(&bundle.TaskState{
-			Pid: pid, PidStart: start, PidOwned: owned,
-			Stdin: io.Stdin, Stdout: io.Stdout, Stderr: io.Stderr, Terminal: io.Terminal,
-		})
+		i.ledger.Created(task)
 	default:
 		// Only its create takes an instance out of launching.
 	}
@@ -134,7 +158,8 @@ func (i *Instance) onAnswered() {
 	defer i.mu.Unlock()
 	switch i.state {
 	case restoring:
-		i.ledger.answeredLocked()
+		// One step with onDeath's: who finds it dead and running before asks whether it was ever created.
+		i.ledger.Answered()
 		i.toLocked(running)
 	default:
 		// Its shim died between the answer and now.
@@ -183,21 +208,18 @@ func (i *Instance) onDelete(force bool) (before state, changed <-chan struct{}) 
 	return before, i.changed
 }
 
-// onDeleteFailed: the delete did not succeed and may be tried again.
-func (i *Instance) onDeleteFailed() {
+// onDeleteFailed: the delete did not succeed and may be tried again. True: the task is being restored again, which is
+// for the caller to go on with.
+func (i *Instance) onDeleteFailed() (restores bool) {
 	i.mu.Lock()
-	again := false
+	defer i.mu.Unlock()
 	switch i.state {
 	case deleting:
 		i.toLocked(i.claimed)
-		again = i.claimed == restoring
-		i.ledger.replayLaterLocked()
+		i.ledger.TellLater() // in one step with the state, see due
+		return i.claimed == restoring
 	default:
-		// Only the delete that has claimed it ends the claim.
-	}
-	i.mu.Unlock()
-	if again {
-		i.m.spawn(i.takeOver)
+		return false // only the delete that has claimed it ends the claim
 	}
 }
 
@@ -222,30 +244,25 @@ func (i *Instance) onGone() {
 
 // onExitEvent: the shim told an exit, of init ("") or of an exec.
 func (i *Instance) onExitEvent(execID string, e bundle.Exit) {
-	i.mu.Lock()
-	ours := i.ledger.hearExitLocked(i.state, execID, e)
-	i.mu.Unlock()
+	var ours bool
+	i.inStep(func(s ledger.Stage) { ours = i.ledger.HearExit(s, execID, e) })
 	if ours {
-		i.ledger.saveSoon()
+		i.ledger.SaveSoon()
 	}
 }
 
 // onOOMEvent: the shim told, at a time by its own clock, that something in the task was killed for lack of memory.
 func (i *Instance) onOOMEvent(at time.Time) {
-	i.mu.Lock()
-	news := i.ledger.hearOOMLocked(at)
-	i.mu.Unlock()
-	if news {
-		i.ledger.saveSoon()
+	if i.ledger.HearOOM(at) {
+		i.ledger.SaveSoon()
 	}
 }
 
 // onDeleteEvent: the shim told that the task is deleted.
 func (i *Instance) onDeleteEvent(pid uint32) {
-	i.mu.Lock()
-	ours := i.ledger.hearDeleteLocked(i.state, pid)
-	i.mu.Unlock()
+	var ours bool
+	i.inStep(func(s ledger.Stage) { ours = i.ledger.HearDelete(s, pid) })
 	if ours {
-		i.ledger.saveSoon()
+		i.ledger.SaveSoon()
 	}
 }

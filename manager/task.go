@@ -53,7 +53,7 @@ func (t *Task) call(ctx context.Context, mode shimproc.Mode, f func(context.Cont
 // PID of the init process, as the shim told it at create or start. Where it was not told (a restore from a checkpoint)
 // it is asked.
 func (t *Task) PID(ctx context.Context) (uint32, error) {
-	if pid := t.i.ledger.pid(); pid != 0 {
+	if pid := t.i.ledger.Pid(""); pid != 0 {
 		return pid, nil
 	}
 	var r *taskapi.ConnectResponse
@@ -73,7 +73,7 @@ func (t *Task) Start(ctx context.Context) error {
 	if err := t.i.settled(ctx, shimproc.Once); err != nil {
 		return err
 	}
-	return t.i.ledger.changing(tasktypes.Status_RUNNING, func() error {
+	return t.i.ledger.Changing(tasktypes.Status_RUNNING, func() error {
 		pid, err := t.i.sendStart(ctx, "")
 		if err == nil {
 			t.i.learnPid(pid)
@@ -115,7 +115,7 @@ func (i *Instance) ignores(err error) bool {
 
 // Pause the container.
 func (t *Task) Pause(ctx context.Context) error {
-	return t.i.ledger.changing(tasktypes.Status_PAUSED, func() error {
+	return t.i.ledger.Changing(tasktypes.Status_PAUSED, func() error {
 		return t.call(ctx, shimproc.Once, func(ctx context.Context, c *shimclient.Task) error {
 			return c.Pause(ctx, &taskapi.PauseRequest{ID: t.i.id})
 		})
@@ -124,7 +124,7 @@ func (t *Task) Pause(ctx context.Context) error {
 
 // Resume the container.
 func (t *Task) Resume(ctx context.Context) error {
-	return t.i.ledger.changing(tasktypes.Status_RUNNING, func() error {
+	return t.i.ledger.Changing(tasktypes.Status_RUNNING, func() error {
 		return t.call(ctx, shimproc.Once, func(ctx context.Context, c *shimclient.Task) error {
 			return c.Resume(ctx, &taskapi.ResumeRequest{ID: t.i.id})
 		})
@@ -145,7 +145,7 @@ func (t *Task) Exec(ctx context.Context, id string, opts runtime.ExecOpts) (runt
 	if err != nil {
 		return nil, err
 	}
-	t.i.ledger.execAdded(id)
+	t.i.ledger.ExecAdded(id)
 	return &Exec{task: t, id: id}, nil
 }
 
@@ -208,7 +208,7 @@ func (t *Task) closeIO(ctx context.Context, execID string) error {
 
 // Checkpoint writes the container's state to a path.
 func (t *Task) Checkpoint(ctx context.Context, path string, options *anypb.Any) error {
-	return t.i.ledger.changing(tasktypes.Status_UNKNOWN, func() error {
+	return t.i.ledger.Changing(tasktypes.Status_UNKNOWN, func() error {
 		return t.call(ctx, shimproc.Once, func(ctx context.Context, c *shimclient.Task) error {
 			return c.Checkpoint(ctx, &taskapi.CheckpointTaskRequest{ID: t.i.id, Path: path, Options: options})
 		})

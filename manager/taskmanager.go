@@ -139,8 +139,8 @@ func (t *TaskManager) build(ctx context.Context, i *Instance, opts runtime.Creat
 		}
 	}
 	i.onCreated(pid, opts.IO)
-	i.placeMemory()
-	i.ledger.save()
+	i.ledger.PlaceMemory(i.shimPid())
+	i.ledger.Save()
 	i.cleanUpIfDead()
 	failpoint.Here("create-recorded")
 	return nil

@@ -56,7 +56,7 @@ func (m *ShimManager) abandon(caller context.Context, i *Instance) {
 // subscribers hear create, exit and delete, in this order.
 func (i *Instance) undo() {
 	ctx := i.context()
-	if err := i.ledger.abandon(); err != nil {
+	if err := i.ledger.Abandon(); err != nil {
 		log.G(ctx).WithError(err).Warn("cannot record that a create was given up")
 	}
 	failpoint.Here("undo-recorded")

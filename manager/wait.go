@@ -14,6 +14,7 @@ import (
 
 	"github.com/shimyard/shimyard/bundle"
 	"github.com/shimyard/shimyard/manager/internal/await"
+	"github.com/shimyard/shimyard/manager/internal/ledger"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
 )
@@ -28,7 +29,7 @@ func (i *Instance) wait(ctx context.Context, execID string) (*runtime.Exit, erro
 		if err != nil {
 			return nil, err
 		}
-		return &bundle.Exit{Pid: i.pidOf(execID), Status: r.ExitStatus, At: timeOf(r.ExitedAt)}, nil
+		return &bundle.Exit{Pid: i.ledger.Pid(execID), Status: r.ExitStatus, At: ledger.TimeOf(r.ExitedAt)}, nil
 	})
 }
 
@@ -42,11 +43,12 @@ func (i *Instance) waitFor(ctx context.Context, execID string, ask waiter) (*run
 		// Taken before anything is looked at, so that no change is missed between the look and the sleep.
 		st, changed := i.watch()
 		l, moved := i.link()
-		if e := i.ledger.exit(execID); e != nil {
-			exit = toExit(e)
+		news := i.ledger.News()
+		if e := i.ledger.Exit(execID); e != nil {
+			exit = ledger.ToExit(e)
 			return await.Wake{}, true
 		}
-		if st == gone || st == reaping || st == dead && i.ledger.exit("") != nil {
+		if st == gone || st == reaping || st == dead && i.ledger.Exit("") != nil {
 			// An exec that is not known: with init's exit those of all execs are known.
 			verdict = errNoInstance(i.kind, i.id)
 			return await.Wake{}, true
@@ -64,7 +66,7 @@ func (i *Instance) waitFor(ctx context.Context, execID string, ask waiter) (*run
 				moved = after(waitPause)
 			}
 		}
-		return await.Wake{changed, moved}, false
+		return await.Wake{changed, moved, news}, false
 	})
 	if err != nil {
 		return nil, errors.Wrapf(err, "waiting for the exit of %s", i.id)
@@ -82,9 +84,9 @@ var errWoken = errors.New("woken")
 func (i *Instance) askWait(ctx context.Context, l *shimproc.Link, execID string, ask waiter) (*runtime.Exit, error) {
 	wctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer i.ledger.onWake(execID, cancel)()
-	x := i.ledger.execOf(execID)
-	if i.ledger.exit(execID) != nil {
+	defer i.ledger.OnWake(execID, cancel)()
+	x := i.ledger.ExecOf(execID)
+	if i.ledger.Exit(execID) != nil {
 		return nil, errWoken
 	}
 	e, err := ask(wctx, l)
@@ -95,10 +97,10 @@ func (i *Instance) askWait(ctx context.Context, l *shimproc.Link, execID string,
 		return nil, err
 	}
 	if execID == "" {
-		i.ledger.learnExit(*e)
-		return toExit(i.ledger.exit("")), nil
+		i.ledger.LearnExit(*e)
+		return ledger.ToExit(i.ledger.Exit("")), nil
 	}
-	return toExit(i.ledger.learnExecExit(execID, x, *e)), nil
+	return ledger.ToExit(i.ledger.LearnExecExit(x, *e)), nil
 }
 
 // endsWait tells the errors that a Wait ends with: the caller's context, and the shim's word that there is no such
@@ -109,7 +111,7 @@ func (i *Instance) endsWait(ctx context.Context, err error) bool {
 	}
 	if errdefs.IsNotFound(err) || errdefs.IsNotImplemented(err) || errdefs.IsInvalidArgument(err) {
 		st, _ := i.watch()
-		return st == running && !i.processDead() && i.ledger.exit("") == nil
+		return st == running && !i.processDead() && i.ledger.Exit("") == nil
 	}
 	return false
 }
@@ -122,13 +124,6 @@ func (i *Instance) link() (*shimproc.Link, <-chan struct{}) {
 	}
 	l, _, moved := p.Watch()
 	return l, moved
-}
-
-func (i *Instance) pidOf(execID string) uint32 {
-	if execID == "" {
-		return i.ledger.pid()
-	}
-	return i.ledger.execPid(execID)
 }
 
 // after is closed when d has passed.

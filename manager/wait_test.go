@@ -44,8 +44,8 @@ func TestWaitOutlasts(t *testing.T) {
 		pending(t, w)
 		s.exitWith(3, time.Now())
 		ends(t, w, 3)
-		require.Equal(t, uint32(3), i.ledger.exit("").Status, "it is on record")
-		require.Equal(t, uint32(77), i.ledger.exit("").Pid)
+		require.Equal(t, uint32(3), i.ledger.Exit("").Status, "it is on record")
+		require.Equal(t, uint32(77), i.ledger.Exit("").Pid)
 	})
 }
 
@@ -116,9 +116,9 @@ func TestDeathAnswersWaits(t *testing.T) {
 		s, m := newMemShim(t), memManager(t)
 		i, p := memTask(t, m, "c1", 77)
 		for n, id := range []string{"e1", "e2", "e3"} {
-			i.ledger.execAdded(id)
+			i.ledger.ExecAdded(id)
 			if id != "e3" { // e3 was never started
-				i.ledger.execStarted(id, uint32(100+n))
+				i.ledger.ExecStarted(id, uint32(100+n))
 			}
 		}
 		i.onExitEvent("e2", exitOf(101, 9))
@@ -134,13 +134,13 @@ func TestDeathAnswersWaits(t *testing.T) {
 		require.True(t, i.onDeath())
 		pending(t, init) // until the exit is known
 		pending(t, e1)
-		i.ledger.learnDeath(exitOf(77, 255))
+		i.ledger.LearnDeath(exitOf(77, 255))
 		ends(t, init, 255)
 		ends(t, e1, 255)
 		w := <-e3
 		require.True(t, errdefs.IsNotFound(w.err), "%v", w.err)
-		require.Equal(t, uint32(100), i.ledger.exit("e1").Pid)
-		require.Equal(t, uint32(9), i.ledger.exit("e2").Status)
+		require.Equal(t, uint32(100), i.ledger.Exit("e1").Pid)
+		require.Equal(t, uint32(9), i.ledger.Exit("e2").Status)
 	})
 }
 
@@ -151,7 +151,7 @@ func TestWaitOfWhatIsGone(t *testing.T) {
 		i := memInstance(memManager(t), "c1", st)
 		_, err := i.wait(t.Context(), "")
 		require.True(t, errdefs.IsNotFound(err), "%s: %v", st, err)
-		i.ledger.learnExit(exitOf(1, 6))
+		i.ledger.LearnExit(exitOf(1, 6))
 		exit, err := i.wait(t.Context(), "")
 		require.NoError(t, err)
 		require.Equal(t, uint32(6), exit.Status, "an exit on record is told even then")

@@ -103,11 +103,9 @@ func (y *yard) launchOf(id string, opts runtime.CreateOpts) error {
 // launchByHand runs the shim's `start` as a daemon would that is killed right after. end collects the helper.
 func (y *yard) launchByHand(i *Instance) (end func()) {
 	y.Helper()
-	i.mu.Lock()
-	i.ledger.rec.Launch = &bundle.Launch{Token: shimclient.NewToken(), Binary: y.shim.Path}
-	token := i.ledger.rec.Launch.Token
-	i.mu.Unlock()
-	require.NoError(y, i.ledger.persist())
+	token := shimclient.NewToken()
+	edit(i, func(r *bundle.Record) { r.Launch = &bundle.Launch{Token: token, Binary: y.shim.Path} })
+	require.NoError(y, i.ledger.Persist())
 	logs, err := shimclient.OpenLog(i.bundle.LogPath(), nil)
 	require.NoError(y, err)
 	cmd := exec.Command(y.shim.Path, "-namespace", testNamespace, "-id", "c1", "-address", y.config.GRPCAddress,

@@ -36,6 +36,9 @@ func coldPoolYard(t *testing.T, s shimtest.Scenario, pool PoolConfig, opts ...sh
 	y := coldYard(t, s, append(opts, shimtest.WithName("containerd-shim-runc-v2"))...)
 	y.config.Runtimes[RuncV2] = RuntimeConfig{Path: y.shim.Path, Pool: &pool}
 	y.config.WarmLimit, y.config.WarmIdle = 32, time.Hour
+	counted := scrape(t)
+	before := counted.sum("warm_ended_total", "reason", warm.WhyDistrusted)
+	y.distrusts = func() float64 { return counted.sum("warm_ended_total", "reason", warm.WhyDistrusted) - before }
 	return y
 }
 
@@ -68,7 +71,8 @@ func (y *yard) spares(n int) {
 	y.until("there are "+strconv.Itoa(n)+" idle shims", func() bool { return !y.filling() && len(y.idle()) == n })
 }
 
-func (y *yard) filling() bool { return y.m.pool.account.Totals().Filling > 0 }
+// filling tells whether spares are being started.
+func (y *yard) filling() bool { return strings.Contains(stacks(), "warm.(*Account[...]).fill") }
 
 // aged lets no idle shim be trusted unasked any more, as if all had been idle for long.
 func (y *yard) aged() { y.m.pool.trusted = 0 }
@@ -178,9 +182,8 @@ func (y *yard) lentTo(id string, w *warmShim) {
 	require.Equal(y, strings.TrimPrefix(w.reply.Address, "unix://"), to)
 }
 
-func (y *yard) retired(w *warmShim) bool {
-	return slices.Contains([]warm.State{warm.Retired, warm.Ending}, y.m.pool.account.StateOf(w.entry))
-}
+// distrusted tells whether a warm shim was retired since it did not do as it should.
+func (y *yard) distrusted() bool { return y.distrusts() > 0 }
 
 // endIdle ends all idle shims.
 func (y *yard) endIdle() {

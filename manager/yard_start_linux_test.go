@@ -36,6 +36,7 @@ type yard struct {
 
 	young       bool // its daemon has just started, so that not all subscribers may have come back
 	closeEvents func()
+	distrusts   func() float64 // how many warm shims were distrusted since the yard began
 	untidy      bool // what is left in the directories is not looked at
 }
 
@@ -127,7 +128,7 @@ func (y *yard) begin() {
 }
 
 // grow makes the daemon so old that all subscribers have come back.
-func (y *yard) grow() { y.m.started = time.Now().Add(-time.Hour) }
+func (y *yard) grow() { y.m.desk.Started = time.Now().Add(-time.Hour) }
 
 // tasksOf are the tasks of a boot that is half done.
 func (y *yard) tasksOf() *TaskManager {

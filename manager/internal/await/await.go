@@ -16,18 +16,35 @@ type Wake [3]<-chan struct{}
 // look takes the channels before it looks, so that no change is missed between the two. It is called once at least,
 // and by this goroutine alone. The error is that of a context that ends first.
 func Until(ctx context.Context, look func() (Wake, bool)) error {
-	for {
+	return UntilDue(ctx, func() (Wake, time.Duration, bool) {
 		wake, done := look()
+		return wake, 0, done
+	})
+}
+
+// UntilDue is Until for a look that has also to be repeated when some time has passed, which it returns; 0 is never.
+func UntilDue(ctx context.Context, look func() (Wake, time.Duration, bool)) error {
+	for {
+		wake, again, done := look()
 		if done {
 			return nil
+		}
+		var due <-chan time.Time
+		stop := func() bool { return true }
+		if again > 0 {
+			t := time.NewTimer(again)
+			due, stop = t.C, t.Stop
 		}
 		select {
 		case <-wake[0]:
 		case <-wake[1]:
 		case <-wake[2]:
+		case <-due:
 		case <-ctx.Done():
+			stop()
 			return ctx.Err()
 		}
+		stop()
 	}
 }
 

@@ -54,3 +54,23 @@ func TestSleep(t *testing.T) {
 		require.Equal(t, 59*time.Second, time.Since(begin))
 	})
 }
+
+// TestUntilDue looks again when the time has passed that the look before named, and not for that where it named none.
+func TestUntilDue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begin := time.Now()
+		var at []time.Duration
+		wake := make(chan struct{})
+		time.AfterFunc(time.Hour, func() { close(wake) })
+		pauses := []time.Duration{time.Second, time.Minute, 0, 0}
+		require.NoError(t, UntilDue(t.Context(), func() (Wake, time.Duration, bool) {
+			at = append(at, time.Since(begin))
+			n := len(at) - 1
+			if n < 2 {
+				return Wake{}, pauses[n], false
+			}
+			return Wake{wake}, pauses[n], n == 3
+		}))
+		require.Equal(t, []time.Duration{0, time.Second, time.Minute + time.Second, time.Hour}, at)
+	})
+}

@@ -105,10 +105,14 @@ func Register(r prometheus.Registerer, version, containerdVersion string) error 
 	return nil
 }
 
-var runtimes = struct {
-	sync.Mutex
+// runtimeNames are the names that are told apart.
+type runtimeNames struct {
+	mu sync.Mutex
+	// +checklocks:mu
 	known map[string]bool
-}{known: make(map[string]bool)}
+}
+
+var runtimes = &runtimeNames{known: make(map[string]bool)}
 
 // Runtime is the label of a runtime whose name has resolved to a binary: the name. A path is nothing to put into a
 // label, and no more than runtimeLimit names are told apart.
@@ -116,8 +120,8 @@ func Runtime(name string) string {
 	if name == "" || filepath.IsAbs(name) {
 		return Unknown
 	}
-	runtimes.Lock()
-	defer runtimes.Unlock()
+	runtimes.mu.Lock()
+	defer runtimes.mu.Unlock()
 	if !runtimes.known[name] {
 		if len(runtimes.known) >= runtimeLimit {
 			return Unknown

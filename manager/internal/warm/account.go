@@ -49,16 +49,23 @@ type Account[S any] struct {
 	stop context.CancelFunc
 
 	// mu guards all below, and the entries. See the package's doc for what is done under it.
-	mu      sync.Mutex
+	mu sync.Mutex
+	// +checklocks:mu
 	shelves map[string]*shelf[S] // by key
-	places  int                  // that are taken
-	held    uint64               // bytes that what is in the places holds
-	size    uint64               // what the shim that was measured last holds: what the next one is taken to
-	closed  bool
-	// allowance is what memory allows, as it was at memoryAt; watching: the memory is looked at from time to time.
-	allowance allowance
-	memoryAt  time.Time
-	watching  bool
+	// +checklocks:mu
+	places int // that are taken
+	// +checklocks:mu
+	held uint64 // bytes that what is in the places holds
+	// +checklocks:mu
+	size uint64 // what the shim that was measured last holds: what the next one is taken to
+	// +checklocks:mu
+	closed bool
+	// +checklocks:mu
+	allowance allowance // what memory allows, as it was at memoryAt
+	// +checklocks:mu
+	memoryAt time.Time
+	// +checklocks:mu
+	watching bool // the memory is looked at from time to time
 }
 
 // shelf holds the shims of one key.
@@ -212,13 +219,6 @@ func (a *Account[S]) Ending(e *Entry[S]) {
 	defer a.mu.Unlock()
 	a.retireLocked(e, WhyDied)
 	e.becomeLocked(Ending)
-}
-
-// StateOf a shim at this moment.
-func (a *Account[S]) StateOf(e *Entry[S]) State {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return e.state
 }
 
 // Close ends all idle shims, at once, and gives none away any more.

@@ -81,7 +81,7 @@ func TestCeiling(t *testing.T) {
 		leaving := o.Enter("b", "other", limits)
 		o.Put(leaving, 1)
 		require.True(o, o.Keep(leaving))
-		require.Equal(o, 2, o.Totals().Places)
+		require.Equal(o, 2, o.taken())
 		o.idle("third", "c")
 		ended, why := o.asked()
 		require.Equal(o, []string{"c"}, ended)
@@ -111,7 +111,7 @@ func TestIdleTime(t *testing.T) {
 		ended, why := o.asked()
 		require.Equal(o, []string{"spare1"}, ended)
 		require.Equal(o, []string{WhyIdle}, why)
-		require.False(o, o.shelves["k"] != nil, "a key that no create needs is forgotten")
+		require.False(o, o.hasShelf("k"), "a key that no create needs is forgotten")
 		o.Refill("k", o.spare("k"))
 		o.waits()
 		o.GiveUp(own)
@@ -128,7 +128,7 @@ func TestClose(t *testing.T) {
 		ended, why := o.asked()
 		require.Equal(o, []string{"a", "b"}, ended)
 		require.Equal(o, []string{WhyStop, WhyStop}, why)
-		require.Equal(o, Serving, o.StateOf(serving))
+		require.Equal(o, Serving, o.stateOf(serving))
 		e, _ := o.Take("k")
 		require.Nil(o, e)
 		o.Put(o.Enter("late", "k", limits), 0)
@@ -197,8 +197,8 @@ func TestManyAtOnce(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		require.Equal(t, len(o.Waiting()), o.Totals().Places)
-		require.LessOrEqual(t, o.Totals().Places, 5)
+		require.Equal(t, len(o.Waiting()), o.taken())
+		require.LessOrEqual(t, o.taken(), 5)
 		o.Close()
 	}
 }

@@ -78,6 +78,8 @@ func (a *Account[S]) unreserve(key string, s *shelf[S], size uint64) {
 }
 
 // wantsLocked tells whether one more spare is wanted, and there is room for it.
+//
+// +checklocks:a.mu
 func (a *Account[S]) wantsLocked(s *shelf[S]) bool {
 	idle := 0
 	for _, e := range s.open {

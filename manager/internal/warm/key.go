@@ -53,9 +53,11 @@ const surroundingsTime = time.Second
 
 // Keys makes the keys of warm shims. The zero value is ready for use. Safe for concurrent use.
 type Keys struct {
+	// mu guards the digest of the daemon's surroundings as they were at aroundAt.
 	mu sync.Mutex
-	// around is the digest of the daemon's surroundings as they were at aroundAt.
-	around   string
+	// +checklocks:mu
+	around string
+	// +checklocks:mu
 	aroundAt time.Time
 }
 

@@ -32,11 +32,14 @@ type owner struct {
 	*testing.T
 	*Account[string]
 
-	mu      sync.Mutex
-	ended   []string
+	mu sync.Mutex
+	// +checklocks:mu
+	ended []string
+	// +checklocks:mu
 	why     []string
 	started int
 	failing bool // starts of spares fail
+	// +checklocks:mu
 	machine Machine
 	holds   map[string]uint64 // bytes; those of others cannot be read
 }
@@ -143,5 +146,40 @@ func (o *owner) waits(names ...string) {
 	o.Helper()
 	synctest.Wait()
 	require.ElementsMatch(o, names, o.Waiting())
-	require.Equal(o, len(names), o.Totals().Places, "each idle shim has a place, and nothing else has")
+	require.Equal(o, len(names), o.taken(), "each idle shim has a place, and nothing else has")
+}
+
+// taken is how many places are.
+func (o *owner) taken() int {
+	o.Account.mu.Lock()
+	defer o.Account.mu.Unlock()
+	return o.places
+}
+
+// holding is how many bytes what is in the places holds.
+func (o *owner) holding() uint64 {
+	o.Account.mu.Lock()
+	defer o.Account.mu.Unlock()
+	return o.held
+}
+
+// stateOf a shim at this moment.
+func (o *owner) stateOf(e entry) State {
+	o.Account.mu.Lock()
+	defer o.Account.mu.Unlock()
+	return e.state
+}
+
+// isWatching tells whether the memory is looked at.
+func (o *owner) isWatching() bool {
+	o.Account.mu.Lock()
+	defer o.Account.mu.Unlock()
+	return o.watching
+}
+
+// hasShelf tells whether the account knows a key.
+func (o *owner) hasShelf(key string) bool {
+	o.Account.mu.Lock()
+	defer o.Account.mu.Unlock()
+	return o.shelves[key] != nil
 }

@@ -87,6 +87,8 @@ func (a *Account[S]) lookAtMemory() {
 }
 
 // fitsLocked tells whether one more idle shim of so many bytes is within the ceiling and what memory allows.
+//
+// +checklocks:a.mu
 func (a *Account[S]) fitsLocked(bytes uint64) bool {
 	if a.places >= a.config.Limit {
 		return false
@@ -95,6 +97,8 @@ func (a *Account[S]) fitsLocked(bytes uint64) bool {
 }
 
 // beginWatchLocked tells whether the memory is to be watched from now on.
+//
+// +checklocks:a.mu
 func (a *Account[S]) beginWatchLocked() bool {
 	if a.watching || a.closed || a.config.Memory == (MemoryRule{}) {
 		return false
@@ -139,6 +143,8 @@ func (a *Account[S]) shrink() bool {
 }
 
 // oldestLocked is the shim that is idle for longest; nil when none is.
+//
+// +checklocks:a.mu
 func (a *Account[S]) oldestLocked() (oldest *Entry[S]) {
 	for _, e := range a.idleLocked() {
 		if oldest == nil || e.since.Before(oldest.since) {

@@ -51,10 +51,10 @@ func TestIdleShimsFollowMemory(t *testing.T) {
 		o.holds = map[string]uint64{"a": 10 * mib, "b": 20 * mib, "c": 30 * mib}
 		o.idle("k", "a", "b")
 		o.idle("other", "c")
-		require.Equal(o, uint64(60*mib), o.Totals().Held)
+		require.Equal(o, uint64(60*mib), o.holding())
 		o.memoryIs(Machine{Total: 5500 * mib, Available: 5500 * mib}) // 55 MiB
 		o.waits("b", "c")
-		require.Equal(o, uint64(50*mib), o.Totals().Held)
+		require.Equal(o, uint64(50*mib), o.holding())
 		ended, why := o.asked()
 		require.Equal(o, []string{"a"}, ended)
 		require.Equal(o, []string{WhyMemory}, why)
@@ -78,11 +78,11 @@ func TestNoIdleShimsWhenMemoryIsShort(t *testing.T) {
 			inBubble(t, Config[string]{Memory: rule}, func(o *owner) {
 				serving := o.miss("k")
 				o.waits("spare1")
-				require.True(o, o.watching)
+				require.True(o, o.isWatching())
 				o.memoryIs(short)
 				o.waits()
-				require.False(o, o.watching, "the watch ends with the last")
-				require.Zero(o, o.Totals().Held)
+				require.False(o, o.isWatching(), "the watch ends with the last")
+				require.Zero(o, o.holding())
 				o.miss("k")
 				require.Equal(o, 1, o.started)
 				require.False(o, o.Keep(serving))
@@ -93,7 +93,7 @@ func TestNoIdleShimsWhenMemoryIsShort(t *testing.T) {
 				o.memoryIs(Machine{Total: plenty, Available: plenty})
 				o.miss("k")
 				o.waits("spare2", "spare3")
-				require.True(o, o.watching)
+				require.True(o, o.isWatching())
 			})
 		})
 	}

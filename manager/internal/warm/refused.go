@@ -15,6 +15,7 @@ const refusalTime = time.Minute
 // value is empty. Safe for concurrent use.
 type Refused[B comparable] struct {
 	mu sync.Mutex
+	// +checklocks:mu
 	at map[B]time.Time
 }
 

@@ -8,27 +8,6 @@ import (
 	"time"
 )
 
-// Totals are what the account has of all keys together.
-type Totals struct {
-	Places  int    // taken: by idle shims, by those about to be, and by spares that are being started
-	Held    uint64 // bytes that what is in the places holds
-	Keys    int    // that have a shelf
-	Filling int    // keys of which spares are being started
-}
-
-// Totals at this moment.
-func (a *Account[S]) Totals() Totals {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	t := Totals{Places: a.places, Held: a.held, Keys: len(a.shelves)}
-	for _, s := range a.shelves {
-		if s.filling {
-			t.Filling++
-		}
-	}
-	return t
-}
-
 // Waiting are the shims that are idle at this moment.
 func (a *Account[S]) Waiting() []S {
 	a.mu.Lock()
@@ -40,6 +19,7 @@ func (a *Account[S]) Waiting() []S {
 	return shims
 }
 
+// +checklocks:a.mu
 func (a *Account[S]) idleLocked() (idle []*Entry[S]) {
 	for _, s := range a.shelves {
 		for _, e := range s.open {
@@ -51,6 +31,7 @@ func (a *Account[S]) idleLocked() (idle []*Entry[S]) {
 	return idle
 }
 
+// +checklocks:a.mu
 func (a *Account[S]) shelfLocked(key string) *shelf[S] {
 	s := a.shelves[key]
 	if s == nil {
@@ -62,6 +43,8 @@ func (a *Account[S]) shelfLocked(key string) *shelf[S] {
 
 // shelveLocked puts a shim with room for a task last on its shelf, as an idle one where no task has it. watch tells
 // that the memory is to be watched from now on: the caller spawns that once the lock is released.
+//
+// +checklocks:a.mu
 func (a *Account[S]) shelveLocked(e *Entry[S]) (watch bool) {
 	if !e.hasRoomLocked() {
 		return false
@@ -85,6 +68,8 @@ func (s *shelf[S]) remove(e *Entry[S]) {
 }
 
 // tidyLocked forgets a key that is of no use.
+//
+// +checklocks:a.mu
 func (a *Account[S]) tidyLocked(key string, s *shelf[S]) {
 	if len(s.open) == 0 && s.want == 0 && !s.filling {
 		delete(a.shelves, key)
@@ -92,6 +77,8 @@ func (a *Account[S]) tidyLocked(key string, s *shelf[S]) {
 }
 
 // placeLocked gives the shim one of the places; false when there is none for it.
+//
+// +checklocks:a.mu
 func (a *Account[S]) placeLocked(e *Entry[S]) bool {
 	if !e.placed && a.fitsLocked(e.size) {
 		a.occupyLocked(e.size)
@@ -101,6 +88,8 @@ func (a *Account[S]) placeLocked(e *Entry[S]) bool {
 }
 
 // vacateLocked takes the shim's place from it.
+//
+// +checklocks:a.mu
 func (a *Account[S]) vacateLocked(e *Entry[S]) {
 	if e.placed {
 		e.placed = false
@@ -108,17 +97,21 @@ func (a *Account[S]) vacateLocked(e *Entry[S]) {
 	}
 }
 
+// +checklocks:a.mu
 func (a *Account[S]) occupyLocked(bytes uint64) {
 	a.places++
 	a.held += bytes
 }
 
+// +checklocks:a.mu
 func (a *Account[S]) releaseLocked(bytes uint64) {
 	a.places--
 	a.held -= bytes
 }
 
 // retireLocked lets the shim be given to no task any more.
+//
+// +checklocks:a.mu
 func (a *Account[S]) retireLocked(e *Entry[S], why string) {
 	if !e.retiredLocked() {
 		a.config.Retired(why)
@@ -132,6 +125,8 @@ func (a *Account[S]) retireLocked(e *Entry[S], why string) {
 }
 
 // noRoomLocked is why a shim may not go on.
+//
+// +checklocks:a.mu
 func (a *Account[S]) noRoomLocked(e *Entry[S]) string {
 	switch {
 	case a.closed:

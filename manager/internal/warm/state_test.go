@@ -131,11 +131,11 @@ func TestEvents(t *testing.T) {
 					states[from](o, e)
 					o.asked()
 					require.Equal(o, want.answer, events[event](o, e))
-					require.Equal(o, want.state, o.StateOf(e))
+					require.Equal(o, want.state, o.stateOf(e))
 					ended, why := o.asked()
 					require.Equal(o, want.ends, slices.Equal([]string{"w"}, ended), "ended: %v", ended)
 					require.Equal(o, want.why, strings.Join(why, ","))
-					require.Equal(o, want.place, o.Totals().Places == 1)
+					require.Equal(o, want.place, o.taken() == 1)
 				})
 			})
 		}

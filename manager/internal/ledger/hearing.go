@@ -1,0 +1,128 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package ledger
+
+import (
+	"time"
+
+	tasktypes "github.com/containerd/containerd/api/types/task"
+
+	"github.com/shimyard/shimyard/bundle"
+)
+
+// hearing is what the shim has told before it could be recorded.
+type hearing struct {
+	exits   map[process]bundle.Exit // heard before it was known whose pid it is
+	deleted bool                    // the shim has told the deletion
+}
+
+// HearExit takes an exit that the shim told: an event with another pid than ours belongs to an earlier instance
+// of the id, one that comes before the pid is known for good is kept until it is. True when the exit is the
+// instance's and is recorded: the caller saves that soon. The stage and that are one step, see the package's doc.
+func (l *Ledger) HearExit(s Stage, execID string, e bundle.Exit) (ours bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e.Told = true
+	x := l.rec.Execs[execID]
+	pid := l.taskPidLocked()
+	switch {
+	case s == Creating, execID != "" && x != nil && x.Pid == 0:
+		l.keepLocked(execID, e)
+	case execID != "":
+		if ours = x != nil && x.Pid == e.Pid; ours {
+			l.execExitLocked(execID, x, e)
+		}
+	case e.Pid == 0 || e.Pid == pid:
+		l.exitLocked(e)
+		ours = true
+	case l.pidOpenLocked(s):
+		l.keepLocked("", e)
+	case pid == 0: // this shim does not answer with pids
+		l.exitLocked(e)
+		ours = true
+	}
+	return ours
+}
+
+// pidOpenLocked tells whether the shim may still answer with another pid of init than the one on record: Start may
+// name another one than Create did, and its event may be faster than its answer.
+//
+// +checklocks:l.mu
+func (l *Ledger) pidOpenLocked(s Stage) bool {
+	if s == Restoring || l.status.underway > 0 || l.rec.Task == nil {
+		return true
+	}
+	status := tasktypes.Status(tasktypes.Status_value[l.rec.Task.Status])
+	return status == tasktypes.Status_CREATED || status == tasktypes.Status_UNKNOWN
+}
+
+// +checklocks:l.mu
+func (l *Ledger) keepLocked(execID string, e bundle.Exit) {
+	if l.hearing.exits == nil {
+		l.hearing.exits = make(map[process]bundle.Exit)
+	}
+	l.hearing.exits[process{execID, e.Pid}] = e
+}
+
+// heardLocked is what was heard of init's exit e before it was known: by its pid or, where the shim does not answer
+// with one, by its words.
+//
+// +checklocks:l.mu
+func (l *Ledger) heardLocked(e bundle.Exit) (bundle.Exit, bool) {
+	if e.Pid != 0 {
+		h, ok := l.hearing.exits[process{"", e.Pid}]
+		return h, ok
+	}
+	for p, h := range l.hearing.exits {
+		if p.exec == "" && h.Status == e.Status && h.At.Equal(e.At) {
+			return h, true
+		}
+	}
+	return bundle.Exit{}, false
+}
+
+// HearDelete takes the deletion that the shim told. True when it is the instance's and is recorded: the caller saves
+// that soon. The stage and that are one step, see the package's doc.
+func (l *Ledger) HearDelete(s Stage, pid uint32) (ours bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	own := l.taskPidLocked()
+	_, heard := l.hearing.exits[process{"", pid}]
+	ours = s != Creating && (own == 0 || pid == 0 || own == pid || heard && l.pidOpenLocked(s))
+	if ours {
+		l.hearing.deleted = true
+		if e := l.exitOfLocked(""); e != nil {
+			e.DeleteTold = true
+			// Asked for by any caller, perhaps of the last daemon while the shim stalled: from here on State is
+			// answered from the record, and the next Delete gets the exit.
+			l.rec.Deleted = true
+		}
+	}
+	return ours
+}
+
+// HearOOM takes an OOM kill in the task that the shim told. True when that is to be recorded: the caller saves it soon.
+// An event that was sent before the create began is about an earlier task of the id.
+func (l *Ledger) HearOOM(at time.Time) (news bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	t := l.rec.Task
+	if !l.tells || t == nil || l.rec.Deleted || at.Before(l.rec.Begun) {
+		return false
+	}
+	news = !t.OOM
+	t.OOM = true
+	if (t.Exit == nil || !t.Exit.Told) && l.telling.oomDue.IsZero() {
+		l.repeatOOMLocked()
+	}
+	return news
+}
+
+// StoppedUntimed tells whether init is stopped and its exit not known: the shim gives no time with the state.
+func (l *Ledger) StoppedUntimed() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	t := l.rec.Task
+	return t != nil && t.Exit == nil && !t.Stopped.IsZero()
+}

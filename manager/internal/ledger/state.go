@@ -1,0 +1,231 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package ledger
+
+import (
+	"time"
+
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	tasktypes "github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/containerd/v2/core/runtime"
+
+	"github.com/shimyard/shimyard/bundle"
+)
+
+// statusChanges are the calls that give the task another status: an answer to State counts only if none was begun or
+// done since it was asked.
+type statusChanges struct {
+	underway int
+	epoch    uint64    // counts them, begun and done
+	stated   time.Time // when the shim last answered State
+	unsure   bool      // one has failed, or the record is an earlier daemon's: the status is what the shim says next
+}
+
+// Changing runs a call that gives the task a new status, which is kept if the call succeeds; with UNKNOWN the shim is
+// asked for it. While it runs, and after it has failed, the record does not stand for the status.
+func (l *Ledger) Changing(to tasktypes.Status, call func() error) error {
+	l.mu.Lock()
+	l.status.underway++
+	l.status.epoch++
+	l.mu.Unlock()
+	err := call()
+	l.mu.Lock()
+	l.status.underway--
+	l.status.epoch++
+	known := err == nil && to != tasktypes.Status_UNKNOWN
+	l.status.unsure = l.status.unsure || !known
+	if known && l.rec.Task != nil && l.rec.Task.Exit == nil {
+		l.rec.Task.Status = to.String()
+	}
+	l.mu.Unlock()
+	if known {
+		l.Save()
+	}
+	return err
+}
+
+// copyTaskLocked is a copy of what is on record of the init process; nil while nothing is.
+//
+// +checklocks:l.mu
+func (l *Ledger) copyTaskLocked() *bundle.TaskState {
+	if l.rec.Task == nil {
+		return nil
+	}
+	t := *l.rec.Task
+	t.Exit = copyExit(t.Exit)
+	return &t
+}
+
+// LastKnown is the state as last known, while that can be stood for: with an exit on record, or with a pid that still
+// is the process it was.
+func (l *Ledger) LastKnown() (runtime.State, bool) {
+	l.mu.Lock()
+	t := l.copyTaskLocked()
+	l.mu.Unlock()
+	return standsFor(t)
+}
+
+// Current is LastKnown where that is what the shim would say: no change of the status is under way or has failed, and
+// the pid is its init's.
+func (l *Ledger) Current() (runtime.State, bool) {
+	l.mu.Lock()
+	t := l.copyTaskLocked()
+	sure := l.status.underway == 0 && !l.status.unsure && t != nil && t.PidOwned
+	l.mu.Unlock()
+	if !sure {
+		return runtime.State{}, false
+	}
+	return standsFor(t)
+}
+
+// standsFor is the state that a record tells; false when it cannot stand for it.
+func standsFor(t *bundle.TaskState) (runtime.State, bool) {
+	if t == nil {
+		return runtime.State{}, false
+	}
+	s := runtime.State{
+		Status: StatusOf(tasktypes.Status(tasktypes.Status_value[t.Status])), Pid: t.Pid,
+		Stdin: t.Stdin, Stdout: t.Stdout, Stderr: t.Stderr, Terminal: t.Terminal, ExitedAt: t.Stopped,
+	}
+	if t.Exit != nil {
+		s.Status, s.ExitStatus, s.ExitedAt = runtime.StoppedStatus, t.Exit.Status, t.Exit.At
+		return s, true
+	}
+	// A created task may have been started just before its shim fell silent, and CRI deletes one that it takes for
+	// never started.
+	return s, s.Status != runtime.CreatedStatus && s.Status != 0 && t.PidStart != 0 && initOf(t).Alive()
+}
+
+// StatusOf is a status of the Task API as containerd has it; 0 for one that is not known.
+func StatusOf(s tasktypes.Status) runtime.Status {
+	switch s {
+	case tasktypes.Status_CREATED:
+		return runtime.CreatedStatus
+	case tasktypes.Status_RUNNING:
+		return runtime.RunningStatus
+	case tasktypes.Status_STOPPED:
+		return runtime.StoppedStatus
+	case tasktypes.Status_PAUSED:
+		return runtime.PausedStatus
+	case tasktypes.Status_PAUSING:
+		return runtime.PausingStatus
+	default:
+		return 0
+	}
+}
+
+// StoppedAs is how a stopped process is answered for: with its exit where that is known, else with the status that the
+// shim says and the time at which it was first seen stopped.
+func (l *Ledger) StoppedAs(execID string, status uint32) (uint32, time.Time) {
+	if e := l.Exit(execID); e != nil {
+		return e.Status, e.At
+	}
+	return status, l.SeenStopped(execID)
+}
+
+// SeenStopped notes that a process was seen stopped whose exit is not known, and returns when it first was: now, unless
+// that is on record. What is answered once stays.
+func (l *Ledger) SeenStopped(execID string) (first time.Time) {
+	first = time.Now().UTC()
+	l.mu.Lock()
+	var seen *time.Time
+	if x := l.rec.Execs[execID]; x != nil {
+		seen = &x.Stopped
+	} else if execID == "" && l.rec.Task != nil {
+		seen = &l.rec.Task.Stopped
+	}
+	news := seen != nil && seen.IsZero()
+	switch {
+	case news:
+		*seen = first
+	case seen != nil:
+		first = *seen
+	}
+	l.mu.Unlock()
+	if news {
+		l.Save()
+	}
+	return first
+}
+
+// Created records that the shim has made the task, or the sandbox, and the exit of its init if that was told already.
+// The instance's stage changes in the same step.
+func (l *Ledger) Created(t *bundle.TaskState) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.rec.Created = true
+	t.Status = tasktypes.Status_CREATED.String()
+	l.rec.Task = t
+	if e, ok := l.hearing.exits[process{"", t.Pid}]; ok {
+		l.exitLocked(e)
+	}
+}
+
+// Answered records that the shim knows the task, or the sandbox.
+func (l *Ledger) Answered() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.rec.Created = true
+}
+
+// taskLocked is the task's part of the record itself, which is there from now on.
+//
+// +checklocks:l.mu
+func (l *Ledger) taskLocked() *bundle.TaskState {
+	if l.rec.Task == nil {
+		l.rec.Task = &bundle.TaskState{}
+	}
+	return l.rec.Task
+}
+
+// StatedWithin tells whether the shim has answered State in the time d before now.
+func (l *Ledger) StatedWithin(d time.Duration) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return !l.status.stated.IsZero() && time.Since(l.status.stated) < d
+}
+
+// Epoch is to be taken before State is asked, and given to LearnState with the answer.
+func (l *Ledger) Epoch() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.status.epoch
+}
+
+// LearnState keeps what State said, and its exit. asked is the epoch of the status when it was asked.
+func (l *Ledger) LearnState(s *taskapi.StateResponse, asked uint64) {
+	l.mu.Lock()
+	l.status.stated = time.Now()
+	t := l.taskLocked()
+	news := t.Status != s.Status.String() || t.Stdin != s.Stdin || t.Stdout != s.Stdout || t.Stderr != s.Stderr
+	t.Stdin, t.Stdout, t.Stderr, t.Terminal = s.Stdin, s.Stdout, s.Stderr, s.Terminal
+	if s.Status == tasktypes.Status_STOPPED && HasTime(s.ExitedAt) {
+		// Without a time it is a process that has ended and whose exit the shim has not seen yet.
+		l.exitLocked(bundle.Exit{Pid: s.Pid, Status: s.ExitStatus, At: TimeOf(s.ExitedAt)})
+		l.replayLaterLocked()
+	} else if t.Exit == nil && l.status.epoch == asked && l.status.underway == 0 {
+		t.Status = s.Status.String()
+		l.status.unsure = s.Status == tasktypes.Status_STOPPED
+	}
+	switch {
+	case s.Status != tasktypes.Status_STOPPED:
+		t.Stopped = time.Time{}
+	case t.Stopped.IsZero():
+		t.Stopped = time.Now().UTC()
+	}
+	l.mu.Unlock()
+	if news {
+		l.Save()
+	}
+}
+
+// Status is the task's status in the words of the Task API; "" while nothing is known.
+func (l *Ledger) Status() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.rec.Task == nil {
+		return ""
+	}
+	return l.rec.Task.Status
+}
