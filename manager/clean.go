@@ -91,7 +91,11 @@ func (i *Instance) endLaunches(ctx context.Context) error {
 	ctx, cancel := timeout.WithContext(ctx, TimeoutCleanup)
 	defer cancel()
 	for _, token := range tokens {
-		if err := shimclient.EndLaunch(ctx, token, spare); err != nil && !errdefs.IsNotImplemented(err) {
+		by, err := i.m.procs.LeftOver(token)
+		if err == nil {
+			err = shimproc.EndLaunch(ctx, by, spare)
+		}
+		if err != nil && !errdefs.IsNotImplemented(err) {
 			return errors.Wrap(err, "cannot end the processes of the launch")
 		}
 	}

@@ -13,6 +13,7 @@ import (
 
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
 	"github.com/containerd/containerd/v2/pkg/timeout"
+	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"google.golang.org/protobuf/types/known/anypb"
 
@@ -224,11 +225,9 @@ func (o *pool) clear(w *warmShim) {
 	}
 	ctx := context.WithoutCancel(o.m.ctx)
 	if pid := w.p.Verified(); (pid == shimclient.ProcessID{}) || pid.Alive() {
-		ctx, cancel := timeout.WithContext(ctx, TimeoutCleanup)
+		ectx, cancel := timeout.WithContext(ctx, TimeoutCleanup)
 		defer cancel()
-		if err := shimclient.EndLaunch(ctx, w.token, w.sparing()); err != nil {
-			log.G(ctx).WithError(err).WithField("id", w.dir.ID).
-				Warn("cannot end a warm shim, leaving it for the next start of the daemon")
+		if !o.m.endWarmLaunch(ectx, w.dir, w.token, w.sparing()) {
 			return
 		}
 	}
@@ -245,6 +244,26 @@ func (w *warmShim) sparing() func(shimclient.ProcessID) bool {
 	}
 	shim := w.p.Verified()
 	return func(id shimclient.ProcessID) bool { return id != shim && id.StartTime >= from }
+}
+
+// endWarmLaunch ends what is left of the launch of a warm shim, but what is to be spared; "" is the token of none. False
+// when it could not, so that its directory stays for the next start of the daemon.
+func (m *ShimManager) endWarmLaunch(
+	ctx context.Context, dir *bundle.Warm, token string, spare func(shimclient.ProcessID) bool,
+) bool {
+	if token == "" {
+		return true
+	}
+	by, err := m.procs.LeftOver(token)
+	if err == nil {
+		err = shimproc.EndLaunch(ctx, by, spare)
+	}
+	if err != nil && !errdefs.IsNotImplemented(err) {
+		log.G(ctx).WithError(err).WithField("id", dir.ID).
+			Warn("cannot end a warm shim, leaving it for the next start of the daemon")
+		return false
+	}
+	return true
 }
 
 // removeWarm removes the sockets and the directory of a warm shim that is gone.

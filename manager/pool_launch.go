@@ -9,7 +9,6 @@ import (
 
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
 	"github.com/containerd/errdefs"
-	"github.com/containerd/log"
 	"github.com/pkg/errors"
 
 	"github.com/shimyard/shimyard/bundle"
@@ -122,10 +121,7 @@ func (o *pool) undo(ctx context.Context, w *warmShim) {
 	}
 	ectx, cancel := context.WithTimeout(ctx, endWarmTime)
 	defer cancel()
-	if err := shimclient.EndLaunch(ectx, w.token, nil); err != nil && !errdefs.IsNotImplemented(err) {
-		log.G(ctx).WithError(err).WithField("id", w.dir.ID).
-			Warn("cannot end a warm shim, leaving it for the next start of the daemon")
-		return
+	if o.m.endWarmLaunch(ectx, w.dir, w.token, nil) {
+		o.m.removeWarm(ctx, w.dir, w.spec.namespace, w.reply.GetAddress())
 	}
-	o.m.removeWarm(ctx, w.dir, w.spec.namespace, w.reply.GetAddress())
 }

@@ -161,15 +161,10 @@ func (w *warmShim) hasChildren(ctx context.Context) (shimclient.ProcessID, bool)
 
 // sweepWarm removes what is left of a launch that a crash cut short, or of a shim from before a reboot.
 func (m *ShimManager) sweepWarm(ctx context.Context, dir *bundle.Warm, rec *bundle.WarmRecord, address string) {
-	if rec.Launch.Token != "" {
-		ectx, cancel := context.WithTimeout(ctx, endWarmTime)
-		defer cancel()
-		err := shimclient.EndLaunch(ectx, rec.Launch.Token, sparingAfter(rec.Launch.Answered))
-		if err != nil && !errdefs.IsNotImplemented(err) {
-			log.G(ctx).WithError(err).
-				Warn("cannot end a warm shim whose launch was cut short, leaving it for the next start of the daemon")
-			return
-		}
+	ectx, cancel := context.WithTimeout(ctx, endWarmTime)
+	defer cancel()
+	if !m.endWarmLaunch(ectx, dir, rec.Launch.Token, sparingAfter(rec.Launch.Answered)) {
+		return
 	}
 	any := func(shimclient.ProcessID) bool { return true }
 	if works, err := shimproc.Found(ctx, nil, []string{dir.Path}, any); works && !errdefs.IsNotImplemented(err) {

@@ -91,27 +91,21 @@ func (i *Instance) awaitCreate(ctx context.Context) (answered bool) {
 	}
 	defer i.creation.settle()
 	began := time.Now()
-	tick := time.NewTicker(alonePause)
-	defer tick.Stop()
-	for {
-		select {
-		case <-answer:
-			return true
-		case <-ctx.Done():
-			return false
-		case <-tick.C:
-		}
-		if time.Since(began) < createGrace {
-			continue
+	// At the end of the daemon the next start goes on.
+	_ = await.UntilDue(ctx, func() (await.Wake, time.Duration, bool) {
+		if answered = await.IsClosed(answer); answered || time.Since(began) < createGrace {
+			return await.Wake{answer}, alonePause, answered
 		}
 		if p := i.process(); p == nil || isAbandoned(p) {
 			log.G(ctx).Warnf("shim has not answered a create for %s after its caller left; ending the launch",
 				createGrace)
-			return false
+			return await.Wake{}, 0, true
 		}
 		i.stuck(errors.Errorf("its shim has not answered the Create since %s, when the caller gave up",
 			began.UTC().Format(time.RFC3339)))
-	}
+		return await.Wake{answer}, alonePause, false
+	})
+	return answered
 }
 
 // isAbandoned tells whether all that a shim serves are creates that are being undone. If so, no other may join it.

@@ -37,7 +37,7 @@ type yard struct {
 	young       bool // its daemon has just started, so that not all subscribers may have come back
 	closeEvents func()
 	distrusts   func() float64 // how many warm shims were distrusted since the yard began
-	untidy      bool // what is left in the directories is not looked at
+	untidy      bool           // what is left in the directories is not looked at
 }
 
 // newYard starts a daemon. At the end of the test nothing may be left: no process, socket, bundle, activation,

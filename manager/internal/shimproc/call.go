@@ -70,7 +70,7 @@ func (p *Process) afterLoss(ctx context.Context, used *Link, mode Mode, lost err
 	if err != nil || l != nil && l.Conn == used.Conn { // no reconnect at the end of the daemon
 		return lost
 	}
-	if l != nil && !isDone(l.Conn.Done()) {
+	if l != nil && !await.IsClosed(l.Conn.Done()) {
 		return nil
 	}
 	if mode != Repeatable {
@@ -143,13 +143,4 @@ func (p *Process) unavailable() error {
 	}
 	p.mu.Unlock()
 	return Unavailable(p.Endpoint.String(), since, what)
-}
-
-func isDone(ch <-chan struct{}) bool {
-	select {
-	case <-ch:
-		return true
-	default:
-		return false
-	}
 }

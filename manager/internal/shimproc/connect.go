@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/log"
 	"github.com/pkg/errors"
 
+	"github.com/shimyard/shimyard/manager/internal/await"
 	"github.com/shimyard/shimyard/manager/internal/metrics"
 	"github.com/shimyard/shimyard/shimclient"
 )
@@ -76,25 +77,26 @@ func (p *Process) watchPid(ctx context.Context) <-chan struct{} {
 }
 
 // connect dials until it succeeds; nil when the process is dead or released, or the manager closed.
-func (p *Process) connect() *shimclient.Conn {
+func (p *Process) connect() (conn *shimclient.Conn) {
 	from := time.Now()
+	pause := firstPause
 	var silence *time.Timer
 	defer func() {
 		if silence != nil {
 			silence.Stop()
 		}
 	}()
-	for pause := firstPause; ; pause = min(2*pause, lastPause) {
-		conn, err := p.dial(func() {
-			if silence == nil {
-				silence = time.AfterFunc(p.limits()["Connect"], p.OnUnreachable)
-			}
-		})
-		if err == nil {
-			return conn
+	begun := func() {
+		if silence == nil {
+			silence = time.AfterFunc(p.limits()["Connect"], p.OnUnreachable)
 		}
-		if p.reg.ctx.Err() != nil || p.IsOver() {
-			return nil
+	}
+	// At the end of the daemon the error of the last attempt has told nothing new.
+	_ = await.UntilDue(p.reg.ctx, func() (await.Wake, time.Duration, bool) {
+		var err error
+		conn, err = p.dial(begun)
+		if err == nil || p.reg.ctx.Err() != nil || p.IsOver() {
+			return await.Wake{}, 0, true
 		}
 		p.failed(err)
 		if isLocalShortage(err) {
@@ -103,16 +105,13 @@ func (p *Process) connect() *shimclient.Conn {
 		}
 		if proof := p.proofOfDeath(from); proof != "" {
 			p.die(proof)
-			return nil
+			return await.Wake{}, 0, true
 		}
-		t := time.NewTimer(pause)
-		select {
-		case <-t.C:
-		case <-p.over:
-		case <-p.reg.ctx.Done():
-		}
-		t.Stop()
-	}
+		again := pause
+		pause = min(2*pause, lastPause)
+		return await.Wake{p.over}, again, false
+	})
+	return conn
 }
 
 // dial makes one attempt to connect. begun is called when its turn has come.

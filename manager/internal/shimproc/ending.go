@@ -44,7 +44,7 @@ func (p *Process) die(proof string) {
 }
 
 // IsOver tells whether the process is proven dead, or the daemon has no use for it any more.
-func (p *Process) IsOver() bool { return isDone(p.over) }
+func (p *Process) IsOver() bool { return await.IsClosed(p.over) }
 
 // End makes the process unusable and closes what it owns, once: it is dead, or not needed any more.
 func (p *Process) End() {
@@ -74,7 +74,7 @@ func (p *Process) Kill(ctx context.Context, by Licence) bool {
 	ctx, cancel := timeout.WithContext(ctx, TimeoutCleanup)
 	defer cancel()
 	pid := p.Verified()
-	if pid == (shimclient.ProcessID{}) || by == (Licence{}) {
+	if pid == (shimclient.ProcessID{}) || by == (Licence{}) || by.launch != "" {
 		return false
 	}
 	log.G(ctx).WithField("pid", pid.Pid).Debugf("killing a shim: %s", by.ground)
@@ -141,14 +141,9 @@ func (l *Leaving) WaitGone(ctx context.Context) bool {
 			return false
 		}
 	}
-	for p.Endpoint.Unix() && !p.IsOver() && p.reach() != shimclient.Refused {
-		select {
-		case <-time.After(goneLook):
-		case <-ctx.Done():
-			return false
-		}
-	}
-	return true
+	return await.UntilDue(ctx, func() (await.Wake, time.Duration, bool) {
+		return await.Wake{p.over}, goneLook, !p.Endpoint.Unix() || p.IsOver() || p.reach() == shimclient.Refused
+	}) == nil
 }
 
 // AwaitClosed waits until the process that is on its way out is gone, or stays after all, up to the cleanup timeout.

@@ -4,6 +4,7 @@
 package shimproc
 
 import (
+	"context"
 	"time"
 
 	"github.com/containerd/log"
@@ -15,25 +16,19 @@ import (
 // escalateWhenDue ends a process that has been silent for longer than config allows, connected or not, and returns
 // when it is ended or has answered.
 func (p *Process) escalateWhenDue() {
-	for {
+	// At the end of the daemon untilEscalation says that it is over.
+	_ = await.UntilDue(context.WithoutCancel(p.reg.ctx), func() (await.Wake, time.Duration, bool) {
 		left, changed, over := p.untilEscalation()
-		if over {
-			return
-		}
-		if left <= 0 {
-			if p.escalate() {
-				return
-			}
+		switch {
+		case over:
+			return await.Wake{}, 0, true
+		case left <= 0 && p.escalate():
+			return await.Wake{}, 0, true
+		case left <= 0:
 			left = lastPause
 		}
-		t := time.NewTimer(left)
-		select {
-		case <-t.C:
-		case <-changed:
-		case <-p.reg.ctx.Done():
-		}
-		t.Stop()
-	}
+		return await.Wake{changed, p.reg.ctx.Done()}, left, false
+	})
 }
 
 // untilEscalation is how long the process may stay silent yet; over when it is not silent any more.

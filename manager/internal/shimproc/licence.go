@@ -4,14 +4,21 @@
 package shimproc
 
 import (
+	"context"
 	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/pkg/errors"
 
 	"github.com/shimyard/shimyard/shimclient"
 )
 
-// Licence is the right to end a process by force: no process is ended on a guess. Only the code that has the proof
-// makes one, and it is all in this file. The zero Licence gives no right.
-type Licence struct{ ground ground }
+// Licence is the right to end a process, or what a launch has left, by force: no process is ended on a guess. Only the
+// code that has the proof makes one, and it is all in this file. The zero Licence gives no right.
+type Licence struct {
+	ground ground
+	launch string // the token of the launch that it is for; "" where it is for a process
+}
 
 // ground is why a process may be ended.
 type ground string
@@ -25,6 +32,8 @@ const (
 	configured ground = "it has been silent for longer than is configured"
 	// neverCreated: all that it serves are creates that have failed and are being undone.
 	neverCreated ground = "it serves nothing but creates that have failed"
+	// leftOver: it is left of a launch none of whose processes serves a task.
+	leftOver ground = "nothing that its launch has started serves a task"
 )
 
 // Leaving is a process that has said yes to its shutdown.
@@ -44,7 +53,7 @@ func (l *Leaving) licence() (Licence, bool) {
 	if !l.p.closing || len(l.p.behind) > 0 {
 		return Licence{}, false
 	}
-	return Licence{saidYes}, true
+	return Licence{ground: saidYes}, true
 }
 
 // CloseIfUnneeded lets no more members join and gives the licence to end the process, if it is silent, its pid is
@@ -54,7 +63,7 @@ func (p *Process) CloseIfUnneeded(m Member) (Licence, bool) {
 	if st == Connected || p.Verified() == (shimclient.ProcessID{}) || !m.Gone() || !p.closeIfAlone(m) {
 		return Licence{}, false
 	}
-	return Licence{provenDead}, true
+	return Licence{ground: provenDead}, true
 }
 
 // CloseIfAbandoned lets no more members join and gives the licence to end the process, if all that it serves are
@@ -68,7 +77,7 @@ func (p *Process) CloseIfAbandoned() (Licence, bool) {
 		}
 	}
 	p.closing = true
-	return Licence{neverCreated}, true
+	return Licence{ground: neverCreated}, true
 }
 
 // overdue gives the licence to end a process that has been silent for longer than the config allows.
@@ -79,5 +88,41 @@ func (p *Process) overdue() (Licence, bool) {
 	if limit <= 0 || p.state != Unresponsive || time.Since(p.since) < limit {
 		return Licence{}, false
 	}
-	return Licence{configured}, true
+	return Licence{ground: configured}, true
+}
+
+// LeftOver gives the licence to end what is left of a launch, if no process serves a task that was started by it. A
+// task whose create has failed is none. Errors: FailedPrecondition when there is such a process.
+func (r *Registry) LeftOver(token string) (Licence, error) {
+	for _, p := range r.All() {
+		if id := p.servesBy(token); id != "" {
+			return Licence{}, errors.Wrapf(errdefs.ErrFailedPrecondition,
+				"a process of the launch serves %s, at %s, so nothing of the launch is ended", id, p.Endpoint)
+		}
+	}
+	return Licence{ground: leftOver, launch: token}, nil
+}
+
+// servesBy is the id of a task that the process serves and for which it was started by the launch, or of any that it
+// serves where it was started for its keeper; "" for none. By what the members say now: tokens that are kept of those
+// that have left may be of another process, which the process was taken for.
+func (p *Process) servesBy(token string) string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for m := range p.behind {
+		if f := m.Facts(); !f.Abandoned && (f.Token == token || p.kept == token) {
+			return f.ID
+		}
+	}
+	return ""
+}
+
+// EndLaunch ends what is left of the launch that the licence is for, but those processes for which spare holds; nil
+// spares none. What a shim has run for a container carries the token too. It returns an error that names what is left
+// when ctx ends, or after some time. Nothing is done without a licence for a launch.
+func EndLaunch(ctx context.Context, by Licence, spare func(shimclient.ProcessID) bool) error {
+	if by.launch == "" {
+		return errors.Wrap(errdefs.ErrInvalidArgument, "cannot end a launch without a licence for it")
+	}
+	return shimclient.EndLaunch(ctx, by.launch, spare)
 }

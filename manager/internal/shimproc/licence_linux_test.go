@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
 
 	"github.com/shimyard/shimyard/shimclient"
@@ -115,4 +116,63 @@ func TestKillNeedsALicence(t *testing.T) {
 	require.False(t, pid.Alive())
 	require.True(t, p.IsDead())
 	require.Equal(t, 1, g.deaths)
+}
+
+// TestLeftOver: nothing is ended of a launch while a process serves a task that was started by it.
+func TestLeftOver(t *testing.T) {
+	const token = "token-of-c1"
+	for name, c := range map[string]struct {
+		given func(*testing.T, *Registry, *Process, *guest)
+		ok    bool
+	}{
+		"its task is there":             {func(*testing.T, *Registry, *Process, *guest) {}, false},
+		"its task has left":             {func(_ *testing.T, _ *Registry, p *Process, g *guest) { p.Leave(g) }, true},
+		"its create has failed":         {func(_ *testing.T, _ *Registry, _ *Process, g *guest) { g.says.Abandoned = true }, true},
+		"its process is over":           {func(_ *testing.T, _ *Registry, p *Process, _ *guest) { p.End() }, true},
+		"another's task is there alone": {func(_ *testing.T, _ *Registry, _ *Process, g *guest) { g.says.Token = "other" }, true},
+		"it was kept warm and serves": {func(t *testing.T, _ *Registry, p *Process, g *guest) {
+			g.says.Token = ""
+			require.NoError(t, p.KeepFor(&host{}, KeptFacts{Token: token}))
+		}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r, _ := idle(t)
+			g := newGuest("c1", false)
+			p, _, err := r.Attach(g, nowhere, Origin{Launched: true})
+			require.NoError(t, err)
+			c.given(t, r, p, g)
+			by, err := r.LeftOver(token)
+			require.Equal(t, c.ok, err == nil, "%v", err)
+			require.Equal(t, !c.ok, errdefs.IsFailedPrecondition(err))
+			require.Equal(t, c.ok, by == Licence{ground: leftOver, launch: token})
+		})
+	}
+}
+
+// host keeps a process without members.
+type host struct{ p *Process }
+
+func (h *host) Take(p *Process) { h.p = p }
+func (h *host) StartID() string { return "host" }
+
+// TestEndLaunchNeedsALicence for it: neither the zero one nor that for a process gives the right, nor does that for a
+// launch give the right to kill a process.
+func TestEndLaunchNeedsALicence(t *testing.T) {
+	require.True(t, errdefs.IsInvalidArgument(EndLaunch(t.Context(), Licence{}, nil)))
+	require.True(t, errdefs.IsInvalidArgument(EndLaunch(t.Context(), Licence{ground: saidYes}, nil)))
+	r, _ := idle(t)
+	pid := living(t)
+	p, _, err := r.Attach(newGuest("c1", false), nowhere, Origin{Launched: true, Pid: pid})
+	require.NoError(t, err)
+	token := shimclient.NewToken()
+	by, err := r.LeftOver(token)
+	require.NoError(t, err)
+	require.False(t, p.Kill(t.Context(), by))
+	require.True(t, pid.Alive())
+
+	cmd := exec.Command("sleep", "1000")
+	cmd.Env = append(cmd.Environ(), shimclient.TokenEnv+"="+token)
+	require.NoError(t, cmd.Start())
+	require.NoError(t, EndLaunch(t.Context(), by, nil))
+	require.Error(t, cmd.Wait(), "it was killed")
 }

@@ -155,7 +155,7 @@ func (p *Process) KeepFor(k Keeper, from KeptFacts) error {
 	if p.upAt == 0 {
 		p.upAt = from.Answered
 	}
-	p.tokens[from.Token] = struct{}{}
+	p.tokens[from.Token], p.kept = struct{}{}, from.Token
 	p.dirs[from.Dir] = struct{}{}
 	return nil
 }

@@ -113,6 +113,7 @@ type trail struct {
 	// for good, and of others while they are behind it.
 	tokens map[string]struct{}
 	dirs   map[string]struct{}
+	kept   string // the token of the launch for the keeper; "" for none
 }
 
 // trouble is what goes on with a process that does not answer or cannot be reached.

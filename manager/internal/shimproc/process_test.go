@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/shimyard/shimyard/manager/internal/await"
 )
 
 // TestProcessEvents goes through every event in every state of a process.
@@ -59,7 +61,7 @@ func TestProcessEvents(t *testing.T) {
 				c.fire(t, p, l)
 				_, now, _ := p.Watch()
 				require.Equal(t, want, now)
-				require.Equal(t, want != st || slices.Contains(c.wakes, st), isDone(changed))
+				require.Equal(t, want != st || slices.Contains(c.wakes, st), await.IsClosed(changed))
 				if now == Ended {
 					require.Error(t, p.Join(newGuest("c9", true), Origin{}), "nobody joins what has ended")
 				}
