@@ -199,7 +199,7 @@ func TestSharedShimsAreUsedAgain(t *testing.T) {
 			require.NoError(t, <-done)
 		}
 		y.removed("c0", "c1", "c2", "c3")
-		require.Equal(t, []string{w.dir.ID}, y.idle())
+		require.Contains(t, y.idle(), w.dir.ID)
 	}
 	y.spares(2)
 	require.Equal(t, 2, y.starts())
