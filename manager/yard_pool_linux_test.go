@@ -72,7 +72,7 @@ func (y *yard) spares(n int) {
 }
 
 // filling tells whether spares are being started.
-func (y *yard) filling() bool { return strings.Contains(stacks(), "warm.(*Account[...]).fill") }
+func (y *yard) filling() bool { return y.m.pool.account.IsFilling() }
 
 // aged lets no idle shim be trusted unasked any more, as if all had been idle for long.
 func (y *yard) aged() { y.m.pool.trusted = 0 }

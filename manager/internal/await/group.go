@@ -9,9 +9,12 @@ import "sync"
 // begins while Drain waits is waited for too, as long as anything is under way. The zero value is ready for use. Safe
 // for concurrent use.
 type Group struct {
-	mu      sync.Mutex
-	count   int
-	waited  chan struct{} // closed when count has come to 0; nil while Drain was not called
+	mu sync.Mutex
+	// +checklocks:mu
+	count int
+	// +checklocks:mu
+	waited chan struct{} // closed when count has come to 0; nil while Drain was not called
+	// +checklocks:mu
 	drained bool
 }
 
@@ -54,6 +57,7 @@ func (g *Group) Drain() <-chan struct{} {
 	return g.waited
 }
 
+// +checklocks:g.mu
 func (g *Group) settleLocked() {
 	if g.count > 0 || g.waited == nil || g.drained {
 		return

@@ -78,8 +78,7 @@ func NewDesk(spawn func(func()), sleep func(time.Duration) bool) *Desk {
 	return &Desk{Started: time.Now(), Spawn: spawn, Sleep: sleep, turns: semaphore.NewWeighted(savesAtOnce)}
 }
 
-// later spawns f when d has passed. Not at once even for d = 0: it is called under locks that Spawn's may not be taken
-// under.
+// later spawns f when d has passed. Not at once even for d = 0: it is called under the ledger's lock, which f takes.
 func (d *Desk) later(after time.Duration, f func()) {
 	time.AfterFunc(after, func() { d.Spawn(f) })
 }

@@ -55,6 +55,18 @@ func (a *Account[S]) fill(key string, s *shelf[S], start func(context.Context) (
 	}
 }
 
+// IsFilling tells whether spares are being started: which shims wait may change by itself then.
+func (a *Account[S]) IsFilling() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, s := range a.shelves {
+		if s.filling {
+			return true
+		}
+	}
+	return false
+}
+
 // reserve takes a place for the next spare. more is false when no further one is wanted.
 func (a *Account[S]) reserve(key string, s *shelf[S]) (size uint64, more bool) {
 	a.mu.Lock()
