@@ -36,12 +36,7 @@ func (c *chaos) leaveHook(s *slot) {
 		if err != nil || !s.wasCreated() {
 			return
 		}
-		var token string
-		for entry := range bytes.SplitSeq(env, []byte{0}) {
-			if bytes.HasPrefix(entry, []byte(shimclient.TokenEnv+"=")) {
-				token = string(entry)
-			}
-		}
+		token := launchMark(env)
 		init := c.initOf(s)
 		cmd := exec.Command("sleep", "100000")
 		cmd.Env, cmd.Dir, cmd.SysProcAttr = []string{token}, "/", &unix.SysProcAttr{Setsid: true}
@@ -58,6 +53,20 @@ func (c *chaos) leaveHook(s *slot) {
 		c.hooks = append(c.hooks, hookDaemon{cmd, id, pid})
 		c.note(s, "hook: process %d is left behind, with the token of shim %d", id.Pid, pid)
 	}
+}
+
+// launchMark is the entry of a shim's environment by which what it runs is found; "": there is none.
+func launchMark(env []byte) string {
+	named := ""
+	for entry := range bytes.SplitSeq(env, []byte{0}) {
+		switch {
+		case bytes.HasPrefix(entry, []byte(shimclient.TokenEnv+"=")):
+			return string(entry)
+		case bytes.HasPrefix(entry, []byte("OTEL_SERVICE_NAME=")):
+			named = string(entry)
+		}
+	}
+	return named
 }
 
 // wasCreated tells whether the last create of the container was answered, and well.

@@ -22,7 +22,7 @@ import (
 func (y *yard) leftBehind(token, dir string) shimclient.ProcessID {
 	y.Helper()
 	cmd := exec.Command("sleep", "1000")
-	cmd.Env = append(os.Environ(), shimclient.TokenEnv+"="+token)
+	cmd.Env = append(os.Environ(), shimclient.CarrierEnv(token))
 	cmd.Dir = dir
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	require.NoError(y, cmd.Start())

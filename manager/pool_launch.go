@@ -9,6 +9,7 @@ import (
 
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
 	"github.com/pkg/errors"
 
 	"github.com/shimyard/shimyard/bundle"
@@ -18,6 +19,9 @@ import (
 	"github.com/shimyard/shimyard/manager/internal/warm"
 	"github.com/shimyard/shimyard/shimclient"
 )
+
+// errNameless: the shim does not give its id to what it runs. No launch of its binary relies on it from now on.
+var errNameless = errors.New("the shim does not pass on its id")
 
 // errNotWarm: the shim is none that can be started for no container in particular.
 var errNotWarm = errors.Wrap(errdefs.ErrNotImplemented, "the shim does not speak version 3 of the Task API")
@@ -34,11 +38,26 @@ func (o *pool) spare(ctx context.Context, spec poolSpec) (*warm.Entry[*warmShim]
 // start launches a shim for no container in particular and connects to it. When it fails nothing of it is left, or the
 // next start of the daemon finds it by its directory.
 func (o *pool) start(ctx context.Context, spec poolSpec) (*warmShim, error) {
+	w, err := o.tryStart(ctx, spec)
+	if errors.Is(err, errNameless) {
+		log.G(ctx).WithError(err).WithField("shim", spec.binary.Path).
+			Info("a shim is not to be found by its id; starting it once more, with a variable in its environment")
+		w, err = o.tryStart(ctx, spec)
+	}
+	return w, err
+}
+
+func (o *pool) tryStart(ctx context.Context, spec poolSpec) (*warmShim, error) {
 	dir, err := o.m.config.Tasks.layout().CreateWarm()
 	if err != nil {
 		return nil, err
 	}
-	w := o.newWarm(dir, shimclient.NewToken(), spec)
+	// Nothing of ours is in the environment of containers' hooks, where the shim gives them what it is found by itself.
+	token := shimclient.NewToken()
+	if o.m.launcher.PassesOnID(spec.binary) {
+		token = shimclient.NamedToken(dir.ID)
+	}
+	w := o.newWarm(dir, token, spec)
 	if _, _, err := o.m.start(ctx, &warmLaunch{o: o, w: w}); err != nil {
 		o.undo(ctx, w)
 		return nil, err
@@ -96,6 +115,9 @@ func (t *warmLaunch) connected(ctx context.Context, p *shimproc.Process, l *shim
 	w := t.w
 	p.Verify(ctx, l, w.spec.binary, w.token)
 	w.answered = p.AnsweredNow()
+	if err := t.o.m.launcher.CheckNamed(ctx, w.spec.binary, w.token, p.Verified()); err != nil {
+		return errors.Wrapf(errNameless, "%v", err)
+	}
 	t.rec.Launch.Answered = w.answered
 	t.rec.Shim = ledger.ProcOf(p.Verified())
 	if t.rec.Files, err = w.dir.Names(); err != nil {

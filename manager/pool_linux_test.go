@@ -6,12 +6,14 @@ package manager
 import (
 	"fmt"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/runtime"
 	"github.com/stretchr/testify/require"
 
+	"github.com/shimyard/shimyard/shimclient"
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
@@ -285,4 +287,24 @@ func (y *yard) serveOneAtATime() {
 		}
 	}
 	require.Empty(y, serves)
+}
+
+// TestNamelessWarmShim: the shim's binary says that all that it runs can be found by the id that the shim was started
+// under, and it is not so. It is noticed at the first launch, and from then on a variable does it.
+func TestNamelessWarmShim(t *testing.T) {
+	for _, nameless := range []bool{false, true} {
+		t.Run(fmt.Sprint(nameless), func(t *testing.T) {
+			y := poolYard(t, shimtest.Scenario{Nameless: nameless}, PoolConfig{Warm: 1, Reuse: 1})
+			for range 3 {
+				y.pooled("c1")
+				w := y.warm("c1")
+				require.Equal(t, nameless, strings.HasPrefix(shimclient.CarrierEnv(w.token), shimclient.TokenEnv))
+				found, err := shimclient.FindByToken(y.ctx, w.token)
+				require.NoError(t, err)
+				require.Equal(t, []shimclient.ProcessID{w.p.Verified()}, found)
+				y.remove("c1")
+				y.removed("c1")
+			}
+		})
+	}
 }

@@ -4,9 +4,11 @@
 package manager
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -252,30 +254,35 @@ func TestWarmLaunchCutShort(t *testing.T) {
 		"daemon runs":      {recorded: true, launched: true, start: shimtest.StartFaults{HangAt: shimtest.AfterFork}},
 		"answered":         {recorded: true, launched: true},
 	} {
-		t.Run(name, func(t *testing.T) {
-			y := poolYard(t, shimtest.Scenario{Generation: shimtest.Lenient, Start: c.start,
-				Reply: shimtest.Reply{Format: shimtest.Protobuf}},
-				PoolConfig{Warm: 1, Reuse: 100})
-			require.NoError(t, y.m.awaitReady(y.ctx)) // or the restore of this daemon finds what is made here
-			d, err := y.m.config.Tasks.layout().CreateWarm()
-			require.NoError(t, err)
-			token := shimclient.NewToken()
-			if c.recorded {
-				require.NoError(t, d.WriteRecord(&bundle.WarmRecord{
-					Namespace: testNamespace, Runtime: RuncV2, Key: "k", BootID: shimclient.BootID(),
-					Launch: bundle.Launch{Token: token, Binary: y.shim.Path},
-				}))
-			}
-			end := func() {}
-			if c.launched {
-				end = y.warmByHand(d, token, c.start.HangAt)
-			}
-			y.restart()
-			y.noPool()
-			y.shim.AwaitNoProcs()
-			end()
-			y.empty()
-		})
+		for _, named := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, named: %v", name, named), func(t *testing.T) {
+				y := poolYard(t, shimtest.Scenario{Generation: shimtest.Lenient, Start: c.start,
+					Reply: shimtest.Reply{Format: shimtest.Protobuf}},
+					PoolConfig{Warm: 1, Reuse: 100})
+				require.NoError(t, y.m.awaitReady(y.ctx)) // or the restore of this daemon finds what is made here
+				d, err := y.m.config.Tasks.layout().CreateWarm()
+				require.NoError(t, err)
+				token := shimclient.NewToken()
+				if named {
+					token = shimclient.NamedToken(d.ID)
+				}
+				if c.recorded {
+					require.NoError(t, d.WriteRecord(&bundle.WarmRecord{
+						Namespace: testNamespace, Runtime: RuncV2, Key: "k", BootID: shimclient.BootID(),
+						Launch: bundle.Launch{Token: token, Binary: y.shim.Path},
+					}))
+				}
+				end := func() {}
+				if c.launched {
+					end = y.warmByHand(d, token, c.start.HangAt)
+				}
+				y.restart()
+				y.noPool()
+				y.shim.AwaitNoProcs()
+				end()
+				y.empty()
+			})
+		}
 	}
 }
 
@@ -287,7 +294,10 @@ func (y *yard) warmByHand(d *bundle.Warm, token string, hangs shimtest.Stage) (e
 	cmd := exec.Command(y.shim.Path, "-namespace", testNamespace, "-id", d.ID, "-address", y.config.GRPCAddress,
 		"start")
 	cmd.Dir = d.Path
-	cmd.Env = append(os.Environ(), shimclient.TokenEnv+"="+token, "TTRPC_ADDRESS="+y.events.path)
+	cmd.Env = append(os.Environ(), "TTRPC_ADDRESS="+y.events.path)
+	if entry := shimclient.CarrierEnv(token); strings.HasPrefix(entry, shimclient.TokenEnv) {
+		cmd.Env = append(cmd.Env, entry)
+	}
 	require.NoError(y, cmd.Start())
 	reaped := make(chan struct{})
 	go func() {

@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"context"
 	"path/filepath"
+	"runtime"
 	"time"
 
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
@@ -87,7 +88,7 @@ type StartRequest struct {
 	// Bundle is the working directory of the shim; its log fifo must be open
 	// (OpenLog), as a shim opens it for writing before it serves.
 	Bundle string
-	// Token marks every process of this launch: NewToken. Required.
+	// Token marks every process of this launch: NewToken, or NamedToken of ID. Required.
 	Token string
 	// Options are the runtime's start options; nil: none.
 	Options *anypb.Any
@@ -138,7 +139,16 @@ func (r *StartRequest) validate() error {
 	if _, err := Choice("start protocol", string(r.Protocol), StartProtocols...); err != nil {
 		return err
 	}
+	if name := launchName(r.Token); name != "" && name != r.ID {
+		return errors.Wrapf(errdefs.ErrInvalidArgument, "%q is not the token of a launch of %s", r.Token, r.ID)
+	}
 	return checkToken(r.Token)
+}
+
+// PassesOnID reports whether a shim gives the id that it is started under to all that it runs, so that the launch can
+// have a NamedToken. The content of the binary tells; CheckNamed makes sure of it.
+func (l *Launcher) PassesOnID(b Binary) bool {
+	return runtime.GOOS == "linux" && l.protocols.named(b.Path)
 }
 
 func checkTarget(action string, b Binary, namespace, id, bundle string) error {
@@ -179,7 +189,9 @@ func (l *Launcher) tryProtocols(ctx context.Context, r StartRequest) (*bootapi.B
 	for i, protocol := range order {
 		result, out, err := l.attempt(ctx, r, protocol)
 		if err == nil && !(i == 0 && known.outlived(out.binary)) {
-			l.protocols.learn(file, guess{protocol: protocol, silent: known.silent, binary: out.binary})
+			l.protocols.learn(file, guess{
+				protocol: protocol, silent: known.silent, binary: out.binary, named: known.named,
+			})
 			return result, nil
 		}
 		undone := l.undo(ctx, r, result)

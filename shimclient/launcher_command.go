@@ -26,7 +26,9 @@ func (l *Launcher) startCommand(r *StartRequest, p StartProtocol) (*exec.Cmd, er
 		return nil, err
 	}
 	cmd.Dir = r.Bundle
-	cmd.Env = append(cmd.Env, TokenEnv+"="+r.Token)
+	if launchName(r.Token) == "" {
+		cmd.Env = append(cmd.Env, CarrierEnv(r.Token))
+	}
 	var stdin proto.Message
 	if p == ProtocolBootstrap {
 		stdin, err = l.bootstrapParams(r)

@@ -6,6 +6,7 @@ package shimclient
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -58,7 +59,13 @@ func newLaunchTest(t *testing.T, s shimtest.Scenario, opts ...shimtest.InstallOp
 // end ends what a successful start has left running.
 func (lt *launchTest) end() {
 	require.NoError(lt.t, EndLaunch(context.Background(), lt.req.Token, nil))
-	lt.RemoveSockets("ns", []string{"c1"})
+	lt.RemoveSockets("ns", []string{lt.req.ID})
+}
+
+// name makes the launch one that is found by its id.
+func (lt *launchTest) name() {
+	lt.req.ID = "_" + strings.ToLower(rand.Text())
+	lt.req.Token = NamedToken(lt.req.ID)
 }
 
 // requireNothingLeft is what a failed start promises when it returns.

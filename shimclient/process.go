@@ -13,10 +13,13 @@ import (
 	"github.com/pkg/errors"
 )
 
-// TokenEnv is the environment variable that carries the token of a launch. The
-// shim's processes inherit it, and containers do not: their environment is that
-// of their spec.
+// TokenEnv is the environment variable that carries the token of a launch, unless the launch is named: NamedToken. The
+// shim's processes inherit it, and containers do not: their environment is that of their spec.
 const TokenEnv = "SHIMYARD_LAUNCH"
+
+// serviceName is what containerd's runc shim puts into the environment of its server, followed by the id that it was
+// started under, and with that into the environment of all that it runs: its name in traces.
+const serviceName = "OTEL_SERVICE_NAME=containerd-shim-"
 
 // NewToken makes the token of one launch. It ends with the moment at which it was
 // made: what began before cannot carry it, and need not be looked at.
@@ -26,8 +29,37 @@ func NewToken() string {
 	return hex.EncodeToString(b) + tokenMoment + strconv.FormatUint(Now(), 16)
 }
 
-// tokenMoment comes before the moment in a token.
-const tokenMoment = "-"
+// NamedToken is the token of a launch under an id that no other launch has had or will have, of a shim whose binary
+// gives the id to all that it runs (Launcher.PassesOnID). Such a launch carries no variable: it is found by what any
+// daemon's shim has, the id on its command line and in the name that it has in traces. The id must have no "-".
+func NamedToken(id string) string {
+	return namedToken + id + tokenMoment + strconv.FormatUint(Now(), 16)
+}
+
+const (
+	// tokenMoment comes before the moment in a token.
+	tokenMoment = "-"
+	// namedToken begins that of a named launch.
+	namedToken = "id:"
+)
+
+// launchName is the id of a named launch; "" for one whose token is in TokenEnv.
+func launchName(token string) string {
+	rest, named := strings.CutPrefix(token, namedToken)
+	if !named {
+		return ""
+	}
+	id, _, _ := strings.Cut(rest, tokenMoment)
+	return id
+}
+
+// CarrierEnv is the entry of the environment that all that a launch's shim runs has, and by which it is found.
+func CarrierEnv(token string) string {
+	if name := launchName(token); name != "" {
+		return serviceName + name
+	}
+	return TokenEnv + "=" + token
+}
 
 // madeAt is the moment in a token; 0 for one without.
 func madeAt(token string) uint64 {
@@ -41,7 +73,8 @@ func madeAt(token string) uint64 {
 
 // checkToken keeps a token from matching more than one launch.
 func checkToken(token string) error {
-	if len(token) < 8 || strings.ContainsAny(token, "=\x00\n") {
+	short := strings.HasPrefix(token, namedToken) && len(launchName(token)) < 8
+	if len(token) < 8 || short || strings.ContainsAny(token, "=\x00\n") {
 		return errors.Wrapf(errdefs.ErrInvalidArgument, "%q is not the token of a launch", token)
 	}
 	return nil

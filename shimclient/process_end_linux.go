@@ -72,8 +72,8 @@ func killAll(ctx context.Context, processes []ProcessID, token string) {
 	var killed []ProcessID
 	for _, p := range processes {
 		still := func() bool {
-			env, err := environ(ctx, p)
-			return err == nil && holdsToken(env, token)
+			has, _, err := carries(ctx, p, token)
+			return err == nil && has
 		}
 		if p.signalIf(syscall.SIGKILL, still) == nil {
 			killed = append(killed, p)

@@ -89,5 +89,8 @@ func EndLaunch(_ context.Context, token string, _ func(ProcessID) bool) error {
 	return notHere("end a launch by its token")
 }
 
+// CheckNamed has nothing to check: no launch is named on this platform.
+func (l *Launcher) CheckNamed(context.Context, Binary, string, ProcessID) error { return nil }
+
 // BootID is not known on this platform.
 func BootID() string { return "" }

@@ -4,7 +4,6 @@
 package shimclient
 
 import (
-	"bytes"
 	"context"
 	"os"
 	"path/filepath"
@@ -61,14 +60,14 @@ func FindByToken(ctx context.Context, token string) ([]ProcessID, error) {
 
 func scanToken(ctx context.Context, token string) (sightings, error) {
 	return scanProcesses(ctx, madeAt(token), func(id ProcessID, st procStat) sight {
-		env, err := environ(ctx, id)
+		has, empty, err := carries(ctx, id, token)
 		if err != nil {
 			return sightOf(id, err)
 		}
-		if len(env) == 0 && st.unclear {
+		if empty && st.unclear {
 			return passing
 		}
-		return seenIf(holdsToken(env, token))
+		return seenIf(has)
 	})
 }
 
@@ -190,15 +189,4 @@ func allPids() ([]int, error) {
 		return nil, errors.Wrapf(errdefs.ErrUnavailable, "cannot look at processes: %s has none", procDir)
 	}
 	return pids, nil
-}
-
-// holdsToken reports whether an environment has the token.
-func holdsToken(env []byte, token string) bool {
-	want := []byte(TokenEnv + "=" + token)
-	for entry := range bytes.SplitSeq(env, []byte{0}) {
-		if bytes.Equal(entry, want) {
-			return true
-		}
-	}
-	return false
 }

@@ -49,8 +49,8 @@ func isShimOf(ctx context.Context, id ProcessID, b Binary, token string) (bool, 
 	if runs || checkToken(token) != nil {
 		return runs, err
 	}
-	env, eerr := environ(ctx, id)
-	if holdsToken(env, token) {
+	has, _, eerr := carries(ctx, id, token)
+	if has {
 		return true, nil
 	}
 	if err == nil && eerr != nil && sightOf(id, eerr) != unseen {

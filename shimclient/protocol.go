@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 )
@@ -35,7 +36,7 @@ func (p StartProtocol) other() StartProtocol {
 }
 
 // protocolBook remembers, by the identity of the binary, which start protocol a
-// shim speaks.
+// shim speaks, and whether it passes on the id that it is started under.
 //
 // For auto the rule is: a native executable that holds the name of the
 // bootstrap messages' package speaks it (a Go or Rust binary carries the
@@ -61,6 +62,8 @@ type guess struct {
 	// learnt: the shim has answered to the protocol, with a BootstrapResult in
 	// protobuf (binary) or in an older form.
 	learnt, binary bool
+	// named: the shim gives its id to all that it runs, as serviceName has it.
+	named bool
 }
 
 // outlived reports whether an answer of this form shows that the shim is not the one
@@ -82,6 +85,12 @@ func (b *protocolBook) order(path string, wanted StartProtocol) (_ []StartProtoc
 	if err != nil {
 		return []StartProtocol{ProtocolLegacy}, FileID{}, guess{}
 	}
+	g = b.look(path, file)
+	return []StartProtocol{g.protocol, g.protocol.other()}, file, g
+}
+
+// look returns what is known of a file, which is read the first time.
+func (b *protocolBook) look(path string, file FileID) guess {
 	b.mu.Lock()
 	g, ok := b.known[file]
 	b.mu.Unlock()
@@ -89,7 +98,24 @@ func (b *protocolBook) order(path string, wanted StartProtocol) (_ []StartProtoc
 		g = inspect(path)
 		b.put(file, g)
 	}
-	return []StartProtocol{g.protocol, g.protocol.other()}, file, g
+	return g
+}
+
+// named reports whether a shim passes on its id, by the content of its binary.
+func (b *protocolBook) named(path string) bool {
+	file, err := IdentifyFile(path)
+	return err == nil && b.look(path, file).named
+}
+
+// unname records that it does not, whatever the content says.
+func (b *protocolBook) unname(path string) {
+	file, err := IdentifyFile(path)
+	if err != nil {
+		return
+	}
+	g := b.look(path, file)
+	g.named = false
+	b.put(file, g)
 }
 
 // learn records what a shim answered to.
@@ -140,16 +166,18 @@ func inspect(path string) guess {
 	if _, err := io.ReadFull(f, head); err != nil || !nativeMagic(head) {
 		return undecided
 	}
-	bootstrap, packed, err := scan(f)
-	switch {
-	case err != nil:
+	found, err := scan(f, bootstrapPackage, []byte(serviceName), upxMark)
+	if err != nil {
 		return undecided
+	}
+	bootstrap, named, packed := found[0], found[1], found[2]
+	switch {
 	case bootstrap:
-		return guess{protocol: ProtocolBootstrap}
+		return guess{protocol: ProtocolBootstrap, named: named}
 	case packed:
 		return undecided
 	}
-	return guess{protocol: ProtocolLegacy}
+	return guess{protocol: ProtocolLegacy, named: named}
 }
 
 // nativeMagic tells ELF, PE and Mach-O (of both orders, and universal).
@@ -166,28 +194,32 @@ func nativeMagic(head []byte) bool {
 	return false
 }
 
-// scan looks for the package name, which decides, and for the mark of a packer.
-func scan(r io.Reader) (bootstrap, packed bool, err error) {
+// scan looks for marks, and tells of each whether it is there.
+func scan(r io.Reader, marks ...[]byte) (found []bool, err error) {
 	const chunk = 256 << 10
-	keep := len(bootstrapPackage) - 1 // what a name across two chunks needs
+	found = make([]bool, len(marks))
+	keep := 0 // what a mark across two chunks needs
+	for _, mark := range marks {
+		keep = max(keep, len(mark)-1)
+	}
 	buf := make([]byte, keep+chunk)
 	have := 0
-	for {
+	for slices.Contains(found, false) {
 		n, err := io.ReadFull(r, buf[have:])
 		data := buf[:have+n]
-		if bytes.Contains(data, bootstrapPackage) {
-			return true, packed, nil
+		for i, mark := range marks {
+			found[i] = found[i] || bytes.Contains(data, mark)
 		}
-		packed = packed || bytes.Contains(data, upxMark)
 		switch err {
 		case nil:
 			have = copy(buf, data[len(data)-keep:])
 		case io.EOF, io.ErrUnexpectedEOF:
-			return false, packed, nil
+			return found, nil
 		default:
-			return false, packed, err
+			return found, err
 		}
 	}
+	return found, nil
 }
 
 // refusals are words by which a shim says that it does not understand its

@@ -54,10 +54,10 @@ func TestProtocolNameAcrossChunks(t *testing.T) {
 	const chunk = 256 << 10
 	for shift := range len(bootstrapPackage) + 1 {
 		data := bytes.Repeat([]byte{'x'}, 2*chunk+100)
-		copy(data[chunk+len(bootstrapPackage)-1-shift:], bootstrapPackage)
-		found, _, err := scan(bytes.NewReader(data))
+		copy(data[chunk+len(serviceName)-1-shift:], bootstrapPackage)
+		found, err := scan(bytes.NewReader(data), bootstrapPackage, []byte(serviceName))
 		require.NoError(t, err)
-		require.True(t, found, "shifted by %d", shift)
+		require.Equal(t, []bool{true, false}, found, "shifted by %d", shift)
 	}
 }
 

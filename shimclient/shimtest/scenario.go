@@ -205,6 +205,8 @@ type Scenario struct {
 	EarlyDelete bool `json:"early_delete,omitempty"`
 	// InheritEnv: containers get the whole environment of the shim, as those of runwasi's shims do.
 	InheritEnv bool `json:"inherit_env,omitempty"`
+	// Nameless: the daemon does not have its id in its environment, though the binary says that it has.
+	Nameless bool `json:"nameless,omitempty"`
 	// Sandbox: the Sandbox service is served too.
 	Sandbox bool `json:"sandbox,omitempty"`
 

@@ -231,6 +231,9 @@ func (l *launch) spawn() error {
 	}
 	cmd := exec.Command(exe, args...)
 	cmd.Env = append(os.Environ(), "GOMAXPROCS=4")
+	if !l.scenario.Nameless {
+		cmd.Env = append(cmd.Env, "OTEL_SERVICE_NAME=containerd-shim-"+l.id)
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	for _, s := range l.socks {
 		cmd.ExtraFiles = append(cmd.ExtraFiles, s.file)

@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/shimyard/shimyard/shimclient"
 )
 
 // Shim is a shim process, or a helper of one.
@@ -119,8 +121,11 @@ func (d *Daemon) onRecord(s Shim) bool {
 	if rec.Shim != nil && rec.Shim.Pid != s.Pid && !s.Helper {
 		return false
 	}
+	if s.Helper && strings.HasPrefix(shimclient.CarrierEnv(rec.Launch.Token), "OTEL_SERVICE_NAME=") {
+		return true // it has the id on its command line, and gives it to what it runs
+	}
 	environ, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", s.Pid))
-	return err == nil && bytes.Contains(environ, []byte("SHIMYARD_LAUNCH="+rec.Launch.Token+"\x00"))
+	return err == nil && bytes.Contains(environ, []byte(shimclient.CarrierEnv(rec.Launch.Token)+"\x00"))
 }
 
 // listeners are the unix sockets of the machine that have a name and listen: inode and name.
