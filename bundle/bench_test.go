@@ -20,3 +20,17 @@ func BenchmarkCreateRecordRemove(b *testing.B) {
 		}
 	}
 }
+
+// A create writes the record of its task four times.
+func BenchmarkWriteRecord(b *testing.B) {
+	bundle, err := newLayout(b).Create(testNS, testID, CreateOptions{Spec: []byte("{}")})
+	if err != nil {
+		b.Fatal(err)
+	}
+	record := fullRecord()
+	for b.Loop() {
+		if err := bundle.WriteRecord(record); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

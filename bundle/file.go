@@ -7,7 +7,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 
 	"github.com/containerd/errdefs"
 	"github.com/pkg/errors"
@@ -57,27 +56,4 @@ func writeFile(path string, data []byte, perm fs.FileMode) error {
 		return errors.Wrapf(errdefs.ErrNotFound, "cannot write %s: its bundle is gone", path)
 	}
 	return errors.Wrapf(err, "cannot write %s", path)
-}
-
-func replaceFile(path string, data []byte, perm fs.FileMode) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			f.Close()
-			os.Remove(f.Name())
-		}
-	}()
-	if _, err := f.Write(data); err != nil {
-		return err
-	}
-	if err := f.Chmod(perm); err != nil {
-		return err
-	}
-	if err := f.Close(); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
 }

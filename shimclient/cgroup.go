@@ -6,7 +6,6 @@ package shimclient
 import (
 	"bufio"
 	"bytes"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -23,7 +22,7 @@ const cgroupRoot = "/sys/fs/cgroup"
 // when the process is gone, or has none of its own kind to show: the root, or one outside of this process's cgroup
 // namespace.
 func MemoryCgroup(pid int) (string, error) {
-	data, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cgroup"))
+	data, err := readSmall("/proc/" + strconv.Itoa(pid) + "/cgroup")
 	if err != nil {
 		return "", errors.Wrapf(errdefs.ErrNotFound, "cannot read the cgroup of process %d: %v", pid, err)
 	}
@@ -63,7 +62,7 @@ func shortLines(lines string) string {
 // gone or does not tell.
 func OOMKills(cgroup string) (uint64, error) {
 	for _, name := range []string{"memory.events", "memory.oom_control"} {
-		data, err := os.ReadFile(filepath.Join(cgroup, name))
+		data, err := readSmall(filepath.Join(cgroup, name))
 		if err != nil {
 			continue
 		}

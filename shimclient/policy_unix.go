@@ -27,7 +27,11 @@ func checkOwners(path string) error {
 	if err := checkOwner(real); err != nil {
 		return err
 	}
-	for _, of := range []string{path, real} {
+	ways := []string{path}
+	if real != path {
+		ways = append(ways, real)
+	}
+	for _, of := range ways {
 		for entry := of; entry != filepath.Dir(entry); entry = filepath.Dir(entry) {
 			if err := checkEntry(entry); err != nil {
 				return err

@@ -23,17 +23,16 @@ const (
 // DescendsFrom reports whether ancestor is the process's parent, or its
 // parent's, and so on. Both must be alive; where that is not certain, false.
 func (p ProcessID) DescendsFrom(ancestor ProcessID) bool {
-	if !ancestor.Alive() {
-		return false
-	}
 	pid := p.Pid
 	for range maxDepth {
 		st, err := readStat(pid)
-		if err != nil || st.parent <= 1 {
+		if err != nil || st.parent <= 1 || pid == p.Pid && (st.start != p.StartTime || st.dead()) {
 			return false
 		}
 		if st.parent == ancestor.Pid {
-			return p.Alive() && ancestor.Alive()
+			// One that is alive now was so when the parent was read, and nothing else had its pid. Of the process itself
+			// what was read tells, unless there was more to read since.
+			return ancestor.Alive() && (pid == p.Pid || p.Alive())
 		}
 		pid = st.parent
 	}

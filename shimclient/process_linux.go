@@ -6,7 +6,6 @@ package shimclient
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"os"
 	"strconv"
 	"strings"
@@ -206,7 +205,7 @@ func readStat(pid int) (procStat, error) {
 	if pid <= 0 {
 		return procStat{}, errors.Wrapf(errdefs.ErrNotFound, "there is no process %d", pid)
 	}
-	data, err := os.ReadFile(procPath(pid, "stat"))
+	data, err := readSmall(procPath(pid, "stat"))
 	switch {
 	case errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH):
 		return procStat{}, errors.Wrapf(errdefs.ErrNotFound, "there is no process %d", pid)
@@ -261,7 +260,7 @@ func parseStat(data []byte) (procStat, bool) {
 	return st, err == nil
 }
 
-func procPath(pid int, name string) string { return fmt.Sprintf("/proc/%d/%s", pid, name) }
+func procPath(pid int, name string) string { return "/proc/" + strconv.Itoa(pid) + "/" + name }
 
 // BootID names this boot of the machine; "" where the system does not say.
 func BootID() string { return bootID() }
