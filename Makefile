@@ -131,7 +131,7 @@ nightly: ## the longer suites: ten minutes of chaos in each mode of the pool, po
 	$(MAKE) vm-short
 
 bench: ## measure beside stock containerd and bare runc, as root, on an idle machine; writes integration/bench/; 10 minutes, 4 GB
-	SHIMYARD_BENCH=1 go -C integration test -count=1 -run '^TestBench$$' -timeout 60m -v . $(if $(README),-bench.readme=$(CURDIR)/README.md) $(BENCH)
+	@bash hack/bench.sh $(if $(README),-bench.readme=$(CURDIR)/README.md) $(BENCH)
 
 dashboard: ## draw the dashboard over a daemon's life, as root, into .github/docs/dashboard.png (Prometheus is unpacked, not installed)
 	SHIMYARD_DASHBOARD=$(CURDIR)/.github/docs/dashboard.png go -C integration test -count=1 -timeout 20m -run '^TestDrawDashboard$$' -v .

@@ -12,7 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/containerd/containerd/api/services/tasks/v1"
 	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/pkg/errors"
 	"github.com/stretchr/testify/require"
@@ -101,49 +100,6 @@ func (n *benchNode) cpuTime() (sum time.Duration) {
 		sum += time.Duration(ran)
 	}
 	return sum
-}
-
-const (
-	getters = 4
-	gets    = 4000 // of one measurement
-)
-
-// get asks for one task over and over, some clients at once.
-func (b *bench) get() {
-	row := b.results.Add(report.Row{
-		Section: "Asking for one task", Name: fmt.Sprintf("Get, %d at once", getters), Unit: "/s", More: true,
-		Brief: true,
-	})
-	for _, n := range b.daemons(0) {
-		list, discard := b.prepared(contender{n.side, n.prepare}, "get", 1)
-		defer discard()
-		require.NoError(b.t, up(list[0]))
-		defer func() { require.NoError(b.t, down(list[0])) }()
-	}
-	for pass := range b.passes {
-		b.refresh()
-		for _, n := range b.daemons(pass) {
-			row.Sample(n.side, b.getRate(n))
-		}
-	}
-}
-
-func (b *bench) getRate(n *benchNode) float64 {
-	count := gets * b.containers / 48
-	var g errgroup.Group
-	begin := time.Now()
-	for range getters {
-		g.Go(func() error {
-			for range count / getters {
-				if _, err := n.Client().TaskService().Get(n.ctx, &tasks.GetRequest{ContainerID: "get-0"}); err != nil {
-					return errors.Wrap(err, "cannot get a task")
-				}
-			}
-			return nil
-		})
-	}
-	require.NoError(b.t, g.Wait())
-	return float64(count) / time.Since(begin).Seconds()
 }
 
 // storm creates and starts many containers at once right after a start of the daemon, when no shim waits.

@@ -30,7 +30,7 @@ type direct struct {
 
 // newDirect starts the shim; end ends it.
 func newDirect(b *bench) (d *direct, end func()) {
-	d = &direct{bare: &bare{b: b, dir: filepath.Join(b.dir, "direct")}}
+	d = &direct{bare: &bare{b: b, dir: filepath.Join(b.dir, "direct"), runtime: kit.runc}}
 	for _, dir := range []string{d.dir, d.path("bundles"), d.path("runc"), d.path("s"), d.path("shim")} {
 		require.NoError(b.t, os.Mkdir(dir, 0o711))
 	}

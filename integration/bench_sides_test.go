@@ -58,6 +58,14 @@ func (n *node) prepare(id string) (subject, error) {
 	return &boxed{box: b}, err
 }
 
+// with is prepare for a container that is made with more options.
+func (n *node) with(opts ...setupOpt) func(id string) (subject, error) {
+	return func(id string) (subject, error) {
+		b, err := n.tryCreate(id, append([]setupOpt{forever()}, opts...)...)
+		return &boxed{box: b}, err
+	}
+}
+
 func (s *boxed) create() (err error) {
 	s.task, err = s.NewTask(s.ctx, cio.NullIO)
 	return errors.Wrapf(err, "cannot create %s", s.ID())
@@ -89,14 +97,18 @@ func (s *boxed) discard() error {
 	return errors.Wrapf(s.Delete(s.ctx, containerd.WithSnapshotCleanup), "cannot delete the container of %s", s.ID())
 }
 
-// bare runs containers with runc alone. Their specs and snapshots are those that the client of the stock daemon makes.
+// bare runs containers with an OCI runtime alone. Their specs and snapshots are those that the client of the stock
+// daemon makes, with the same options.
 type bare struct {
-	b   *bench
-	dir string
+	b       *bench
+	dir     string
+	runtime string
+	opts    []setupOpt
+	env     []string
 }
 
-func newBare(b *bench) *bare {
-	r := &bare{b: b, dir: filepath.Join(b.dir, "bare")}
+func newBare(b *bench, name, runtime string, opts ...setupOpt) *bare {
+	r := &bare{b: b, dir: filepath.Join(b.dir, name), runtime: runtime, opts: opts}
 	for _, dir := range []string{r.dir, r.path("bundles"), r.path("runc")} {
 		require.NoError(b.t, os.Mkdir(dir, 0o711))
 	}
@@ -106,7 +118,7 @@ func newBare(b *bench) *bare {
 func (r *bare) path(elem ...string) string { return filepath.Join(append([]string{r.dir}, elem...)...) }
 
 func (r *bare) runc(args ...string) error {
-	cmd := exec.Command(kit.runc, append([]string{"--root", r.path("runc")}, args...)...)
+	cmd := exec.Command(r.runtime, append([]string{"--root", r.path("runc")}, args...)...)
 	// What create leaves open is the container's; a pipe would have to be read to its end.
 	log, err := os.OpenFile(r.path("log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
@@ -114,6 +126,7 @@ func (r *bare) runc(args ...string) error {
 	}
 	defer log.Close()
 	cmd.Stderr = log
+	cmd.Env = append(os.Environ(), r.env...)
 	if err := cmd.Run(); err != nil {
 		said, _ := os.ReadFile(r.path("log")) // the error alone will do
 		return errors.Wrapf(err, "runc %v: %s", args, said)
@@ -143,7 +156,7 @@ type bundled struct {
 
 func (r *bare) prepare(id string) (subject, error) {
 	n := r.b.stock
-	box, err := n.tryCreate("bare-"+id, forever())
+	box, err := n.tryCreate("bare-"+id, append([]setupOpt{forever()}, r.opts...)...)
 	if err != nil {
 		return nil, err
 	}

@@ -30,11 +30,30 @@ const (
 // latency runs one container after the other, of each side in turn, and times its steps.
 func (b *bench) latency() {
 	defer b.profile()()
-	const section = "One container at a time"
+	alone, end := newDirect(b)
+	defer end()
+	called, discard := b.prepared(contender{report.Bare, alone.prepare}, "direct", b.drop+b.rounds)
+	defer discard()
+	var floor []float64
+	sum := b.timeSteps("One container at a time", "runc", chartLatency, b.contenders(0), func(round int) {
+		t, err := timed(called[round])
+		require.NoError(b.t, err)
+		if round >= b.drop {
+			floor = append(floor, millis(t.create+t.start+t.delete))
+		}
+	})
+	least := b.results.Add(report.Row{Section: sum.Section, Unit: "ms", Brief: true,
+		Name: "the same sum of a runc shim that runs already and is called without any daemon (shown under bare runc)"})
+	least.Samples[report.Bare] = report.Differences(floor, sum.Samples[report.Bare])
+}
+
+// timeSteps runs one container after the other, of each contender in turn, and times its steps; before is done in each
+// round. It returns the row of all steps.
+func (b *bench) timeSteps(section, runtime, chart string, all []contender, before func(round int)) *report.Row {
 	row := func(name, label string, brief bool) *report.Row {
-		r := report.Row{Section: section, Name: name, Unit: "ms", Brief: brief, Label: label}
-		if label != "" {
-			r.Chart = chartLatency
+		r := report.Row{Section: section, Name: name, Unit: "ms", Brief: brief}
+		if label != "" && chart != "" {
+			r.Chart, r.Label = chart, label
 		}
 		return b.results.Add(r)
 	}
@@ -42,23 +61,14 @@ func (b *bench) latency() {
 	up, down, sum := row("create + start", "create+start", true), row("delete", "delete", true),
 		row("create + start + delete", "sum", true)
 	subjects := map[report.Side][]subject{}
-	for _, c := range b.contenders(0) {
+	for _, c := range all {
 		list, discard := b.prepared(c, "latency", b.drop+b.rounds)
 		defer discard()
 		subjects[c.side] = list
 	}
-	alone, end := newDirect(b)
-	defer end()
-	called, discard := b.prepared(contender{report.Bare, alone.prepare}, "direct", b.drop+b.rounds)
-	defer discard()
-	var floor []float64
 	for round := range b.drop + b.rounds {
-		t, err := timed(called[round])
-		require.NoError(b.t, err)
-		if round >= b.drop {
-			floor = append(floor, millis(t.create+t.start+t.delete))
-		}
-		for _, c := range b.contenders(round) {
+		before(round)
+		for _, c := range inTurn(all, round) {
 			t, err := timed(subjects[c.side][round])
 			require.NoError(b.t, err)
 			if round < b.drop {
@@ -74,14 +84,13 @@ func (b *bench) latency() {
 	for _, of := range []struct {
 		*report.Row
 		label string
-	}{{up, ""}, {down, ""}, {sum, "sum over bare runc"}} {
-		over := row(of.Name+", over bare runc in the same round", of.label, true)
+	}{{up, ""}, {down, ""}, {sum, "sum over bare " + runtime}} {
+		over := row(of.Name+", over bare "+runtime+" in the same round", of.label, true)
 		for _, s := range []report.Side{report.Stock, report.Ours} {
 			over.Samples[s] = report.Differences(of.Samples[s], of.Samples[report.Bare])
 		}
 	}
-	least := row("the same sum of a runc shim that runs already and is called without any daemon (shown under bare runc)", "", true)
-	least.Samples[report.Bare] = report.Differences(floor, sum.Samples[report.Bare])
+	return sum
 }
 
 type times struct{ create, start, delete time.Duration }

@@ -35,7 +35,7 @@ var (
 // benchEnv includes TestBench, which takes minutes and gigabytes.
 const benchEnv = "SHIMYARD_BENCH"
 
-var benchSections = []string{"latency", "throughput", "storm", "get", "cpu", "exec", "execs", "list", "memory",
+var benchSections = []string{"latency", "throughput", "storm", "calls", "cpu", "exec", "execs", "crun", "cri", "list", "memory",
 	"restart", "stalled"}
 
 // plan says how much of each thing a benchmark does.
@@ -52,6 +52,7 @@ type plan struct {
 	restartAt  []int
 	stalled    int // of the largest size
 	traced     int // containers whose execs are counted
+	pods       int // through CRI, one by one; and of one measurement of how many a second
 }
 
 func (p *plan) wants(section string) bool { return slices.Contains(p.sections, section) }
@@ -61,7 +62,7 @@ func fullPlan() plan {
 	p := plan{
 		sections: benchSections, rounds: *benchRounds, drop: 5,
 		workers: []int{1, 4, 8, 32}, containers: 48, passes: 5,
-		sizes: []int{0, 10, 100, 300}, asks: 15, restarts: 5, restartAt: []int{0, 100, 300}, stalled: 20, traced: 20,
+		sizes: []int{0, 10, 100, 300}, asks: 15, restarts: 5, restartAt: []int{0, 100, 300}, stalled: 20, traced: 20, pods: 30,
 	}
 	if *benchOnly != "" {
 		p.sections = strings.Split(*benchOnly, ",")
@@ -78,6 +79,7 @@ type bench struct {
 	stock   *benchNode
 	ours    *benchNode
 	bare    *bare
+	crun    *bare    // nil: it cannot be had, or is not asked for
 	lenient *lenient // what stock leaves behind is an error, until it is made to
 	load    string   // of the machine, before
 	results report.Results
@@ -108,7 +110,7 @@ func TestBenchSmoke(t *testing.T) {
 	out := t.TempDir()
 	b := newBench(t, plan{
 		sections: benchSections, rounds: 2, drop: 1, workers: []int{1, 4}, containers: 4, passes: 1,
-		sizes: []int{0, 2, 4}, asks: 1, restarts: 1, restartAt: []int{0, 4}, stalled: 1, traced: 1,
+		sizes: []int{0, 2, 4}, asks: 1, restarts: 1, restartAt: []int{0, 4}, stalled: 1, traced: 1, pods: 1,
 	})
 	b.run()
 	readme := filepath.Join(out, "README.md")
@@ -129,10 +131,11 @@ func newBench(t *testing.T, p plan) *bench {
 	load, err := os.ReadFile("/proc/loadavg")
 	require.NoError(t, err)
 	b := &bench{plan: p, t: t, dir: ramDir(t), lenient: &lenient{TB: t}, load: strings.Fields(string(load))[0]}
+	b.findCrun()
 	b.stock = b.start(b.lenient, report.Stock, tool(t, kit.Stock))
 	b.ours = b.start(t, report.Ours, kit.daemon)
 	b.ours.warmUp()
-	b.bare = newBare(b)
+	b.bare = newBare(b, "bare", kit.runc)
 	return b
 }
 
@@ -149,6 +152,7 @@ func (b *bench) start(tb testing.TB, side report.Side, binary string) *benchNode
 	o := daemon.Options{
 		Binary: binary, Path: []string{filepath.Dir(kit.shim), filepath.Dir(kit.runc)}, Parent: b.dir,
 		WarmIdle: "1m", // the default
+		Env:      b.environ(),
 		Extra:    "[plugins.'io.containerd.server.v1.metrics']\naddress = '" + metrics + "'\n",
 	}
 	return &benchNode{node: newNodeOn(b.t, tb, o), side: side, metrics: metrics}
@@ -182,8 +186,9 @@ func (b *bench) run() {
 	for _, s := range []struct {
 		name string
 		do   func()
-	}{{"latency", b.latency}, {"throughput", b.throughput}, {"storm", b.storm}, {"get", b.get}, {"cpu", b.cpu},
-		{"exec", b.exec}, {"execs", b.execs}} {
+	}{{"latency", b.latency}, {"throughput", b.throughput}, {"storm", b.storm}, {"calls", b.calls}, {"cpu", b.cpu},
+		{"exec", b.exec}, {"execs", b.execs}, {"crun", b.withCrun},
+		{"cri", b.cri}} {
 		if b.wants(s.name) {
 			b.refresh()
 			from := time.Now()
@@ -196,6 +201,9 @@ func (b *bench) run() {
 	}
 	b.refresh()
 	require.Empty(b.t, b.bare.leftovers(), "left of bare runc")
+	if b.crun != nil {
+		require.Empty(b.t, b.crun.leftovers(), "left of bare crun")
+	}
 	if !b.lenient.on {
 		require.Empty(b.t, b.stock.Leftovers(), "left by stock containerd")
 	}

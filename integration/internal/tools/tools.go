@@ -138,6 +138,20 @@ func (t *Tools) Prometheus() (string, error) {
 	return t.fromDeb(filepath.Join("prometheus", "prometheus"), "prometheus", "usr/bin/prometheus")
 }
 
+// Crun is the other OCI runtime that is in wide use, as Debian has it, and the directory with those of its libraries
+// that not each machine has.
+func (t *Tools) Crun() (path, libraries string, err error) {
+	dir, err := t.Unpack(DebianRoot{Name: "crun", Packages: []string{"crun", "libyajl2"}})
+	if err != nil {
+		return "", "", err
+	}
+	found, _ := filepath.Glob(filepath.Join(dir, "usr", "lib", "*", "libyajl.so.2")) // well-formed
+	if len(found) == 0 {
+		return "", "", errors.Wrap(ErrNoPackage, "crun: its library is not where it was")
+	}
+	return filepath.Join(dir, "usr", "bin", "crun"), filepath.Dir(found[0]), nil
+}
+
 // Busybox is a statically linked busybox, all that the test image holds.
 func (t *Tools) Busybox() (string, error) {
 	dst := filepath.Join(t.Dir, "busybox")
