@@ -112,7 +112,7 @@ func (i *Instance) removeRest(ctx context.Context) error {
 		i.m.launcher.UnlinkSocket(i.namespace, i.id, address)
 	}
 	if warm && i.homeless() {
-		i.m.launcher.RemoveSockets(i.namespace, []string{way.Warm}, i.addresses()...)
+		i.m.removeSocketsOfDead(i.namespace, []string{way.Warm}, i.addresses()...)
 	}
 	// The last of a group removes the group's socket: the first, which the shim was started for, may be gone.
 	if p := i.process(); !way.Joined || !warm && p != nil && p.IsOver() {

@@ -266,9 +266,25 @@ func (m *ShimManager) endWarmLaunch(
 	return true
 }
 
+const (
+	// forkTries and forkPause are for what a shim had just forked when it died: it has the shim's socket open, and so
+	// answers there, until it becomes the program that it was forked for.
+	forkTries = 20
+	forkPause = 20 * time.Millisecond
+)
+
+// removeSocketsOfDead removes the sockets of a shim that is gone and was alone there.
+func (m *ShimManager) removeSocketsOfDead(namespace string, ids []string, addresses ...string) {
+	for range forkTries {
+		if !m.launcher.RemoveSockets(namespace, ids, addresses...) || !m.sleep(forkPause) {
+			return
+		}
+	}
+}
+
 // removeWarm removes the sockets and the directory of a warm shim that is gone.
 func (m *ShimManager) removeWarm(ctx context.Context, dir *bundle.Warm, namespace, address string) {
-	m.launcher.RemoveSockets(namespace, []string{dir.ID}, address)
+	m.removeSocketsOfDead(namespace, []string{dir.ID}, address)
 	if err := dir.Remove(); err != nil {
 		log.G(ctx).WithError(err).
 			Warn("cannot remove the directory of a warm shim, leaving it for the next start of the daemon")

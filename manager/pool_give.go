@@ -261,7 +261,7 @@ func (i *Instance) removeBundle(d *bundle.Bundle) error {
 	case w == nil:
 	case w.p == nil:
 		// How to reach it is not known, and it is not there any more.
-		i.m.launcher.RemoveSockets(i.namespace, []string{w.dir.ID})
+		i.m.removeSocketsOfDead(i.namespace, []string{w.dir.ID})
 	default:
 		if err := i.m.pool.takeHome(w, d); err != nil {
 			return err

@@ -30,11 +30,11 @@ const (
 // RemoveSockets removes the socket files that shims started under these ids may
 // have left behind, and those at the extra addresses (unix://PATH or an absolute
 // path; others are passed over). A file goes only if it is a socket and connecting
-// to it is refused: a socket with a listener belongs to a living group.
+// to it is refused: a socket with a listener belongs to a living group. Whether there is one is returned.
 // Nothing to do on Windows, where sockets are pipes.
-func (l *Launcher) RemoveSockets(ns string, ids []string, extra ...string) {
+func (l *Launcher) RemoveSockets(ns string, ids []string, extra ...string) (answers bool) {
 	if runtime.GOOS == "windows" {
-		return
+		return false
 	}
 	seen := make(map[string]bool)
 	var refusing []os.FileInfo
@@ -44,20 +44,23 @@ func (l *Launcher) RemoveSockets(ns string, ids []string, extra ...string) {
 			continue
 		}
 		seen[path] = true
-		if info := refusingSocket(path); info != nil {
+		info, answered := refusingSocket(path)
+		answers = answers || answered
+		if info != nil {
 			refusing = append(refusing, info)
 			paths = append(paths, path)
 		}
 	}
 	if len(paths) == 0 {
-		return
+		return answers
 	}
 	time.Sleep(refusalPause)
 	for i, path := range paths {
-		if again := refusingSocket(path); again != nil && os.SameFile(refusing[i], again) {
+		if again, _ := refusingSocket(path); again != nil && os.SameFile(refusing[i], again) {
 			_ = os.Remove(path)
 		}
 	}
+	return answers
 }
 
 // SocketAddresses are the addresses of the sockets, or links to one, that exist under the names which a shim's `start`
@@ -122,21 +125,21 @@ func extraPaths(addresses []string) []string {
 	return paths
 }
 
-// refusingSocket returns what is at path if it is a socket and refuses.
-func refusingSocket(path string) os.FileInfo {
+// refusingSocket returns what is at path if it is a socket and refuses, and whether it is one that answers.
+func refusingSocket(path string) (refuses os.FileInfo, answers bool) {
 	info, err := os.Lstat(path)
 	if err != nil || info.Mode().Type() != os.ModeSocket {
-		return nil
+		return nil, false
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), connectTime)
 	defer cancel()
 	conn, err := new(net.Dialer).DialContext(ctx, "unix", path)
 	if err == nil {
 		conn.Close()
-		return nil
+		return nil, true
 	}
 	if !errors.Is(err, syscall.ECONNREFUSED) {
-		return nil
+		return nil, false
 	}
-	return info
+	return info, false
 }

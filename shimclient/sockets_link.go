@@ -89,7 +89,7 @@ func clearSocketName(path string) error {
 	if err != nil {
 		return errors.WithStack(err)
 	}
-	if info.Mode().Type() != os.ModeSymlink && refusingSocket(path) == nil {
+	if refuses, _ := refusingSocket(path); refuses == nil && info.Mode().Type() != os.ModeSymlink {
 		return errors.Wrapf(errdefs.ErrAlreadyExists, "%s is in use", path)
 	}
 	return errors.WithStack(os.Remove(path))
