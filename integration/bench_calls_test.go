@@ -31,8 +31,8 @@ const (
 // calls asks for, and signals, one task over and over, some clients at once, and publishes events.
 func (b *bench) calls() {
 	section := fmt.Sprintf("Calls a second, %d at once", callers)
-	row := func(name string, brief bool) *report.Row {
-		return b.results.Add(report.Row{Section: section, Name: name, Unit: "/s", More: true, Brief: brief})
+	row := func(name string) *report.Row {
+		return b.results.Add(report.Row{Section: section, Name: name, Unit: "/s", More: true})
 	}
 	for _, n := range b.daemons(0) {
 		list, discard := b.prepared(contender{n.side, n.prepare}, "get", 1)
@@ -45,8 +45,8 @@ func (b *bench) calls() {
 		count int
 		call  func(*benchNode) error
 	}{
-		{row("Get of one task", true), getCount, (*benchNode).getOne},
-		{row("Kill, with a signal that does nothing", false), killCount, (*benchNode).signalOne},
+		{row("Get of one task"), getCount, (*benchNode).getOne},
+		{row("Kill, with a signal that does nothing"), killCount, (*benchNode).signalOne},
 	} {
 		for pass := range b.passes {
 			b.refresh()
@@ -55,7 +55,7 @@ func (b *bench) calls() {
 			}
 		}
 	}
-	heard := row("events published, until a subscriber has heard all", false)
+	heard := row("events published, until a subscriber has heard all")
 	for pass := range b.passes {
 		b.refresh()
 		for _, n := range b.daemons(pass) {

@@ -34,15 +34,16 @@ func (b *bench) cpu() {
 	const section = "CPU time of the daemon, for each container"
 	for _, kind := range []struct {
 		name    string
+		brief   string
 		prepare func(*benchNode) func(id string) (subject, error)
 		do      func(subject) error
 		rest    func(subject) error
 	}{
-		{"create to delete", func(n *benchNode) func(string) (subject, error) { return n.prepare }, cycle, nil},
-		{"create and start, where no warm shim can serve",
+		{"create to delete", "CPU time of the daemon for a container, create to delete", func(n *benchNode) func(string) (subject, error) { return n.prepare }, cycle, nil},
+		{"create and start, where no warm shim can serve", "",
 			func(n *benchNode) func(string) (subject, error) { return n.prepareAlone }, up, down},
 	} {
-		row := b.results.Add(report.Row{Section: section, Name: kind.name, Unit: "ms", Brief: true})
+		row := b.results.Add(report.Row{Section: section, Name: kind.name, Unit: "ms", Brief: kind.brief})
 		for pass := range b.passes {
 			b.refresh()
 			for _, n := range b.daemons(pass) {
@@ -106,8 +107,9 @@ func (n *benchNode) cpuTime() (sum time.Duration) {
 func (b *bench) storm() {
 	count := 2 * b.containers
 	section := fmt.Sprintf("%d creates and starts at once, right after a start of the daemon", count)
-	half := b.results.Add(report.Row{Section: section, Name: "half of them run after", Unit: "ms", Brief: true})
-	last := b.results.Add(report.Row{Section: section, Name: "the last runs after", Unit: "ms", Brief: true})
+	half := b.results.Add(report.Row{Section: section, Name: "half of them run after", Unit: "ms"})
+	last := b.results.Add(report.Row{Section: section, Name: "the last runs after", Unit: "ms",
+		Brief: section + ", until the last runs"})
 	for pass := range min(3, b.passes) {
 		for _, n := range b.daemons(pass) {
 			n.Stop()

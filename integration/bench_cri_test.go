@@ -30,7 +30,8 @@ func (b *bench) cri() {
 	for _, step := range criSteps {
 		rows[step] = b.results.Add(report.Row{Section: section, Name: step, Unit: "ms"})
 	}
-	whole := b.results.Add(report.Row{Section: section, Name: "all calls of a pod", Unit: "ms", Brief: true})
+	whole := b.results.Add(report.Row{Section: section, Name: "all calls of a pod", Unit: "ms",
+		Brief: "a pod through CRI, from its start to its removal"})
 	rate := b.results.Add(report.Row{
 		Section: section, Name: fmt.Sprintf("pods a second, from start to end, %d at once", podsAtOnce), Unit: "/s", More: true,
 	})

@@ -94,7 +94,7 @@ func (b *bench) withCrun() {
 	const workers = 8
 	row := b.results.Add(report.Row{
 		Section: "Containers a second, with crun (also where the column says runc)",
-		Name:    fmt.Sprintf("create, start, kill and delete, %d at once", workers), Unit: "/s", More: true, Brief: true,
+		Name:    fmt.Sprintf("create, start, kill and delete, %d at once", workers), Unit: "/s", More: true,
 	})
 	for pass := range b.passes {
 		b.refresh()

@@ -29,7 +29,7 @@ func (b *bench) execs() {
 	}
 	const section = "Programs run for one container, from create to delete"
 	row := func(name string) *report.Row {
-		return b.results.Add(report.Row{Section: section, Name: name, Brief: strings.HasPrefix(name, "execve")})
+		return b.results.Add(report.Row{Section: section, Name: name})
 	}
 	all, shim := row("execve, all but that of the container's own program"), row("… of the shim's binary")
 	runc, init, others := row("… of runc"), row("… of runc again, as the container's init"), row("… of anything else")

@@ -107,8 +107,8 @@ func parentOf(pid uint32) (int, error) {
 func (b *bench) memory(grown []holds, restarted holds) {
 	const section = "Memory and what else is held"
 	few, many := grown[min(1, len(grown)-1)], grown[min(2, len(grown)-1)]
-	row := func(name, unit string, brief bool, values func(s report.Side) []float64) {
-		r := b.results.Add(report.Row{Section: section, Name: name, Unit: unit, Brief: brief})
+	row := func(name, unit string, values func(s report.Side) []float64) {
+		r := b.results.Add(report.Row{Section: section, Name: name, Unit: unit})
 		for _, s := range []report.Side{report.Stock, report.Ours} {
 			r.Samples[s] = values(s)
 		}
@@ -124,24 +124,24 @@ func (b *bench) memory(grown []holds, restarted holds) {
 	tasks, shims := func(h held) float64 { return float64(h.tasks) }, func(h held) float64 { return float64(h.shims) }
 	goroutines := func(h held) float64 { return float64(h.goroutines) }
 	all := b.largest()
-	row("daemon's live heap, for each further task", "KiB", true, slope(func(h held) float64 { return h.heap }, tasks))
-	row("daemon's PSS, for each further task", "KiB", false, slope(func(h held) float64 { return h.pss }, tasks))
-	row(fmt.Sprintf("daemon's live heap with %d tasks, after a restart", all), "MiB", false,
+	row("daemon's live heap, for each further task", "KiB", slope(func(h held) float64 { return h.heap }, tasks))
+	row("daemon's PSS, for each further task", "KiB", slope(func(h held) float64 { return h.pss }, tasks))
+	row(fmt.Sprintf("daemon's live heap with %d tasks, after a restart", all), "MiB",
 		whole(func(h held) float64 { return h.heap / 1024 }))
-	row(fmt.Sprintf("daemon's PSS with %d tasks, after a restart", all), "MiB", true,
+	row(fmt.Sprintf("daemon's PSS with %d tasks, after a restart", all), "MiB",
 		whole(func(h held) float64 { return h.pss / 1024 }))
-	row(fmt.Sprintf("daemon's RSS with %d tasks, after a restart", all), "MiB", false,
+	row(fmt.Sprintf("daemon's RSS with %d tasks, after a restart", all), "MiB",
 		whole(func(h held) float64 { return h.rss / 1024 }))
-	row("PSS of a shim process", "MiB", true, func(s report.Side) []float64 { return restarted[s].shimPSS })
-	row("shim processes for each task", "", false,
+	row("PSS of a shim process", "MiB", func(s report.Side) []float64 { return restarted[s].shimPSS })
+	row("shim processes for each task", "",
 		whole(func(h held) float64 { return float64(h.shims) / float64(h.tasks) }))
-	row("connections to each further shim process", "", true,
+	row("connections to each further shim process", "",
 		slope(func(h held) float64 { return float64(h.accept) }, shims))
-	row("daemon's goroutines, for each further shim process", "", true, slope(goroutines, shims))
-	row("daemon's goroutines for each shim process, after a restart", "", false,
+	row("daemon's goroutines, for each further shim process", "", slope(goroutines, shims))
+	row("daemon's goroutines for each shim process, after a restart", "",
 		func(s report.Side) []float64 {
 			return []float64{(goroutines(restarted[s]) - goroutines(grown[0][s])) / max(1, shims(restarted[s]))}
 		})
-	row("daemon's file descriptors, for each further shim process", "", false,
+	row("daemon's file descriptors, for each further shim process", "",
 		slope(func(h held) float64 { return float64(h.descriptors) }, shims))
 }

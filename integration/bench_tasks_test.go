@@ -42,7 +42,7 @@ func (b *bench) latency() {
 			floor = append(floor, millis(t.create+t.start+t.delete))
 		}
 	})
-	least := b.results.Add(report.Row{Section: sum.Section, Unit: "ms", Brief: true,
+	least := b.results.Add(report.Row{Section: sum.Section, Unit: "ms",
 		Name: "the same sum of a runc shim that runs already and is called without any daemon (shown under bare runc)"})
 	least.Samples[report.Bare] = report.Differences(floor, sum.Samples[report.Bare])
 }
@@ -50,16 +50,18 @@ func (b *bench) latency() {
 // timeSteps runs one container after the other, of each contender in turn, and times its steps; before is done in each
 // round. It returns the row of all steps.
 func (b *bench) timeSteps(section, runtime, chart string, all []contender, before func(round int)) *report.Row {
-	row := func(name, label string, brief bool) *report.Row {
-		r := report.Row{Section: section, Name: name, Unit: "ms", Brief: brief}
+	row := func(name, label string) *report.Row {
+		r := report.Row{Section: section, Name: name, Unit: "ms"}
 		if label != "" && chart != "" {
 			r.Chart, r.Label = chart, label
 		}
 		return b.results.Add(r)
 	}
-	create, start := row("create", "", false), row("start", "", false)
-	up, down, sum := row("create + start", "create+start", true), row("delete", "delete", true),
-		row("create + start + delete", "sum", true)
+	create, start := row("create", ""), row("start", "")
+	up, down, sum := row("create + start", "create+start"), row("delete", "delete"), row("create + start + delete", "sum")
+	if chart != "" { // those with the first runtime alone
+		sum.Brief = sum.Name
+	}
 	subjects := map[report.Side][]subject{}
 	for _, c := range all {
 		list, discard := b.prepared(c, "latency", b.drop+b.rounds)
@@ -85,7 +87,10 @@ func (b *bench) timeSteps(section, runtime, chart string, all []contender, befor
 		*report.Row
 		label string
 	}{{up, ""}, {down, ""}, {sum, "sum over bare " + runtime}} {
-		over := row(of.Name+", over bare "+runtime+" in the same round", of.label, true)
+		over := row(of.Name+", over bare "+runtime+" in the same round", of.label)
+		if of.Row == sum {
+			over.Brief = over.Name
+		}
 		for _, s := range []report.Side{report.Stock, report.Ours} {
 			over.Samples[s] = report.Differences(of.Samples[s], of.Samples[report.Bare])
 		}
@@ -141,9 +146,11 @@ func (b *bench) throughput() {
 	for _, workers := range b.workers {
 		row := b.results.Add(report.Row{
 			Section: section, Name: fmt.Sprintf("create, start, kill and delete, %d at once", workers), Unit: "/s",
-			More: true, Brief: true,
-			Chart: chartThroughput, Label: fmt.Sprintf("%d at once", workers),
+			More: true, Chart: chartThroughput, Label: fmt.Sprintf("%d at once", workers),
 		})
+		if workers == 8 {
+			row.Brief = "containers a second, create to delete, 8 at once"
+		}
 		for pass := range b.passes {
 			b.refresh()
 			for _, c := range b.contenders(pass) {
@@ -187,8 +194,7 @@ func (b *bench) rate(c contender, workers int) float64 {
 func (b *bench) exec() {
 	const section = "Exec"
 	started := b.results.Add(report.Row{Section: section, Name: "exec, to its start", Unit: "ms"})
-	whole := b.results.Add(report.Row{Section: section, Name: "exec of `true`, to its exit and delete", Unit: "ms",
-		Brief: true})
+	whole := b.results.Add(report.Row{Section: section, Name: "exec of `true`, to its exit and delete", Unit: "ms"})
 	subjects := map[report.Side]subject{}
 	for _, c := range b.contenders(0) {
 		list, discard := b.prepared(c, "exec", 1)

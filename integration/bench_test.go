@@ -123,6 +123,13 @@ func TestBenchSmoke(t *testing.T) {
 	require.NoError(t, err)
 	require.NotContains(t, string(text), "old")
 	require.FileExists(t, filepath.Join(out, plotFile))
+	short := 0
+	for _, row := range b.results.Rows {
+		if row.Brief != "" {
+			short++
+		}
+	}
+	require.LessOrEqual(t, short, 10, "the README has room for ten rows")
 }
 
 func newBench(t *testing.T, p plan) *bench {

@@ -27,7 +27,7 @@ func (r *Results) Markdown(plot string) string {
 			section = row.Section
 			fmt.Fprintf(&b, "\n## %s\n\n%s", section, head)
 		}
-		b.WriteString(row.markdown(&notes))
+		b.WriteString(row.markdown(row.Name, &notes))
 	}
 	b.WriteString(footnotes(notes))
 	return b.String()
@@ -35,18 +35,19 @@ func (r *Results) Markdown(plot string) string {
 
 // Table is all rows in one table, Brief only the short ones; both with the
 // notes.
-func (r *Results) Table() string { return r.table(func(*Row) bool { return true }) }
+func (r *Results) Table() string { return r.table(func(row *Row) string { return row.Name }) }
 
 // Brief is the table of the rows that say most.
-func (r *Results) Brief() string { return r.table(func(row *Row) bool { return row.Brief }) }
+func (r *Results) Brief() string { return r.table(func(row *Row) string { return row.Brief }) }
 
-func (r *Results) table(show func(*Row) bool) string {
+// table has the rows that have a name in it.
+func (r *Results) table(name func(*Row) string) string {
 	var b strings.Builder
 	b.WriteString(head)
 	var notes []string
 	for _, row := range r.Rows {
-		if show(row) {
-			b.WriteString(row.markdown(&notes))
+		if name := name(row); name != "" {
+			b.WriteString(row.markdown(name, &notes))
 		}
 	}
 	b.WriteString(footnotes(notes))
@@ -55,8 +56,7 @@ func (r *Results) table(show func(*Row) bool) string {
 
 const head = "| | stock containerd | Shimyard | bare runc | Shimyard ÷ stock | Shimyard ÷ bare runc |\n|---|---:|---:|---:|---:|---:|\n"
 
-func (r *Row) markdown(notes *[]string) string {
-	name := r.Name
+func (r *Row) markdown(name string, notes *[]string) string {
 	if r.More {
 		name += " (more is better)"
 	}

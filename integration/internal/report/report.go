@@ -56,8 +56,8 @@ type Row struct {
 	Unit    string // of the samples; empty: a count
 	// More tells that more is better; else less is.
 	More bool
-	// Brief rows are in the short table.
-	Brief bool
+	// Brief is the name of the row in the short table, where there are no sections; "": it is not there.
+	Brief string
 	// Chart is the panel of the plot that shows the row, Label its name there.
 	// Empty: none does.
 	Chart, Label string

@@ -71,12 +71,12 @@ func example() *Results {
 		},
 		About: []string{"How it was done."},
 	}
-	up := r.Add(Row{Section: "Time", Name: "create", Unit: "ms", Brief: true, Chart: "time", Label: "create"})
+	up := r.Add(Row{Section: "Time", Name: "create", Unit: "ms", Brief: "create", Chart: "time", Label: "create"})
 	up.Samples = [sides][]float64{{10, 20, 30}, {5, 5, 5}, {2}}
 	over := r.Add(Row{Section: "Time", Name: "over", Unit: "ms", Chart: "time", Label: "over",
 		Notes: []string{"Once."}})
 	over.Samples = [sides][]float64{Stock: Differences(up.Samples[Stock], []float64{2, 2, 2}), Ours: {3}}
-	all := Row{Section: "Rate", Name: "all", Unit: "/s", More: true, Brief: true, Chart: "rate", Label: "8",
+	all := Row{Section: "Rate", Name: "all", Unit: "/s", More: true, Brief: "all", Chart: "rate", Label: "8",
 		Notes: []string{"Twice."}}
 	r.Add(all).Sample(Ours, 1500)
 	return r
