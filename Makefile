@@ -130,7 +130,7 @@ nightly: ## the longer suites: ten minutes of chaos in each mode of the pool, po
 	go -C hack/package test -count=1 -timeout 60m -v ./...
 	$(MAKE) vm-short
 
-bench: ## measure beside stock containerd and bare runc, as root, on an idle machine; writes integration/bench/; 10 minutes, 4 GB
+bench: ## measure beside stock containerd and bare runc, as root, on an idle machine; writes integration/bench/; 20 minutes, 6 GB
 	@bash hack/bench.sh $(if $(README),-bench.readme=$(CURDIR)/README.md) $(BENCH)
 
 dashboard: ## draw the dashboard over a daemon's life, as root, into .github/docs/dashboard.png (Prometheus is unpacked, not installed)

@@ -11,6 +11,7 @@ import (
 
 	apievents "github.com/containerd/containerd/api/events"
 	"github.com/containerd/containerd/api/services/tasks/v1"
+	"github.com/containerd/containerd/v2/core/events"
 	"github.com/containerd/containerd/v2/core/runtime"
 	"github.com/pkg/errors"
 	"github.com/stretchr/testify/require"
@@ -100,16 +101,7 @@ func (b *bench) eventRate(n *benchNode) float64 {
 	prefix := fmt.Sprintf("none-%d-", time.Now().UnixNano())
 	envelopes, failed := n.Client().Subscribe(ctx, `topic=="`+runtime.TaskExitEventTopic+`"`)
 	count := max(callers, eventCount*b.containers/48)
-	// The subscription exists once one event has come through it.
-	require.Eventually(b.t, func() bool {
-		require.NoError(b.t, n.publish(ctx, "probe"))
-		select {
-		case <-envelopes:
-			return true
-		default:
-			return false
-		}
-	}, patience, tick)
+	n.awaitSubscribed(ctx, envelopes)
 	var g errgroup.Group
 	begin := time.Now()
 	for caller := range callers {
@@ -137,6 +129,25 @@ func (b *bench) eventRate(n *benchNode) float64 {
 	took := time.Since(begin)
 	require.NoError(b.t, g.Wait())
 	return float64(count/callers*callers) / took.Seconds()
+}
+
+// probe is the id of an event that says nothing.
+const probe = "probe"
+
+func isProbe(e *events.Envelope) bool { return strings.Contains(string(e.Event.GetValue()), probe) }
+
+// awaitSubscribed returns once events come through a subscription to exits.
+func (n *benchNode) awaitSubscribed(ctx context.Context, envelopes <-chan *events.Envelope) {
+	n.t.Helper()
+	require.Eventually(n.t, func() bool {
+		require.NoError(n.t, n.publish(ctx, probe))
+		select {
+		case <-envelopes:
+			return true
+		default:
+			return false
+		}
+	}, patience, tick)
 }
 
 func (n *benchNode) publish(ctx context.Context, id string) error {

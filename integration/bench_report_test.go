@@ -47,6 +47,9 @@ func (b *bench) about() []string {
 		fmt.Sprintf("Asking and restarts: containers of real runc, each with its shim. A restart is SIGTERM, then the start; ready is when the "+
 			"health service answers, %d times. Stalled shims are stopped with SIGSTOP. Programs run are counted by the kernel's sched_process_exec trace event "+
 			"(ftrace), following the daemon's forks.", p.restarts),
+		fmt.Sprintf("crun is Debian's, with specs of version %s. Pods through CRI have host networking, so that no CNI plugin is measured, and "+
+			"one container; a pod is all calls from RunPodSandbox to RemovePodSandbox. Many tasks: %d, of a fake shim that is as quick as "+
+			"can be, %d in a process; what grows by an exponent of 1 grows in proportion.", crunSpec, p.scale, perShim),
 		"CPU time of the daemon is what the scheduler counts for its threads, without those of shim and runc. In a storm all creates are sent at once, right " +
 			"after a start of the daemon; a container runs when its start is answered.",
 	}

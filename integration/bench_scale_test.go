@@ -34,8 +34,10 @@ const perShim = 100
 // fake shim, which has a hundred of them in a process. Stock containerd is measured at the first size alone.
 func (b *bench) thousands() {
 	rows := &scaleRows{b: b, of: map[string][]*report.Row{}}
-	b.grow(rows, b.lenient, report.Stock, tool(b.t, kit.Stock), b.scale[:1])
-	b.grow(rows, b.t, report.Ours, kit.daemon, b.scale)
+	b.runMany(rows, b.lenient, report.Stock, tool(b.t, kit.Stock), b.scale[0])
+	for _, size := range b.scale {
+		b.runMany(rows, b.t, report.Ours, kit.daemon, size)
+	}
 	rows.exponents()
 }
 
@@ -77,23 +79,19 @@ func (r *scaleRows) exponents() {
 	}
 }
 
-// grow makes tasks of one daemon, more and more, measures at each size, and ends them all.
-func (b *bench) grow(rows *scaleRows, tb testing.TB, side report.Side, binary string, sizes []int) {
+// runMany makes the tasks of one daemon, measures, and ends them all.
+func (b *bench) runMany(rows *scaleRows, tb testing.TB, side report.Side, binary string, size int) {
 	busybox, err := kit.Busybox()
 	require.NoError(b.t, err)
 	shim := shimtest.Install(b.t, shimtest.Scenario{Program: []string{busybox, "sleep", "3600"}}, shimtest.WithName(filepath.Base(kit.shim)))
 	n := &benchNode{side: side, node: newNodeOn(b.t, tb, daemon.Options{
 		Binary: binary, Path: []string{filepath.Dir(shim.Path)}, Parent: b.dir,
 	})}
-	have := 0
-	for _, size := range sizes {
-		n.ctx = n.context(testNS)
-		n.each(size-have, func(i int) error { return n.runScaled(have + i) })
-		have = size
-		n.ctx = n.context(testNS)
-		n.measureAt(rows, size)
-	}
-	n.measureEnd(rows, have)
+	n.ctx = n.context(testNS)
+	n.each(size, n.runScaled)
+	n.ctx = n.context(testNS)
+	n.measureAt(rows, size)
+	n.measureEnd(rows, size)
 	shim.AwaitNoProcs()
 	n.Stop()
 }

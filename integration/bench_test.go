@@ -36,7 +36,7 @@ var (
 const benchEnv = "SHIMYARD_BENCH"
 
 var benchSections = []string{"latency", "throughput", "storm", "calls", "cpu", "exec", "execs", "crun", "cri", "list", "memory",
-	"restart", "stalled"}
+	"restart", "stalled", "scale"}
 
 // plan says how much of each thing a benchmark does.
 type plan struct {
@@ -50,9 +50,10 @@ type plan struct {
 	asks       int // lists and the like at each size
 	restarts   int // at each size
 	restartAt  []int
-	stalled    int // of the largest size
-	traced     int // containers whose execs are counted
-	pods       int // through CRI, one by one; and of one measurement of how many a second
+	stalled    int   // of the largest size
+	traced     int   // containers whose execs are counted
+	scale      []int // how many tasks of a fake shim
+	pods       int   // through CRI, one by one; and of one measurement of how many a second
 }
 
 func (p *plan) wants(section string) bool { return slices.Contains(p.sections, section) }
@@ -62,7 +63,7 @@ func fullPlan() plan {
 	p := plan{
 		sections: benchSections, rounds: *benchRounds, drop: 5,
 		workers: []int{1, 4, 8, 32}, containers: 48, passes: 5,
-		sizes: []int{0, 10, 100, 300}, asks: 15, restarts: 5, restartAt: []int{0, 100, 300}, stalled: 20, traced: 20, pods: 30,
+		sizes: []int{0, 10, 100, 300}, asks: 15, restarts: 5, restartAt: []int{0, 100, 300}, stalled: 20, traced: 20, pods: 30, scale: []int{1000, 5000},
 	}
 	if *benchOnly != "" {
 		p.sections = strings.Split(*benchOnly, ",")
@@ -110,7 +111,7 @@ func TestBenchSmoke(t *testing.T) {
 	out := t.TempDir()
 	b := newBench(t, plan{
 		sections: benchSections, rounds: 2, drop: 1, workers: []int{1, 4}, containers: 4, passes: 1,
-		sizes: []int{0, 2, 4}, asks: 1, restarts: 1, restartAt: []int{0, 4}, stalled: 1, traced: 1, pods: 1,
+		sizes: []int{0, 2, 4}, asks: 1, restarts: 1, restartAt: []int{0, 4}, stalled: 1, traced: 1, pods: 1, scale: []int{2, 4},
 	})
 	b.run()
 	readme := filepath.Join(out, "README.md")
@@ -205,6 +206,11 @@ func (b *bench) run() {
 	}
 	if b.wants("list") || b.wants("memory") || b.wants("restart") || b.wants("stalled") {
 		b.crowds()
+	}
+	if b.wants("scale") {
+		from := time.Now()
+		b.thousands()
+		b.t.Logf("scale took %s", time.Since(from).Round(time.Second))
 	}
 	b.refresh()
 	require.Empty(b.t, b.bare.leftovers(), "left of bare runc")

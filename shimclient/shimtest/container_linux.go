@@ -80,6 +80,9 @@ func (d *daemon) initArgs(bundle string) []string {
 
 // spawn makes the child, which waits until it is released. It returns when the child is ready for signals.
 func (d *daemon) spawn(p *process, id, bundle string, onExit func(status int, at time.Time)) error {
+	if program := d.load().Program; p.id == "" && len(program) > 0 {
+		return p.spawnProgram(program, bundle, onExit)
+	}
 	goR, goW, err := os.Pipe()
 	if err != nil {
 		return errors.Wrap(err, "making the release pipe")
@@ -111,14 +114,36 @@ func (d *daemon) spawn(p *process, id, bundle string, onExit func(status int, at
 		return errors.Wrapf(err, "starting %q", p.args)
 	}
 	_, _ = readyR.Read(make([]byte, 1)) // EOF if it died at once, which is for the reaper to tell
+	p.watch(cmd, goW, onExit)
+	return nil
+}
+
+// watch makes cmd, which runs, the child of the process.
+func (p *process) watch(cmd *exec.Cmd, release *os.File, onExit func(status int, at time.Time)) {
 	p.mu.Lock()
-	p.cmd, p.pid, p.release = cmd, cmd.Process.Pid, goW
+	p.cmd, p.pid, p.release = cmd, cmd.Process.Pid, release
 	p.mu.Unlock()
 	go func() {
 		_ = cmd.Wait()
 		at := time.Now()
 		onExit(exitStatus(cmd.ProcessState.Sys().(syscall.WaitStatus)), at)
 	}()
+}
+
+// spawnProgram makes a child that is no guest: it waits for no release, and begins at once.
+func (p *process) spawnProgram(program []string, bundle string, onExit func(status int, at time.Time)) error {
+	release, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+	if err != nil {
+		return errors.Wrap(err, "opening what releases nothing")
+	}
+	cmd := exec.Command(program[0], program[1:]...)
+	cmd.Dir, cmd.Env = bundle, []string{}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		release.Close()
+		return errors.Wrapf(err, "starting %q", program)
+	}
+	p.watch(cmd, release, onExit)
 	return nil
 }
 

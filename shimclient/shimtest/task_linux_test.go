@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
 
 	"github.com/containerd/containerd/api/events"
@@ -222,5 +223,25 @@ func TestLog(t *testing.T) {
 	n, err := io.CopyN(io.Discard, f, int64(100000-len("flood flood")))
 	require.NoError(t, err)
 	require.EqualValues(t, 100000-len("flood flood"), n)
+	k.shutdown(r.id)
+}
+
+// A container that is a program of its own begins at Create and ends like any other.
+func TestProgram(t *testing.T) {
+	r := newRig(t, Scenario{Program: []string{"/bin/sleep", "1000"}})
+	k := r.dial(r.start(r.bootstrapStdin()))
+	pid := k.create(r)
+	require.Equal(t, tasktypes.Status_CREATED, k.state(r.id, "").Status)
+	k.start(r.id, "")
+	name, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(int(pid)), "comm"))
+	require.NoError(t, err)
+	require.Equal(t, "sleep\n", string(name))
+	k.exec(r.id, "e1", "exit", "5")
+	k.start(r.id, "e1")
+	require.EqualValues(t, 5, k.wait(r.id, "e1"), "an exec is a guest")
+	k.delete(r.id, "e1")
+	k.kill(r.id, 9)
+	require.EqualValues(t, 137, k.wait(r.id, ""))
+	k.delete(r.id, "")
 	k.shutdown(r.id)
 }
