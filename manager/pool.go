@@ -83,6 +83,7 @@ func newPool(m *ShimManager) *pool {
 	o.account = warm.New(m.ctx, warm.Config[*warmShim]{
 		Limit: m.config.WarmLimit, Idle: m.config.WarmIdle,
 		Memory: warm.MemoryRule(m.config.WarmMemory), Machine: m.config.machine,
+		Busy:    func() bool { return m.launcher.Waiting() > 0 },
 		Held:    func(w *warmShim) (uint64, error) { return w.p.Verified().OwnMemory() },
 		End:     o.end,
 		Spawn:   func(f func()) { m.spawn(f) },

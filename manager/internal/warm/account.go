@@ -35,6 +35,8 @@ type Config[S any] struct {
 	Held func(S) (uint64, error)
 	// End ends a retired shim that has no task, and returns when that is done.
 	End func(S)
+	// Busy tells whether creates wait for their turn to start a shim: no spare is started in their way. nil: never.
+	Busy func() bool
 	// Spawn runs f in the background.
 	Spawn func(f func())
 	// Retired counts a shim that is retired. It is called under the account's lock.
@@ -79,6 +81,9 @@ type shelf[S any] struct {
 func New[S any](ctx context.Context, c Config[S]) *Account[S] {
 	if c.Machine == nil {
 		c.Machine = readMachine
+	}
+	if c.Busy == nil {
+		c.Busy = func() bool { return false }
 	}
 	a := &Account[S]{config: c, shelves: make(map[string]*shelf[S]), size: shimMemory}
 	a.ctx, a.stop = context.WithCancel(ctx)

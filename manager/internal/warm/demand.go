@@ -5,6 +5,7 @@ package warm
 
 import (
 	"context"
+	"time"
 
 	"github.com/containerd/log"
 )
@@ -17,7 +18,11 @@ func (a *Account[S]) Missed(key string, warm int) {
 	s.want = min(warm, s.want+1)
 }
 
-// Refill starts spares in the background, one after the other, until as many are idle as are wanted. start launches
+// busyPause is between two looks at whether creates still wait for their turn.
+const busyPause = 20 * time.Millisecond
+
+// Refill starts spares in the background, one after the other, until as many are idle as are wanted, and none while
+// creates wait for their turn: what it would take of the machine is theirs. start launches
 // one, with a context that ends with Close; when it fails, no further one is started until a create has missed a shim
 // again.
 func (a *Account[S]) Refill(key string, start func(context.Context) (*Entry[S], error)) {
@@ -36,6 +41,7 @@ func (a *Account[S]) Refill(key string, start func(context.Context) (*Entry[S], 
 
 func (a *Account[S]) fill(key string, s *shelf[S], start func(context.Context) (*Entry[S], error)) {
 	for {
+		a.awaitTurn()
 		size, more := a.reserve(key, s)
 		if !more {
 			return
@@ -52,6 +58,17 @@ func (a *Account[S]) fill(key string, s *shelf[S], start func(context.Context) (
 		e.placed, e.counted = true, size
 		a.mu.Unlock()
 		a.Put(e, 0)
+	}
+}
+
+// awaitTurn waits until no create waits for its turn, or the account is closed.
+func (a *Account[S]) awaitTurn() {
+	for a.config.Busy() {
+		select {
+		case <-time.After(busyPause):
+		case <-a.ctx.Done():
+			return
+		}
 	}
 }
 

@@ -5,6 +5,7 @@ package warm
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -30,6 +31,28 @@ func TestDemand(t *testing.T) {
 		o.Refill("k", o.spare("k"))
 		synctest.Wait()
 		require.Len(o, o.Waiting(), 2)
+	})
+}
+
+// TestSparesGiveWay: while creates wait for their turn no spare is started; once none does they are, without a create.
+func TestSparesGiveWay(t *testing.T) {
+	var busy atomic.Bool
+	busy.Store(true)
+	inBubble(t, Config[string]{Busy: busy.Load}, func(o *owner) {
+		o.miss("k")
+		time.Sleep(time.Minute)
+		o.waits()
+		require.Zero(o, o.started)
+		busy.Store(false)
+		time.Sleep(time.Second)
+		o.waits("spare1")
+
+		busy.Store(true)
+		o.Take("k")
+		o.miss("k")
+		o.Close()
+		o.waits()
+		require.Equal(o, 1, o.started)
 	})
 }
 
