@@ -137,7 +137,7 @@ dashboard: ## draw the dashboard over a daemon's life, as root, into .github/doc
 	SHIMYARD_DASHBOARD=$(CURDIR)/.github/docs/dashboard.png go -C integration test -count=1 -timeout 20m -run '^TestDrawDashboard$$' -v .
 
 microbench: ## the hot paths inside the daemon, with allocations
-	go test -run '^$$' -bench . -benchmem ./manager
+	go test -p 1 -run '^$$' -bench . -benchmem ./manager ./bundle ./shimclient
 
 tools: ## build or unpack into bin/tools what the integration tests run against; nothing is installed
 	go -C integration run ./cmd/tools
