@@ -33,7 +33,7 @@ endif
 help: ## show this list
 	@echo "Shimyard: a containerd whose task runtime is ours."
 	@echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  V=1            print every test by name"
 	@echo "  RUN=TestName   only the tests whose names match (unit, race, integration, conformance-SUITE)"
@@ -82,7 +82,13 @@ fuzz: ## run each fuzz target for FUZZTIME
 integration: ## tests against real shims, runc and stock containerd, as root (needs a C compiler for runc)
 	go -C integration test -count=1 -p 1 -parallel $(ATONCE) -timeout 40m -v $(if $(RUN),-run '$(RUN)') ./...
 
-# One suite: conformance-client, conformance-cri, …
+# One suite of other people's, against stock containerd and this one, as root. A target that has no recipe here has that of the pattern.
+conformance-client: ## containerd's suite of its client
+conformance-docker: ## dockerd: restart policies, live-restore, exits while a daemon is down
+conformance-kubelet: ## kubelet without a cluster: probes, init containers, deletion, restarts and stalls
+conformance-nri: ## a plugin of NRI
+conformance-shims: ## shims that others wrote, unmodified: runc's of five releases, Rust's (which needs cargo)
+conformance-buildkit: ## buildkitd: steps, exit codes, mounts, cancelled builds, restarts
 conformance-%:
 	go -C integration/conformance run ./cmd/conformance $(if $(RUN),-run '$(RUN)') $(if $(SIDE),-side $(SIDE)) $*
 
@@ -100,8 +106,7 @@ conformance-quick:
 	go -C integration/conformance run ./cmd/conformance nri
 	go -C integration/conformance run ./cmd/conformance -run '^Test($(shell echo $(QUICK) | tr ' ' '|'))$$' client
 
-# Both suites that CRI has, and the benchmark.
-conformance-cri:
+conformance-cri: ## both suites that CRI has, and critest's benchmark
 	go -C integration/conformance run ./cmd/conformance $(if $(RUN),-run '$(RUN)') $(if $(SIDE),-side $(SIDE)) cri critest cribench
 
 conformance: ## other people's suites against stock containerd and this one, as root; hours; make conformance-client runs one of them

@@ -5,15 +5,14 @@ package docker
 
 import (
 	"context"
-	"os"
-	"path/filepath"
 	"strconv"
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/shimyard/shimyard/integration/conformance/procs"
 )
 
 // container is one of dockerd's.
@@ -50,7 +49,7 @@ func (c *container) pid() int {
 // await waits until dockerd says that the container has ended, and returns its exit code.
 func (c *container) await(within time.Duration) int {
 	c.t.Helper()
-	eventually(c.t, within, func() bool { return c.inspect(".State.Status") == "exited" })
+	procs.Eventually(c.t, within, func() bool { return c.inspect(".State.Status") == "exited" })
 	return c.number(".State.ExitCode")
 }
 
@@ -65,24 +64,11 @@ func (c *container) remove() {
 	_, _, _ = c.h.try(context.Background(), "rm", "-f", c.id) // a test may have removed it
 }
 
-// end waits until the process has ended; it may not have been reaped.
-func end(t *testing.T, pid int) {
-	t.Helper()
-	eventually(t, patience, func() bool {
-		data, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
-		if err != nil {
-			return true
-		}
-		_, after, ok := strings.Cut(string(data), ") ")
-		return ok && (after[0] == 'Z' || after[0] == 'X')
-	})
-}
-
 // terminate sends SIGTERM to a container's process, past both daemons, and waits until it has ended.
 func terminate(t *testing.T, pid int) {
 	t.Helper()
 	require.NoError(t, unix.Kill(pid, unix.SIGTERM))
-	end(t, pid)
+	procs.Gone(t, pid)
 }
 
 // obedient is a script that exits with 7 on SIGTERM. It says so once it does.
@@ -91,6 +77,6 @@ const obedient = "trap 'exit 7' TERM; echo ready; while true; do sleep 0.1; done
 // ready waits for the first word of an obedient container.
 func (c *container) ready() *container {
 	c.t.Helper()
-	eventually(c.t, patience, func() bool { return c.h.docker(c.t, "logs", c.id) == "ready" })
+	procs.Eventually(c.t, procs.Patience, func() bool { return c.h.docker(c.t, "logs", c.id) == "ready" })
 	return c
 }

@@ -11,6 +11,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/shimyard/shimyard/integration/conformance/procs"
 )
 
 func TestRun(t *testing.T) {
@@ -42,18 +44,18 @@ func TestExec(t *testing.T) {
 	require.Equal(t, "33", h.docker(t, "exec", "-u", "www-data", c.id, "id", "-u"))
 	require.NotZero(t, h.code(t, "exec", c.id, "/no/such/program"))
 	h.docker(t, "exec", "-d", c.id, "sh", "-c", "touch /tmp/detached")
-	eventually(t, patience, func() bool {
+	procs.Eventually(t, procs.Patience, func() bool {
 		return h.code(t, "exec", c.id, "test", "-e", "/tmp/detached") == 0
 	})
 	h.docker(t, "stop", c.id)
-	require.Equal(t, 7, c.await(patience))
+	require.Equal(t, 7, c.await(procs.Patience))
 }
 
 func TestLogsAreWhole(t *testing.T) {
 	h := theHost(t)
 	const lines = 20000
 	c := h.shell(t, fmt.Sprintf("seq %d; echo last >&2", lines))
-	require.Equal(t, 0, c.await(patience))
+	require.Equal(t, 0, c.await(procs.Patience))
 	list := strings.Fields(h.docker(t, "logs", c.id)) // its stderr is another stream
 	require.Len(t, list, lines)
 	require.Equal(t, fmt.Sprint(lines), list[lines-1])
@@ -72,8 +74,8 @@ func TestStop(t *testing.T) {
 			one := h.shell(t, c.script).ready()
 			pid := one.pid()
 			h.docker(t, "stop", "-t", "2", one.id)
-			end(t, pid)
-			require.Equal(t, c.code, one.await(patience))
+			procs.Gone(t, pid)
+			require.Equal(t, c.code, one.await(procs.Patience))
 			h.docker(t, "start", one.id)
 			require.Equal(t, "true", one.inspect(".State.Running"), "the id serves again")
 			h.docker(t, "rm", "-f", one.id)
@@ -109,7 +111,7 @@ func TestUpdate(t *testing.T) {
 func TestRestartPolicy(t *testing.T) {
 	h := theHost(t)
 	c := h.shell(t, "echo once; exit 5", "--restart=on-failure:3")
-	eventually(t, patience, func() bool {
+	procs.Eventually(t, procs.Patience, func() bool {
 		return c.number(".RestartCount") == 3 && c.inspect(".State.Status") == "exited"
 	})
 	require.Equal(t, 5, c.number(".State.ExitCode"))
@@ -119,14 +121,14 @@ func TestRestartPolicy(t *testing.T) {
 func TestOOM(t *testing.T) {
 	h := theHost(t)
 	c := h.shell(t, "exec tail /dev/zero", "-m", "24m", "--memory-swap", "24m")
-	require.Equal(t, 137, c.await(patience))
+	require.Equal(t, 137, c.await(procs.Patience))
 	require.Equal(t, "true", c.inspect(".State.OOMKilled"))
 }
 
 func TestPrune(t *testing.T) {
 	h := theHost(t)
 	running, ended := h.shell(t, obedient).ready(), h.shell(t, "exit 1")
-	ended.await(patience)
+	ended.await(procs.Patience)
 	h.docker(t, "container", "prune", "-f")
 	list := h.docker(t, "ps", "-a", "-q", "--no-trunc")
 	require.Contains(t, list, running.id)
@@ -154,7 +156,7 @@ func TestTwentyThatFailAtOnceAreRestartedAndRemoved(t *testing.T) {
 	}
 	require.NoError(t, starts.Wait())
 	inspect := append([]string{"inspect", "-f", "{{ge .RestartCount 3}}"}, ids...)
-	eventually(t, news, func() bool { return !strings.Contains(h.docker(t, inspect...), "false") })
+	procs.Eventually(t, news, func() bool { return !strings.Contains(h.docker(t, inspect...), "false") })
 	h.docker(t, append([]string{"rm", "-f"}, ids...)...)
 	require.Empty(t, h.docker(t, "ps", "-a", "-q"))
 	require.Empty(t, h.tasks(t))

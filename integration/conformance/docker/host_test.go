@@ -18,13 +18,11 @@ import (
 	"github.com/pkg/errors"
 	"github.com/stretchr/testify/require"
 
+	"github.com/shimyard/shimyard/integration/conformance/procs"
 	"github.com/shimyard/shimyard/integration/conformance/suite"
 )
 
 const (
-	// patience is how long a condition is waited for, tick how often it is looked at.
-	patience = time.Minute
-	tick     = 100 * time.Millisecond
 	// answer is how long the client may take, also where the machine has other things to do.
 	answer = 4 * time.Minute
 
@@ -104,7 +102,7 @@ func (h *host) start(ctx context.Context) error {
 		_ = cmd.Wait() // its log tells
 		close(done)
 	}(h.cmd, h.done)
-	for end := time.Now().Add(patience); ; time.Sleep(tick) {
+	for end := time.Now().Add(procs.Patience); ; time.Sleep(procs.Tick) {
 		if _, _, err = h.try(ctx, "version"); err == nil {
 			return nil
 		}
@@ -127,10 +125,10 @@ func (h *host) end(sig syscall.Signal) error {
 	select {
 	case <-h.done:
 		return nil
-	case <-time.After(patience):
+	case <-time.After(procs.Patience):
 		_ = h.cmd.Process.Kill()
 		<-h.done
-		return errors.Errorf("dockerd did not end on %v within %v", sig, patience)
+		return errors.Errorf("dockerd did not end on %v within %v", sig, procs.Patience)
 	}
 }
 
@@ -214,12 +212,4 @@ func (h *host) tasks(t *testing.T) []string {
 		}
 	}
 	return ids
-}
-
-// eventually waits until the condition holds. The condition is evaluated by the test itself, and may fail it.
-func eventually(t *testing.T, within time.Duration, condition func() bool) {
-	t.Helper()
-	for end := time.Now().Add(within); !condition(); time.Sleep(tick) {
-		require.True(t, time.Now().Before(end), "it does not come to this within %v", within)
-	}
 }

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/shimyard/shimyard/integration/conformance/procs"
 )
 
 // ways are how daemons go down, and start again. Each has a subtest.
@@ -46,7 +48,7 @@ func containerdStarts(t *testing.T, h *host) {
 	t.Helper()
 	require.NoError(t, h.containerd.Start(t.Context()))
 	// dockerd connects again at its own pace.
-	eventually(t, patience, func() bool { return h.code(t, "version") == 0 })
+	procs.Eventually(t, procs.Patience, func() bool { return h.code(t, "version") == 0 })
 }
 
 func dockerdEnds(sig syscall.Signal) func(*testing.T, *host) {
@@ -69,12 +71,12 @@ func TestLiveRestore(t *testing.T) {
 			pid := c.pid()
 			way.down(t, h)
 			way.up(t, h)
-			eventually(t, patience, func() bool { return h.code(t, "exec", c.id, "true") == 0 })
+			procs.Eventually(t, procs.Patience, func() bool { return h.code(t, "exec", c.id, "true") == 0 })
 			require.Equal(t, pid, c.pid())
 			require.Equal(t, "true", c.inspect(".State.Running"))
 			h.echo(t, "after")
 			h.docker(t, "stop", c.id)
-			require.Equal(t, 7, c.await(patience))
+			require.Equal(t, 7, c.await(procs.Patience))
 			h.docker(t, "rm", c.id)
 			require.Empty(t, h.tasks(t))
 		})
@@ -105,7 +107,7 @@ func TestExitsWhileADaemonIsDown(t *testing.T) {
 			terminate(t, pid)
 			terminate(t, againPid)
 			require.NoError(t, os.WriteFile(filepath.Join(dir, "go"), nil, 0o644))
-			end(t, oomPid)
+			procs.Gone(t, oomPid)
 			time.Sleep(downtime)
 			way.up(t, h)
 
@@ -123,7 +125,7 @@ func TestExitsWhileADaemonIsDown(t *testing.T) {
 				t.Run("restart policy", func(t *testing.T) {
 					t.Parallel()
 					again := again.in(t)
-					eventually(t, news, func() bool {
+					procs.Eventually(t, news, func() bool {
 						return again.inspect(".State.Running") == "true" && again.number(".State.Pid") != againPid
 					})
 					require.Equal(t, "yes", again.exec("echo yes"))

@@ -16,6 +16,7 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/shimyard/shimyard/integration/conformance/crinode"
+	"github.com/shimyard/shimyard/integration/conformance/procs"
 	"github.com/shimyard/shimyard/integration/conformance/suite"
 )
 
@@ -284,7 +285,9 @@ func TestExitWhileTheDaemonIsDown(t *testing.T) {
 		if err := n.Daemon.Kill(); err != nil {
 			return err
 		}
-		return errors.Join(unix.Kill(pid, unix.SIGTERM), gone(pid))
+		procs.Signal(t, pid, unix.SIGTERM)
+		procs.Gone(t, pid)
+		return nil
 	})
 	_, now := connect(t, "10")
 	require.Empty(t, now.containers)

@@ -5,15 +5,9 @@ package nri
 
 import (
 	"encoding/json"
-	"os"
-	"path/filepath"
-	"strconv"
-	"strings"
 	"testing"
-	"time"
 
 	"github.com/containerd/nri/pkg/api"
-	"github.com/pkg/errors"
 	"github.com/stretchr/testify/require"
 
 	"github.com/shimyard/shimyard/integration/conformance/crinode"
@@ -50,18 +44,4 @@ func infoPid(t *testing.T, info map[string]string) int {
 	require.NoError(t, json.Unmarshal([]byte(info["info"]), &v))
 	require.NotZero(t, v.Pid)
 	return v.Pid
-}
-
-// gone waits until a process has ended; nobody may have reaped it yet.
-func gone(pid int) error {
-	for end := time.Now().Add(crinode.Patience); time.Now().Before(end); time.Sleep(crinode.Tick) {
-		data, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
-		if err != nil {
-			return nil
-		}
-		if _, after, ok := strings.Cut(string(data), ") "); ok && (after[0] == 'Z' || after[0] == 'X') {
-			return nil
-		}
-	}
-	return errors.Errorf("process %d does not end", pid)
 }

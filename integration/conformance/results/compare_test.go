@@ -46,8 +46,10 @@ func TestCompare(t *testing.T) {
 		"both fail, listed": {stock: Fail, ours: Fail, kind: FailsBoth},
 		"both fail, listed, ours passes": {stock: Fail, ours: Pass, kind: FailsBoth,
 			err: "TestX is listed as known (both): stock fail, ours pass"},
-		"both fail, listed, both skip": {stock: Skip, ours: Skip, kind: FailsBoth,
-			err: "TestX is listed as known (both): stock skip, ours skip"},
+		"both fail, listed, both skip":   {stock: Skip, ours: Skip, kind: FailsBoth},
+		"stock fails, listed, both skip": {stock: Skip, ours: Skip, kind: FailsStock},
+		"stock fails, listed, and skips": {stock: Skip, ours: Pass, kind: FailsStock,
+			err: "TestX is listed as known (stock): stock skip, ours pass"},
 		"alike, both fail": {stock: Fail, ours: Fail, kind: Alike},
 		"alike, both skip": {stock: Skip, ours: Skip, kind: Alike},
 		"alike, ours fails": {stock: Pass, ours: Fail, kind: Alike,
@@ -86,6 +88,14 @@ func TestCompare(t *testing.T) {
 func TestCompareTellsOfRunsThatAreNone(t *testing.T) {
 	s := Compare("suite", &Run{Errors: []string{"it crashed"}}, &Run{}, nil, false)
 	require.ElementsMatch(t, []string{"stock: it crashed", "no test ran"}, s.Errors)
+}
+
+func TestCompareHoldsLeftoversToTheListInWholeRunsOnly(t *testing.T) {
+	known := []Entry{{Name: Leftovers, Kind: FailsStock, Reason: "it leaks"}}
+	clean := run(map[string]Outcome{Leftovers: Pass})
+	require.Empty(t, Compare("s", clean, clean, known, true).Errors)
+	require.NotEmpty(t, Compare("s", clean, clean, known, false).Errors)
+	require.NotEmpty(t, Compare("s", clean, run(map[string]Outcome{Leftovers: Fail}), known, true).Errors)
 }
 
 func TestCompareTakesTheWorstOfARepeatedTest(t *testing.T) {

@@ -16,7 +16,8 @@ import (
 const keepOutput = 8 << 10
 
 // ReadGoTest reads the JSON of test2json until the end of r. Of tests with subtests only the subtests are counted,
-// unless the test failed and none of them did. A test that has begun and not ended failed. What the program wrote
+// unless the test failed and none of them did. A test that has begun and not ended failed; of one that ran several
+// times the last counts. What the program wrote
 // goes to log.
 func ReadGoTest(r io.Reader, log io.Writer) ([]Test, error) {
 	g := goTest{byName: map[string]*goTestCase{}}
@@ -62,6 +63,8 @@ func (g *goTest) add(e goTestEvent) {
 		g.order = append(g.order, c)
 	}
 	switch e.Action {
+	case "run": // it may have before
+		c.Outcome, c.Output = Fail, ""
 	case "pass", "fail", "skip":
 		c.Outcome, c.Seconds = Outcome(e.Action), e.Elapsed
 	case "output":

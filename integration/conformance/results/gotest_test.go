@@ -47,6 +47,20 @@ func TestReadGoTestCountsLeavesAndWhatFailedByItself(t *testing.T) {
 	require.Equal(t, "hello\nwhy\n", log.String())
 }
 
+func TestReadGoTestTakesTheLastOfSeveralRounds(t *testing.T) {
+	for rounds, want := range map[string]Outcome{
+		"run fail run pass": Pass, "run pass run fail": Fail, "run pass run": Fail,
+	} {
+		var b strings.Builder
+		for action := range strings.FieldsSeq(rounds) {
+			b.WriteString(`{"Action":"` + action + `","Test":"T"}` + "\n")
+		}
+		tests, err := ReadGoTest(strings.NewReader(b.String()), io.Discard)
+		require.NoError(t, err)
+		require.Equal(t, []Test{{Name: "T", Outcome: want}}, tests, rounds)
+	}
+}
+
 func TestReadGoTestTellsWhatIsNoEvent(t *testing.T) {
 	_, err := ReadGoTest(strings.NewReader("panic: no JSON\n"), io.Discard)
 	require.ErrorContains(t, err, "panic: no JSON")

@@ -46,9 +46,15 @@ var client = &suite.Suite{
 		if err != nil {
 			return err
 		}
-		return clientTests(ctx, s, suite.GoTest{
-			Label: "warm_limit=0: ", Only: "^TestShimDoesNotLeakPipes$", Env: []string{"PATH=" + path + ":" + box.Path},
+		const pipes = "^TestShimDoesNotLeakPipes$"
+		err = clientTests(ctx, s, suite.GoTest{
+			Label: "warm_limit=0: ", Only: pipes, Env: []string{"PATH=" + path + ":" + box.Path},
 		})
+		if err != nil {
+			return err
+		}
+		// What leaks does so each time; the shims that are kept have their pipes once.
+		return clientTests(ctx, s, suite.GoTest{Label: "after four others: ", Only: pipes, Rounds: 5})
 	},
 }
 

@@ -5,6 +5,8 @@
 package suites
 
 import (
+	"path/filepath"
+
 	"github.com/pkg/errors"
 
 	"github.com/shimyard/shimyard/integration/conformance/suite"
@@ -12,7 +14,7 @@ import (
 
 // All are the suites, in the order in which they are run.
 var All = []*suite.Suite{
-	client, cri, critest, criBench, nri, docker, foreign,
+	client, cri, critest, criBench, nri, docker, pods, foreign, builds,
 }
 
 // Find is the suite of that name.
@@ -23,4 +25,15 @@ func Find(name string) (*suite.Suite, error) {
 		}
 	}
 	return nil, errors.Errorf("no suite is called %q", name)
+}
+
+// runcWithSeccomp has the box's runc be Debian's, for programs that want seccomp of every kernel which knows it: the
+// one that is built here may lack it.
+func runcWithSeccomp(k *suite.Kit, p *suite.Plan) error {
+	dir, err := k.Debian("runc", nil, "runc", "libseccomp2")
+	if err != nil {
+		return err
+	}
+	p.Layers, p.Programs["runc"] = append(p.Layers, dir), filepath.Join(dir, "usr/sbin/runc")
+	return nil
 }

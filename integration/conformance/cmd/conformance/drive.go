@@ -110,7 +110,7 @@ func copyFile(src, dst string) error {
 
 // leftovers is a test of every suite: once it has ended, with its daemons, no shim is alive.
 func leftovers() results.Test {
-	t := results.Test{Name: "no shim is left", Outcome: results.Pass}
+	t := results.Test{Name: results.Leftovers, Outcome: results.Pass}
 	const settle = 20 * time.Second
 	for end := time.Now().Add(settle); ; time.Sleep(100 * time.Millisecond) {
 		left := shims()
