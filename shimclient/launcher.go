@@ -4,6 +4,7 @@
 package shimclient
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"path/filepath"
@@ -95,8 +96,8 @@ type StartRequest struct {
 	// SocketIDs are ids besides ID after which the shim may name its socket:
 	// those of the group that the spec's annotations name.
 	SocketIDs []string
-	// Addresses is asked, after a failed start, for addresses that the shim has
-	// left in the bundle. May be nil.
+	// Addresses is asked for addresses that the shim has left in the bundle, after
+	// a start that failed or that answered nothing. May be nil.
 	Addresses func() []string
 }
 
@@ -238,7 +239,7 @@ func (l *Launcher) attempt(ctx context.Context, r StartRequest, p StartProtocol)
 		return nil, a, err
 	}
 	logStderr(ctx, "starting", r.Namespace, r.ID, out.stderr)
-	result, err := ParseReply(out.stdout)
+	result, err := ParseReply(r.reply(out.stdout))
 	if err != nil && out.stderr != "" {
 		err = errors.Wrapf(err, "shim said on stderr: %s", out.stderr)
 	}
@@ -246,6 +247,19 @@ func (l *Launcher) attempt(ctx context.Context, r StartRequest, p StartProtocol)
 		pinAddress(result)
 	}
 	return result, a, err
+}
+
+// reply is what the helper answered: on stdout or, if that is empty, with the
+// address in its bundle. Older async shims of rust-extensions end without waiting
+// for what they write to stdout, which a busy machine loses.
+func (r *StartRequest) reply(stdout []byte) []byte {
+	if len(bytes.TrimSpace(stdout)) > 0 || r.Addresses == nil {
+		return stdout
+	}
+	if left := r.Addresses(); len(left) == 1 {
+		return []byte(left[0])
+	}
+	return stdout
 }
 
 // undo ends what a failed attempt has started. The caller's context may have

@@ -196,6 +196,18 @@ func TestStartBadReplies(t *testing.T) {
 	}
 }
 
+// A shim that does not get to answer has left its address in the bundle.
+func TestStartAnsweredByTheBundle(t *testing.T) {
+	lt := newLaunchTest(t, shimtest.Scenario{Reply: shimtest.Reply{Format: shimtest.Empty}})
+	lt.req.Addresses = func() []string { return lt.Sockets() }
+	res, err := lt.Start(lt.ctx, lt.req)
+	require.NoError(t, err)
+	require.Equal(t, []string{strings.TrimPrefix(res.Address, "unix://")}, lt.Sockets())
+	require.EqualValues(t, 2, res.Version)
+	require.Equal(t, "ttrpc", res.Protocol)
+	require.Len(t, lt.stdins(), 1)
+}
+
 // A daemon that keeps the helper's stdout and stderr neither holds up the start nor loses its reply.
 func TestStartWithLeakedStdout(t *testing.T) {
 	lt := newLaunchTest(t, shimtest.Scenario{Start: shimtest.StartFaults{InheritStdout: true, Stderr: "noise\n"}})
