@@ -6,6 +6,8 @@ package shims
 import (
 	"bytes"
 	"context"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 
@@ -16,17 +18,20 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/stretchr/testify/require"
+
+	"github.com/shimyard/shimyard/integration/conformance/procs"
 )
 
 // job is a container with a running task.
 type job struct {
 	n    *node
 	id   string
+	dir  string // of the node, in the container /node
 	task client.Task
 }
 
-// obedient exits with 7 on SIGTERM, and answers an exec as soon as it would.
-var obedient = []string{"sh", "-c", "trap 'exit 7' TERM; touch /ready; while true; do sleep 0.1; done"}
+// obedient exits with 7 on SIGTERM, and says so in a directory of the node.
+var obedient = []string{"sh", "-c", "trap 'exit 7' TERM; touch /node/ready; while true; do sleep 0.1; done"}
 
 // run runs the command. What is left of it when the test ends is removed.
 func (n *node) run(id string, command []string, change ...func(*options.Options)) *job {
@@ -39,11 +44,13 @@ func (n *node) run(id string, command []string, change ...func(*options.Options)
 	for _, c := range change {
 		c(o)
 	}
+	j := &job{n: n, id: id, dir: n.t.TempDir()}
 	c, err := n.client.NewContainer(ctx, id, client.WithNewSnapshot(id, img),
 		client.WithRuntime("io.containerd.runc.v2", o),
-		client.WithNewSpec(oci.WithImageConfig(img), oci.WithProcessArgs(command...)))
+		client.WithNewSpec(oci.WithImageConfig(img), oci.WithProcessArgs(command...), oci.WithMounts([]specs.Mount{
+			{Source: j.dir, Destination: "/node", Type: "bind", Options: []string{"rbind", "rw"}},
+		})))
 	require.NoError(n.t, err)
-	j := &job{n: n, id: id}
 	n.t.Cleanup(j.remove)
 	j.task, err = c.NewTask(ctx, cio.NullIO)
 	require.NoError(n.t, err)
@@ -55,11 +62,19 @@ func (n *node) run(id string, command []string, change ...func(*options.Options)
 func (n *node) obedient(id string, change ...func(*options.Options)) *job {
 	n.t.Helper()
 	j := n.run(id, obedient, change...)
-	eventually(n.t, patience, func() bool {
-		code, _ := j.exec("poll", "test", "-e", "/ready")
-		return code == 0
+	procs.Eventually(n.t, procs.Patience, func() bool {
+		_, err := os.Stat(filepath.Join(j.dir, "ready"))
+		return err == nil
 	})
 	return j
+}
+
+// code is what the shim makes of an exit code.
+func (n *node) code(code int) int {
+	if n.g.NoCodes {
+		return 0
+	}
+	return code
 }
 
 // pid is that of the container's first process.
@@ -128,7 +143,7 @@ func (j *job) end(sig syscall.Signal) int {
 
 // remove removes whatever is left of it.
 func (j *job) remove() {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), procs.Patience)
 	defer cancel()
 	c, err := j.n.client.LoadContainer(ctx, j.id)
 	if err != nil {

@@ -7,34 +7,29 @@ import (
 	"context"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/containerd/containerd/v2/client"
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sys/unix"
 
 	"github.com/shimyard/shimyard/integration/conformance/box"
+	"github.com/shimyard/shimyard/integration/conformance/procs"
 	"github.com/shimyard/shimyard/integration/conformance/suite"
 )
 
 const (
-	// patience is how long a condition is waited for, tick how often it is looked at.
-	patience = time.Minute
-	tick     = 50 * time.Millisecond
-
 	image     = "ghcr.io/containerd/busybox:1.36"
 	namespace = "shims"
 	config    = "version = 3\ndisabled_plugins = ['io.containerd.grpc.v1.cri']\n"
 )
 
-// node is the daemon under test, whose shim is one of another generation. Each test has a node of its own.
+// node is the daemon under test, whose shim is one of another generation. Each generation has directories of its own.
 type node struct {
 	*suite.Daemon
 	t      *testing.T
+	g      Generation
 	client *client.Client
 }
 
@@ -52,6 +47,10 @@ func start(t *testing.T, g Generation, stock bool) *node {
 	if reason, ok := site.Data[g.lacks()]; ok {
 		t.Skip(reason)
 	}
+	test, _, _ := strings.Cut(t.Name(), "/")
+	if reason, ok := g.Cannot[test]; ok {
+		t.Skip(reason)
+	}
 	dir := filepath.Join(box.Dir, "shims", g.Name)
 	require.NoError(t, os.MkdirAll(dir, 0o755))
 	link(t, g.Program(), filepath.Join(dir, "containerd-shim-runc-v2"))
@@ -59,9 +58,9 @@ func start(t *testing.T, g Generation, stock bool) *node {
 	if stock {
 		asStock(t)
 	}
-	d, err := site.Daemon(t.Context(), suite.DaemonOptions{Config: config})
+	d, err := site.Daemon(t.Context(), suite.DaemonOptions{Config: config, Suffix: "-" + g.Name})
 	require.NoError(t, err)
-	n := &node{Daemon: d, t: t}
+	n := &node{Daemon: d, t: t, g: g}
 	t.Cleanup(func() { require.NoError(t, n.Daemon.Stop()) })
 	n.connect()
 	_, err = n.client.Pull(t.Context(), image, client.WithPullUnpack)
@@ -123,50 +122,7 @@ func (n *node) down(sig syscall.Signal) {
 	}
 }
 
-// parent is the process that has the process as its child: for the first process of a container, its shim.
-func parent(t *testing.T, pid int) int {
-	t.Helper()
-	fields := stat(pid)
-	require.Greater(t, len(fields), 1, "process %d is gone", pid)
-	n, err := strconv.Atoi(fields[1])
-	require.NoError(t, err)
-	require.Greater(t, n, 1)
-	return n
-}
-
-// stat are the fields of /proc/PID/stat from the state on; none if there is no such process.
-func stat(pid int) []string {
-	data, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
-	if err != nil {
-		return nil
-	}
-	_, after, _ := strings.Cut(string(data), ") ")
-	return strings.Fields(after)
-}
-
-// gone waits until the process has ended; it may not have been reaped.
-func gone(t *testing.T, pid int) {
-	t.Helper()
-	eventually(t, patience, func() bool {
-		f := stat(pid)
-		return len(f) == 0 || f[0] == "Z" || f[0] == "X"
-	})
-}
-
-func signal(t *testing.T, pid int, sig syscall.Signal) {
-	t.Helper()
-	require.NoError(t, unix.Kill(pid, sig))
-}
-
 // within is a context of a call that must not take for ever.
 func (n *node) within() (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.Background(), patience)
-}
-
-// eventually waits until the condition holds. The condition is evaluated by the test itself, and may fail it.
-func eventually(t *testing.T, within time.Duration, condition func() bool) {
-	t.Helper()
-	for end := time.Now().Add(within); !condition(); time.Sleep(tick) {
-		require.True(t, time.Now().Before(end), "it does not come to this within %v", within)
-	}
+	return context.WithTimeout(context.Background(), procs.Patience)
 }

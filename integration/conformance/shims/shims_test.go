@@ -17,16 +17,17 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/shimyard/shimyard/integration/conformance/box"
+	"github.com/shimyard/shimyard/integration/conformance/procs"
 )
 
 func TestRun(t *testing.T) {
 	each(t, func(n *node) {
 		for i := range 3 { // the id serves again
 			j := n.run("run", []string{"sh", "-c", fmt.Sprintf("sleep 1; exit %d", i)})
-			exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", parent(n.t, j.pid())))
+			exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", procs.Parent(n.t, j.pid())))
 			require.NoError(n.t, err)
 			require.Contains(n.t, exe, filepath.Join(box.Dir, "shims"), "the shim under test")
-			require.Equal(n.t, i, j.end(0))
+			require.Equal(n.t, n.code(i), j.end(0))
 			j.remove()
 		}
 	})
@@ -38,7 +39,7 @@ func TestExec(t *testing.T) {
 		code, out := j.exec("one", "sh", "-c", "echo yes; exit 4")
 		require.Equal(n.t, 4, code)
 		require.Equal(n.t, "yes", out)
-		require.Equal(n.t, 7, j.end(syscall.SIGTERM))
+		require.Equal(n.t, n.code(7), j.end(syscall.SIGTERM))
 	})
 }
 
@@ -49,7 +50,7 @@ func TestPause(t *testing.T) {
 		require.Equal(n.t, client.Paused, j.status().Status)
 		require.NoError(n.t, j.task.Resume(n.t.Context()))
 		require.Equal(n.t, client.Running, j.status().Status)
-		require.Equal(n.t, 7, j.end(syscall.SIGTERM))
+		require.Equal(n.t, n.code(7), j.end(syscall.SIGTERM))
 	})
 }
 
@@ -66,7 +67,7 @@ func TestStatsAndPids(t *testing.T) {
 			pids = append(pids, int(p.Pid))
 		}
 		require.Contains(n.t, pids, j.pid())
-		require.Equal(n.t, 7, j.end(syscall.SIGTERM))
+		require.Equal(n.t, n.code(7), j.end(syscall.SIGTERM))
 	})
 }
 
@@ -75,10 +76,10 @@ func TestStartOptions(t *testing.T) {
 		const path = "/shims-of-the-test"
 		makeCgroup(n.t, path)
 		j := n.obedient("options", func(o *options.Options) { o.ShimCgroup = path })
-		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", parent(n.t, j.pid())))
+		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", procs.Parent(n.t, j.pid())))
 		require.NoError(n.t, err)
 		require.Contains(n.t, string(data), ":"+path+"\n")
-		require.Equal(n.t, 7, j.end(syscall.SIGTERM))
+		require.Equal(n.t, n.code(7), j.end(syscall.SIGTERM))
 	})
 }
 
@@ -107,12 +108,12 @@ func TestShimIsKilled(t *testing.T) {
 		wait, err := j.task.Wait(n.t.Context())
 		require.NoError(n.t, err)
 		pid := j.pid()
-		signal(n.t, parent(n.t, pid), syscall.SIGKILL)
+		procs.Signal(n.t, procs.Parent(n.t, pid), syscall.SIGKILL)
 		exit := <-wait
 		require.NoError(n.t, exit.Error())
 		require.EqualValues(n.t, 137, exit.ExitCode())
-		gone(n.t, pid)
-		eventually(n.t, patience, func() bool {
+		procs.Gone(n.t, pid)
+		procs.Eventually(n.t, procs.Patience, func() bool {
 			_, err := j.task.Status(n.t.Context())
 			return errdefs.IsNotFound(err)
 		})

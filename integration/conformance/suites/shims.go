@@ -14,16 +14,12 @@ import (
 // foreign is this module's own suite of shims that others wrote. They are used as their authors built them, or would.
 var foreign = &suite.Suite{
 	Name:    "shims",
-	About:   "runc's shims of containerd 1.6 to 2.3, unmodified",
+	About:   "runc's shims of containerd 1.6 to 2.3, and Rust's, unmodified",
 	Timeout: 40 * time.Minute,
 	Prepare: func(k *suite.Kit, p *suite.Plan) (err error) {
 		for _, g := range shims.Generations {
-			path, err := g.Get(k)
-			if err := g.Lacks(p, err); err != nil {
+			if err := g.Add(k, p); err != nil {
 				return err
-			}
-			if path != "" {
-				p.Programs[g.Program()] = path
 			}
 		}
 		// For the change from stock to the daemon under test, and back.
