@@ -44,6 +44,9 @@ type answers struct {
 	mu       sync.Mutex
 	next     *sentCall       // whose request is the next to be written; nil: it has been
 	open     map[uint32]bool // streams of calls without an answer; true: the caller has left
+	passed   uint32          // the stream of the answer that ttrpc has in its hands; 0: none
+	handedOn chan struct{}   // closed once ttrpc has given it to its call
+	closed   bool            // ttrpc may not come back for another message
 }
 
 // sentCall is a call under way.
@@ -107,15 +110,41 @@ func (a *answers) startedLocked(c *sentCall) {
 	}
 }
 
-// giveUp marks the answer unwanted. One that is there already is with ttrpc, which passes it on without waiting for
-// anything.
+// giveUp marks the answer unwanted. One that ttrpc has in its hands already is waited for, which takes no longer than
+// it takes its goroutine to be run.
 func (a *answers) giveUp(c *sentCall) {
 	a.mu.Lock()
-	defer a.mu.Unlock()
 	c.givenUp = true
 	if _, ok := a.open[c.stream]; ok {
 		a.open[c.stream] = true
 	}
+	var wait chan struct{}
+	if c.stream != 0 && c.stream == a.passed {
+		wait = a.handedOn
+	}
+	a.mu.Unlock()
+	if wait != nil {
+		<-wait
+	}
+}
+
+// handed notes that ttrpc has given an answer to its call: it reads on, or never will.
+func (a *answers) handed() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.passed != 0 {
+		a.passed = 0
+		close(a.handedOn)
+	}
+}
+
+// Close implements net.Conn for ttrpc, which closes the connection when it reads no more.
+func (a *answers) Close() error {
+	a.mu.Lock()
+	a.closed = true
+	a.mu.Unlock()
+	a.handed()
+	return a.Conn.Close()
 }
 
 // Write implements net.Conn for ttrpc, which begins each message with a write of its own.
@@ -154,6 +183,9 @@ func (a *answers) request(header []byte) {
 
 // Read implements net.Conn for ttrpc. A message is passed on when all of it is there.
 func (a *answers) Read(p []byte) (int, error) {
+	if len(a.unread) == 0 && a.over == 0 {
+		a.handed()
+	}
 	for len(a.unread) == 0 && a.over == 0 {
 		if a.ended != nil {
 			return 0, a.ended
@@ -216,7 +248,10 @@ func (a *answers) isWanted(frame []byte) bool {
 	stream := binary.BigEndian.Uint32(frame[4:])
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	unwanted := a.open[stream]
+	unwanted, ours := a.open[stream]
 	delete(a.open, stream)
+	if ours && !unwanted && !a.closed {
+		a.passed, a.handedOn = stream, make(chan struct{})
+	}
 	return !unwanted
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	api "github.com/containerd/containerd/api/runtime/task/v3"
@@ -156,6 +157,51 @@ func TestAnswersWhileGivingUp(t *testing.T) {
 	calls.Wait()
 	requireUp(t, conn)
 	require.Zero(t, len(hook.AllEntries()), "lines are logged")
+}
+
+// A caller who leaves while ttrpc has the answer in its hands, and was not run since, is held until ttrpc has given it
+// on: it reports an answer to a call that is not there any more.
+func TestLeavingWaitsForTheAnswerOnItsWay(t *testing.T) {
+	for name, next := range map[string]func(*answers){
+		"read on": func(a *answers) { go func() { _, _ = a.Read(make([]byte, 1)) }() },
+		"closed":  func(a *answers) { _ = a.Close() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				conn, peer := net.Pipe()
+				defer peer.Close()
+				go func() { _, _ = io.Copy(io.Discard, peer) }()
+				a := newAnswers(conn)
+				defer a.Close()
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				left := make(chan struct{})
+				go func() {
+					defer close(left)
+					_ = a.intercept(ctx, nil, nil, nil, func(ctx context.Context, _ *ttrpc.Request, _ *ttrpc.Response) error {
+						_, err := a.Write([]byte{0, 0, 0, 0, 0, 0, 0, 7, kindRequest, 0})
+						<-ctx.Done()
+						return err
+					})
+				}()
+				synctest.Wait()
+				sent := answer(t, 7, &api.WaitResponse{})
+				go func() { _, _ = peer.Write(sent) }()
+				_, err := io.ReadFull(a, make([]byte, len(sent)))
+				require.NoError(t, err)
+				cancel()
+				synctest.Wait()
+				select {
+				case <-left:
+					t.Fatal("the caller has left before")
+				default:
+				}
+				next(a)
+				synctest.Wait()
+				<-left
+			})
+		})
+	}
 }
 
 // slowPeer is a connection that gives what there is in pieces.
