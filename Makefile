@@ -158,10 +158,10 @@ containerd: ## build and test against VERSION=v2.4.1 of containerd, in a copy
 	@bash hack/containerd.sh $(VERSION)
 
 vm: ## a real node in a virtual machine, as root: packages, reboot, 20 power cuts, full disks, pods; long where there is no KVM
-	SHIMYARD_VM=1 go -C integration test -count=1 -parallel 2 -timeout 3h -v $(if $(RUN),-run '$(RUN)') ./vm
+	SHIMYARD_VM=1 go -C integration test -count=1 -parallel 3 -timeout 3h -v $(if $(RUN),-run '$(RUN)') ./vm
 
 vm-short: ## a part of vm: the package, and one power cut
-	SHIMYARD_VM=short go -C integration test -count=1 -parallel 2 -timeout 1h -v -run '^Test(Package|PowerCuts)$$' ./vm
+	SHIMYARD_VM=short go -C integration test -count=1 -parallel 3 -timeout 1h -v -run '^Test(Package|PowerCuts)$$' ./vm
 
 vm-demo: ## a console on that machine, with everything installed (as root)
 	go -C integration run ./vm/console

@@ -10,7 +10,8 @@
 //
 // SHIMYARD_VM_PAYLOAD names the payload of an earlier run (bin/vm/payload), so that work on the checks alone need not
 // build it again. SHIMYARD_VM_CPUS is the number of a machine's CPUs: 2 with KVM, else 1. SHIMYARD_VM_CUTS and
-// SHIMYARD_VM_SEED are for TestPowerCuts. How many machines run at a time is -parallel's business.
+// SHIMYARD_VM_SEED are for TestPowerCuts. How many machines run at a time is -parallel's business: three keep two CPUs
+// of the host busy, since each of them waits for a part of its time.
 package vm
 
 import (
@@ -71,11 +72,13 @@ var built = sync.OnceValues(func() (*shared, error) {
 	if err := machine.Disk(b.payload, dir, payload.Size); err != nil {
 		return nil, err
 	}
-	b.ready, err = b.debian.Install(filepath.Join(b.dirs.run, "ready"), filepath.Join(dir, payload.Stock), filepath.Join(dir, payload.Ours))
+	b.ready, err = b.debian.Install(filepath.Join(b.dirs.run, "ready"),
+		filepath.Join(dir, payload.Stock), filepath.Join(dir, payload.Ours))
 	if err != nil {
 		return nil, err
 	}
-	fmt.Fprintf(os.Stderr, "vm: packages and disks took %.0f s; machines run under %s\n", time.Since(start).Seconds(), machine.Accelerator())
+	fmt.Fprintf(os.Stderr, "vm: packages and disks took %.0f s; machines run under %s\n",
+		time.Since(start).Seconds(), machine.Accelerator())
 	return b, nil
 })
 
@@ -201,7 +204,8 @@ func (n *node) try(t *testing.T, script string) (string, int) {
 	n.record(t, fmt.Sprintf("$ %s\n%s# exit %d after %.1f s, %.1f s of CPU\n", strings.TrimSpace(script), output, exit,
 		time.Since(start).Seconds(), (n.UsedCPU()-used).Seconds()))
 	if err != nil {
-		state, _, _ := n.Script("systemctl status containerd --no-pager -n 50; ps axf", time.Minute) // best effort, for the person who reads it
+		// Best effort, for the person who reads it.
+		state, _, _ := n.Script("systemctl status containerd --no-pager -n 50; ps axf", time.Minute)
 		n.record(t, state)
 	}
 	require.NoError(t, err, "%s\n%s", strings.TrimSpace(script), output)

@@ -16,14 +16,11 @@ type check struct{ name, script string }
 // What a node does to its containers, and its operator to the node, on one that stays on.
 func TestNode(t *testing.T) {
 	t.Parallel()
-	n := newNode(t, "node")
 	for i, c := range nodeChecks {
-		if !t.Run(c.name, func(t *testing.T) {
-			n.sh(t, c.script)
-		}) {
-			n.Cut() // what has failed may have left anything
-			n = newNode(t, fmt.Sprintf("node-%d", i+1))
-		}
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			newNode(t, fmt.Sprintf("node-%d", i+1)).sh(t, c.script)
+		})
 	}
 }
 
@@ -99,6 +96,30 @@ start_box victim
 finish_box victim other
 no_leftovers`},
 
+	{"the daemon is stopped, and killed", `
+start_box on; mark on
+start_box one; start_box two
+pids=($(pid_of one) $(pid_of two))
+systemctl stop containerd
+kill -9 ${pids[0]}
+systemctl start containerd
+eventually 60 stopped one
+ended_with 137 one
+unnoticed on
+before=$(main_pid)
+systemctl kill --kill-whom=main --signal=KILL containerd
+kill -9 ${pids[1]}
+another() { local pid; pid=$(main_pid); [ "$pid" != 0 ] && [ "$pid" != "$before" ]; }
+eventually 60 another
+daemon_is $ours
+eventually 60 stopped two
+ended_with 137 two
+unnoticed on
+ctr container rm one two
+rm -f /var/log/box-one.log /var/log/box-two.log
+finish_box on
+no_leftovers`},
+
 	{"stop with KillMode=control-group", `
 follow_events
 start_box one; start_box two
@@ -113,8 +134,10 @@ gone() { [ -z "$(status_of one)$(status_of two)" ]; }
 eventually 60 gone
 ended() { for pid in $pids; do [ ! -e /proc/$pid ] || return 1; done; }
 eventually 60 ended # what a container without a shim has left
-for id in one two; do eventually 60 grep -q "/tasks/exit.*\"$id\"" /tmp/events; done
+told() { grep -c "/tasks/exit.*\"container_id\":\"$1\",\"id\":\"$1\"" /tmp/events; }
+for id in one two; do eventually 60 told $id; done
 kill $events
+for id in one two; do [ "$(told $id)" = 1 ] || { cat /tmp/events; fail "the exit of $id was not told once"; }; done
 rm /etc/systemd/system/containerd.service.d/60-kill.conf
 systemctl daemon-reload
 ctr container rm one two

@@ -19,6 +19,9 @@ import (
 // workers is how many containers are made at once while the power is cut, all under ids that are used again and again.
 const workers = 2
 
+// machines share the cuts, so that all that the host has for them is in use to the end.
+const machines = 4
+
 // The power goes while containers are made and deleted and an image is pulled. After each boot nothing of a task is
 // there, and in the end every id can be used again. How long the daemon took to be ready is told beside an empty
 // node's. SHIMYARD_VM_CUTS is the number of cuts, SHIMYARD_VM_SEED has them fall as they did with that seed.
@@ -38,9 +41,8 @@ func TestPowerCuts(t *testing.T) {
 		}
 	}
 	t.Logf("SHIMYARD_VM_SEED=%d", seed)
-	// Two machines share them, so that two CPUs of the host are busy.
-	for n, share := range []int{cuts / 2, cuts - cuts/2} {
-		if share > 0 {
+	for n := range machines {
+		if share := (cuts + n) / machines; share > 0 {
 			t.Run(fmt.Sprintf("machine %d", n+1), func(t *testing.T) {
 				t.Parallel()
 				powerCuts(t, fmt.Sprintf("power-%d", n+1), share, rand.New(rand.NewPCG(seed, uint64(n))))

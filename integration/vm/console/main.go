@@ -19,23 +19,6 @@ import (
 	"github.com/shimyard/shimyard/integration/vm/payload"
 )
 
-// prepare installs everything and leaves the text for the login.
-const prepare = `
-node_ready
-cat >/etc/motd <<'EOF'
-
-A node with containerd 2.4.2 and the package shimyard. Ctrl-A X ends the machine at once, like a power cut; poweroff does it in order.
-
-  ctr version; systemctl cat containerd            which daemon runs, and why
-  ctr run -d localhost/busybox:latest a sleep 1d   a container; shimyard shims ls, top, check: what the daemon knows of it
-  systemctl restart containerd; ctr task ls        it goes on under another daemon
-  kill -STOP $(pgrep -f containerd-shim | head -1) its shim stalls: ctr task ls answers all the same; -CONT, and it is back
-  systemctl stop containerd; ctr task ls; systemctl start containerd
-  apt-get install ./shimyard-1.deb --allow-downgrades (in /payload); apt-get remove shimyard: with the container running on
-  journalctl -u containerd -e                      what the daemon has said
-
-EOF`
-
 func main() {
 	if err := open(); err != nil {
 		fmt.Fprintln(os.Stderr, "vm-demo:", err)
@@ -73,7 +56,8 @@ func open() error {
 	if err := machine.Disk(disk, files, payload.Size); err != nil {
 		return err
 	}
-	img, err = img.Install(filepath.Join(dir, "image"), filepath.Join(files, payload.Stock), filepath.Join(files, payload.OursNewer))
+	img, err = img.Install(filepath.Join(dir, "image"),
+		filepath.Join(files, payload.Stock), filepath.Join(files, payload.OursNewer))
 	if err != nil {
 		return err
 	}
@@ -83,7 +67,7 @@ func open() error {
 	}
 	m.Library = payload.Library
 	fmt.Fprintf(os.Stderr, "vm-demo: booting the machine once, under %s …\n", machine.Accelerator())
-	if err := install(m); err != nil {
+	if err := prepare(m); err != nil {
 		return err
 	}
 	cmd := exec.Command("qemu-system-x86_64", m.Console()...)
@@ -91,14 +75,16 @@ func open() error {
 	return errors.Wrap(cmd.Run(), "qemu")
 }
 
-func install(m *machine.Machine) error {
+// prepare boots the machine once, has it become ready, and leaves the text for the login.
+func prepare(m *machine.Machine) error {
 	if err := m.Start(); err != nil {
 		return err
 	}
-	output, exit, err := m.Script(prepare, 10*time.Minute)
+	script := payload.DemoReady + "cat >/etc/motd <<'TEXT'\n" + payload.DemoText() + "TEXT\n"
+	output, exit, err := m.Script(script, 10*time.Minute)
 	if err != nil || exit != 0 {
 		m.Cut()
-		return errors.Errorf("cannot install the packages: exit %d, %v: %s", exit, err, output)
+		return errors.Errorf("the machine does not become ready: exit %d, %v: %s", exit, err, output)
 	}
 	return m.Shutdown()
 }

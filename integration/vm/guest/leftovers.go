@@ -76,7 +76,8 @@ func below(w io.Writer, dir, what string, depth int) error {
 func cgroups(w io.Writer, top, namespace string) error {
 	return walk(top, func(path string) {
 		dir, name := filepath.Split(path)
-		own := dir == filepath.Join(top, namespace)+"/" || strings.HasPrefix(name, namespace+"-") && strings.HasSuffix(name, ".scope")
+		own := dir == filepath.Join(top, namespace)+"/" ||
+			strings.HasPrefix(name, namespace+"-") && strings.HasSuffix(name, ".scope")
 		if info, err := os.Lstat(path); own && err == nil && info.IsDir() {
 			fmt.Fprintf(w, "cgroup: %s\n", path)
 		}

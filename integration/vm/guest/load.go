@@ -125,7 +125,11 @@ func oneLife(ctx context.Context, client *containerd.Client, image containerd.Im
 	case <-time.After(2 * time.Minute):
 		return errors.New("the task's exit does not come")
 	}
-	if _, err := task.Delete(ctx); err != nil {
+	_, err = task.Delete(ctx)
+	for tries := 1; errdefs.IsDeadlineExceeded(err) && tries < 5; tries++ {
+		_, err = task.Delete(ctx) // the machine was too busy for a deadline of the daemon's: clients come back
+	}
+	if err != nil {
 		return errors.Wrap(err, "cannot delete the task")
 	}
 	return errors.Wrap(c.Delete(ctx, containerd.WithSnapshotCleanup), "cannot delete the container")
@@ -160,5 +164,6 @@ func pull(ctx context.Context, client *containerd.Client) error {
 	if _, err := client.Pull(ctx, pullName, containerd.WithPullUnpack, containerd.WithResolver(resolver)); err != nil {
 		return errors.Wrap(err, "cannot pull")
 	}
-	return errors.Wrap(client.ImageService().Delete(ctx, pullName, images.SynchronousDelete()), "cannot remove the pulled image")
+	err := client.ImageService().Delete(ctx, pullName, images.SynchronousDelete())
+	return errors.Wrap(err, "cannot remove the pulled image")
 }

@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command guest is what runs inside the virtual machine on the host's behalf: the agent that runs the checks' scripts,
-// the load that a power cut hits, a registry to pull from, and the looks at what is left of containers and at
-// the shims that wait for one.
+// the load that a power cut hits, a registry to pull from, and the looks at containers, at what is left
+// of them, and at the shims that wait for one.
 package main
 
 import (
@@ -16,10 +16,11 @@ import (
 func main() {
 	commands := map[string]func([]string) error{
 		"agent": agent, "events": follow, "leftovers": leftovers, "load": load, "registry": registry,
-		"warm": warm,
+		"unnoticed": unnoticed, "warm": warm,
 	}
 	if len(os.Args) < 2 || commands[os.Args[1]] == nil {
-		fmt.Fprintln(os.Stderr, "usage: guest agent DEVICE | events NAMESPACE | leftovers NAMESPACE | load NAMESPACE WORKERS ROUNDS | registry IMAGE.tar | warm PID")
+		fmt.Fprintln(os.Stderr, "usage: guest agent DEVICE | events NAMESPACE | leftovers NAMESPACE | "+
+			"load NAMESPACE WORKERS ROUNDS | registry IMAGE.tar | unnoticed NAMESPACE ID... | warm PID WORKERS")
 		os.Exit(2)
 	}
 	if err := commands[os.Args[1]](os.Args[2:]); err != nil {

@@ -4,8 +4,11 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -13,43 +16,77 @@ import (
 	"github.com/pkg/errors"
 )
 
-// warm looks at the shims that wait for a container, once a second for as long as a process lives, and prints how
-// many there were at most, and which share of the machine's memory they held at most, in percent, by PSS: what they
-// share with others counts once.
+// warm looks at the shims that wait for a container, once a second for as long as a process lives, or once, and prints
+// how many there were at most, and how much memory they held at the last look, in KiB. The process is a load of so many
+// workers, each of which has one container at a time.
+//
+// From outside, a shim that waits cannot be told from one that was just started for a create, or whose container was
+// just deleted. But there are no more of those than workers without a container: what is beyond them waits, or is on
+// its way out. The largest are taken for the workers'.
 func warm(args []string) error {
 	pid, err := number(args, 0)
 	if err != nil {
 		return err
 	}
-	total, err := kilobytes("/proc/meminfo", "MemTotal:")
+	workers, err := number(args, 1)
 	if err != nil {
 		return err
 	}
-	if total == 0 {
-		return errors.New("the kernel does not say how much memory there is")
-	}
-	most, mostHeld, looks := 0, 0, 0
-	for ; alive(pid); looks++ {
-		all, err := shims("/")
+	looks, idle, most, held := 0, 0, 0, 0
+	for {
+		serving, sizes, err := shimsByUse("/")
 		if err != nil {
 			return err
 		}
-		n, held := 0, 0
-		for _, s := range all {
-			if !s.waits() {
-				continue
-			}
-			pss, err := kilobytes(fmt.Sprintf("/proc/%d/smaps_rollup", s.pid), "Pss:")
-			if err != nil {
-				continue // it has ended
-			}
-			n, held = n+1, held+pss
+		looks++
+		var n int
+		n, held = beyond(sizes, workers-serving)
+		idle, most = max(idle, len(sizes)), max(most, n)
+		if !alive(pid) {
+			break
 		}
-		most, mostHeld = max(most, n), max(mostHeld, held)
 		time.Sleep(time.Second)
 	}
-	fmt.Printf("looks: %d\nmost: %d\npercent: %d\n", looks, most, (mostHeld*100+total-1)/total)
+	fmt.Printf("looks: %d\nidle: %d\nbeyond: %d\nheld: %d\n", looks, idle, most, held)
 	return nil
+}
+
+// beyond is how many shims there are that no worker has use for, and what they hold.
+func beyond(idle []int, workers int) (count, held int) {
+	slices.Sort(idle)
+	rest := idle[:max(0, len(idle)-max(0, workers))]
+	for _, size := range rest {
+		held += size
+	}
+	return len(rest), held
+}
+
+// shimsByUse is how many shims serve a container, which have children, and what each of the others holds of its own.
+func shimsByUse(top string) (serving int, idle []int, err error) {
+	all, err := shims(top)
+	if err != nil {
+		return 0, nil, err
+	}
+	parents := map[int]bool{}
+	sizes := map[int]int{}
+	dir := func(pid int) string { return filepath.Join(top, "proc", strconv.Itoa(pid)) }
+	for _, s := range all {
+		children, err := os.ReadFile(filepath.Join(dir(s.pid), "task", strconv.Itoa(s.pid), "children"))
+		if err != nil || s.helps() {
+			continue // it has ended, or will at once
+		}
+		if len(children) > 0 {
+			parents[s.pid] = true
+		} else if size, err := kilobytes(filepath.Join(dir(s.pid), "smaps_rollup"), "Pss_Anon:"); err == nil {
+			sizes[s.pid] = size
+		}
+	}
+	for pid, size := range sizes {
+		if !parents[parent(dir(pid))] { // a child that has not become runc yet is no shim
+			idle = append(idle, size)
+		}
+	}
+	return len(parents), idle, nil
 }
 
 func alive(pid int) bool {
@@ -58,11 +95,26 @@ func alive(pid int) bool {
 	return err == nil && !strings.HasPrefix(state, "Z")
 }
 
-// waits tells a shim without a container: it has the id of a warm one, and no child, which one that serves a
-// container has.
-func (s shim) waits() bool {
-	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", s.pid))
-	return err == nil && strings.Contains(s.cmdline, " -id _") && len(children) == 0
+// helps tells a process that starts or cleans up for a shim, and ends.
+func (s shim) helps() bool {
+	words := strings.Fields(s.cmdline)
+	return len(words) == 0 || slices.Contains([]string{"start", "delete", "-info"}, words[len(words)-1])
+}
+
+// parent of the process; 0 when it has ended.
+func parent(dir string) int {
+	fields := statOf(dir)
+	if len(fields) < 2 {
+		return 0
+	}
+	pid, _ := strconv.Atoi(fields[1]) // the kernel writes a number there
+	return pid
+}
+
+// statOf is what the kernel tells of a process, from its state on; nothing when it has ended.
+func statOf(dir string) []string {
+	stat, _ := os.ReadFile(filepath.Join(dir, "stat"))
+	return strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:])) // its name, before, may hold anything
 }
 
 // kilobytes is the number behind a name in a file of proc.
@@ -77,5 +129,5 @@ func kilobytes(path, name string) (int, error) {
 			return n, errors.Wrapf(err, "%s in %s", name, path)
 		}
 	}
-	return 0, nil
+	return 0, errors.Errorf("there is no %s in %s", name, path)
 }

@@ -72,8 +72,8 @@ var Accelerator = sync.OnceValue(func() string {
 	if err != nil || !regexp.MustCompile(`(?m)^flags\s.*\b(vmx|svm)\b`).Match(cpu) {
 		return "tcg"
 	}
-	cmd := exec.Command("qemu-system-x86_64", "-accel", "kvm", "-cpu", "host", "-m", "64", "-nodefaults", "-display", "none", "-S",
-		"-monitor", "stdio")
+	cmd := exec.Command("qemu-system-x86_64", "-accel", "kvm", "-cpu", "host", "-m", "64", "-nodefaults",
+		"-display", "none", "-S", "-monitor", "stdio")
 	cmd.Stdin = strings.NewReader("quit\n")
 	if cmd.Run() == nil {
 		return "kvm"

@@ -14,6 +14,7 @@ import (
 	_ "embed"
 
 	"github.com/pkg/errors"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/shimyard/shimyard/integration/internal/image"
 	"github.com/shimyard/shimyard/integration/internal/tools"
@@ -39,21 +40,15 @@ func Build(t *tools.Tools, dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return errors.Wrap(err, "cannot make a directory for the payload")
 	}
-	if err := build(t, filepath.Join(dir, "guest"), "./vm/guest"); err != nil {
-		return err
-	}
-	if err := crictl(t, filepath.Join(dir, "crictl")); err != nil {
-		return err
-	}
-	for n, name := range []string{Ours, OursNewer} {
-		if err := ours(t, filepath.Join(dir, name), fmt.Sprintf("0.0.%d", n+1)); err != nil {
-			return err
-		}
-	}
-	if err := stock(t, dir); err != nil {
-		return err
-	}
-	return images(t, dir)
+	var parts errgroup.Group
+	parts.SetLimit(2) // linking uses little more than one CPU
+	parts.Go(func() error { return ours(t, filepath.Join(dir, Ours), "0.0.1") })
+	parts.Go(func() error { return stock(t, dir) })
+	parts.Go(func() error { return ours(t, filepath.Join(dir, OursNewer), "0.0.2") })
+	parts.Go(func() error { return crictl(t, filepath.Join(dir, "crictl")) })
+	parts.Go(func() error { return build(t, filepath.Join(dir, "guest"), "./vm/guest") })
+	parts.Go(func() error { return images(t, dir) })
+	return parts.Wait()
 }
 
 func build(t *tools.Tools, dst, pkg string) error {
