@@ -60,7 +60,8 @@ type Record struct {
 
 // Launch is the trace of a launch that may have been cut short.
 type Launch struct {
-	// Token is in the environment of every process that the launch started.
+	// Token finds every process that the launch started: by a variable in its environment or, where it holds the id of a
+	// warm shim, by that id.
 	Token  string    `json:"token,omitempty"`
 	Binary string    `json:"binary,omitempty"`
 	At     time.Time `json:"at,omitzero"`
