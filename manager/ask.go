@@ -5,16 +5,20 @@ package manager
 
 import (
 	"context"
+	"syscall"
 	"time"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/v2/core/runtime"
 	"github.com/containerd/containerd/v2/pkg/timeout"
+	"github.com/containerd/containerd/v2/plugins"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
 	"github.com/pkg/errors"
 
 	"github.com/shimyard/shimyard/manager/internal/await"
 	"github.com/shimyard/shimyard/manager/internal/ledger"
+	"github.com/shimyard/shimyard/manager/internal/life"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
 )
@@ -33,7 +37,7 @@ func (i *Instance) current() (runtime.State, bool) {
 	i.mu.Lock()
 	st, b, p := i.state, i.binary, i.proc
 	i.mu.Unlock()
-	if st != running || p == nil || b.Runtime != RuncV2 || !p.IsCurrent() {
+	if st != life.Running || p == nil || b.Runtime != plugins.RuntimeRuncV2 || !p.IsCurrent() {
 		return runtime.State{}, false
 	}
 	return i.ledger.Current()
@@ -50,10 +54,10 @@ func (i *Instance) fresh() (runtime.State, bool) {
 // stateNow asks for the state; with patience > 0 the last known one is the answer after that time.
 func (i *Instance) stateNow(ctx context.Context, patience time.Duration) (runtime.State, error) {
 	st, _ := i.watch()
-	if !st.listed() {
-		return runtime.State{}, errNoInstance(i.kind, i.id)
+	if !st.IsListed() {
+		return runtime.State{}, life.ErrNone(i.kind, i.id)
 	}
-	if st == restoring || i.silent() || i.ledger.Exit("") != nil {
+	if st == life.Restoring || i.silent() || i.ledger.Exit("") != nil {
 		// An exit is the last word. Deleted in the shim and not yet here: its caller asks for the state before it
 		// deletes again.
 		if s, ok := i.ledger.LastKnown(); ok {
@@ -77,7 +81,7 @@ func (i *Instance) stateNow(ctx context.Context, patience time.Duration) (runtim
 // lostTask: a living shim has said that there is no such task. Where its exit is known it was deleted by a Delete that
 // no caller waited for, and is one that is deleted in the shim and not yet here.
 func (i *Instance) lostTask() bool {
-	if st, _ := i.watch(); !st.listed() || i.processDead() || i.ledger.Exit("") == nil {
+	if st, _ := i.watch(); !st.IsListed() || i.processDead() || i.ledger.Exit("") == nil {
 		return false
 	}
 	i.ledger.MarkDeleted()
@@ -95,16 +99,6 @@ func answerBefore(ctx context.Context, patience time.Duration) (context.Context,
 		return context.WithTimeout(ctx, left-min(left/4, 250*time.Millisecond))
 	}
 	return context.WithCancel(ctx)
-}
-
-// silent tells whether the process is known not to answer.
-func (i *Instance) silent() bool {
-	p := i.process()
-	if p == nil {
-		return false
-	}
-	_, st, _ := p.Watch()
-	return st != shimproc.Connected
 }
 
 // askState asks the shim for the state of init or of an exec, once a restore has come to it.
@@ -161,7 +155,7 @@ func (i *Instance) callLink(
 ) error {
 	p := i.process()
 	if p == nil {
-		return errNoInstance(i.kind, i.id)
+		return life.ErrNone(i.kind, i.id)
 	}
 	return p.Call(ctx, mode, f)
 }
@@ -209,18 +203,18 @@ func detach[T any](ctx context.Context, m *ShimManager, f func(context.Context) 
 // settled waits until a restored instance's shim has answered, up to the load timeout. Every other listed state needs
 // no waiting, and a forced call waits no longer than until there is a connection to send it on.
 func (i *Instance) settled(ctx context.Context, mode shimproc.Mode) error {
-	if st, _ := i.watch(); st != restoring {
+	if st, _ := i.watch(); st != life.Restoring {
 		return i.usable(st)
 	}
 	i.m.urge()
-	wctx, cancel := timeout.WithContext(ctx, TimeoutLoad)
+	wctx, cancel := timeout.WithContext(ctx, shimproc.TimeoutLoad)
 	defer cancel()
 	var verdict error
 	err := await.Until(wctx, func() (await.Wake, bool) {
 		moved := i.moved()
 		st, changed := i.watch()
 		switch {
-		case st != restoring:
+		case st != life.Restoring:
 			verdict = i.usable(st)
 		case !i.isUnresponsive():
 			return await.Wake{changed, moved}, false
@@ -238,25 +232,9 @@ func (i *Instance) settled(ctx context.Context, mode shimproc.Mode) error {
 	return i.unavailable()
 }
 
-// isUnresponsive tells whether the process is known to leave calls unanswered.
-func (i *Instance) isUnresponsive() bool {
-	p := i.process()
-	if p == nil {
-		return false
-	}
-	_, st, _ := p.Watch()
-	return st == shimproc.Unresponsive
-}
-
-// moved is closed when the state of the process changes.
-func (i *Instance) moved() <-chan struct{} {
-	_, moved := i.link()
-	return moved
-}
-
-func (i *Instance) usable(st state) error {
-	if !st.listed() {
-		return errNoInstance(i.kind, i.id)
+func (i *Instance) usable(st life.State) error {
+	if !st.IsListed() {
+		return life.ErrNone(i.kind, i.id)
 	}
 	return nil
 }
@@ -272,23 +250,89 @@ func (i *Instance) unavailable() error {
 	return shimproc.Unavailable(i.id, since, "has not answered after the daemon's start,")
 }
 
-// errNoInstance is the answer for an id that is not known, or that is not yet, or no longer, a task.
-func errNoInstance(k Kind, id string) error {
-	return errors.Wrapf(errdefs.ErrNotFound, "%s %s", k, id)
-}
-
-// errReserved is the answer to a create whose id still belongs to an earlier instance.
-func errReserved(i *Instance) error {
-	st, left := i.status()
-	if left != nil {
-		return errors.Wrapf(errdefs.ErrAlreadyExists, "%s %s is still being cleaned up: %v", i.kind, i.id, left)
-	}
-	return errors.Wrapf(errdefs.ErrAlreadyExists, "%s %s (%s)", i.kind, i.id, st)
-}
-
 // box calls the Sandbox API of the instance's shim.
 func (i *Instance) box(
 	ctx context.Context, mode shimproc.Mode, f func(context.Context, *shimclient.Sandbox) error,
 ) error {
 	return i.callLink(ctx, mode, func(ctx context.Context, l *shimproc.Link) error { return f(ctx, l.Conn.Sandbox()) })
+}
+
+// verifyAgain verifies the shim's pid where the Connect of its launch was not answered in time. What cannot be verified
+// after some tries never will be: a VM's pid, or one of another pid namespace.
+func (i *Instance) verifyAgain(ctx context.Context) {
+	p := i.process()
+	if p == nil || p.Verified() != (shimclient.ProcessID{}) || !p.MayTryToVerify() {
+		return
+	}
+	i.verifyShim(ctx)
+}
+
+// verifyShim makes sure that the shim's pid is known, for bundles whose record does not have it.
+func (i *Instance) verifyShim(ctx context.Context) {
+	p := i.process()
+	if p == nil {
+		return
+	}
+	if l, _, _ := p.Watch(); l != nil {
+		i.mu.Lock()
+		b, token := i.binary, i.ledger.Passage().Token()
+		i.mu.Unlock()
+		p.Verify(ctx, l, b, token)
+	}
+	i.ledger.RecordShim(p.Verified())
+}
+
+// sendStart starts init ("") or an exec and returns its pid.
+func (i *Instance) sendStart(ctx context.Context, execID string) (pid uint32, err error) {
+	err = i.call(ctx, shimproc.Once, func(ctx context.Context, c *shimclient.Task) error {
+		r, err := c.Start(ctx, &taskapi.StartRequest{ID: i.id, ExecID: execID})
+		if err == nil {
+			pid = r.Pid
+		}
+		return err
+	})
+	return pid, err
+}
+
+// ignores tells errors of a forced call that the shim has left unanswered for the whole deadline, or that could not be
+// sent to it.
+func (i *Instance) ignores(err error) bool {
+	return errors.Is(err, shimclient.ErrNoAnswer) || errdefs.IsUnavailable(err) && i.silent()
+}
+
+// killInit ends the container's init without its shim. True when that was its init for certain, its alone, and it is
+// ended.
+func (i *Instance) killInit(ctx context.Context) bool {
+	pid := i.ledger.Init()
+	if (pid == shimclient.ProcessID{}) || i.sharesInit(uint32(pid.Pid)) {
+		return false
+	}
+	if err := pid.Signal(syscall.SIGKILL); err != nil && !errdefs.IsNotFound(err) {
+		log.G(ctx).WithError(err).WithField("pid", pid.Pid).Error("cannot end a container without its shim")
+		return false
+	}
+	// Who deletes next asks whether it is gone.
+	wctx, cancel := timeout.WithContext(ctx, shimproc.TimeoutCleanup)
+	defer cancel()
+	if err := pid.Wait(wctx); err != nil {
+		log.G(ctx).WithError(err).WithField("pid", pid.Pid).Error("a container's init does not end at a SIGKILL")
+		return false
+	}
+	log.G(ctx).WithField("pid", pid.Pid).Warn("ended a container's init without its shim")
+	return true
+}
+
+// sharesInit tells whether another task of the same shim has the same pid, as in a VM, whose process stands for all
+// containers in it.
+func (i *Instance) sharesInit(pid uint32) bool {
+	p := i.process()
+	if p == nil {
+		return false
+	}
+	for _, o := range instancesOf(p) {
+		if o != i && o.ledger.Pid("") == pid {
+			return true
+		}
+	}
+	return false
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc/codes"
 
+	"github.com/shimyard/shimyard/manager/internal/life"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
 )
@@ -54,11 +55,11 @@ func TestBreaker(t *testing.T) {
 		require.Zero(t, s.count("State"), "it is answered from the record")
 		require.Zero(t, time.Since(before))
 		ist, _ := i.watch()
-		require.Equal(t, running, ist)
+		require.Equal(t, life.Running, ist)
 
 		// What changes something waits for a while: the shim may have been merely slow.
 		require.True(t, errdefs.IsUnavailable(task.Pause(t.Context())))
-		require.Equal(t, timeout.Get(TimeoutLoad), time.Since(before))
+		require.Equal(t, timeout.Get(shimproc.TimeoutLoad), time.Since(before))
 		require.Zero(t, s.count("Pause"))
 
 		// A kill goes out, and any answer closes the breaker.

@@ -18,6 +18,7 @@ import (
 	"github.com/containerd/typeurl/v2"
 	"github.com/stretchr/testify/require"
 
+	"github.com/shimyard/shimyard/manager/internal/life"
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
@@ -89,7 +90,7 @@ func TestUnsupportedMethods(t *testing.T) {
 			l, _, _ := y.instance("c1").process().Watch()
 			require.Equal(t, 3, l.Task.Version(), "one missing method is no other version")
 			y.restart()
-			y.inState("c1", running)
+			y.inState("c1", life.Running)
 			y.remove("c1")
 			y.empty()
 		})
@@ -104,7 +105,7 @@ func TestDowngrade(t *testing.T) {
 			y.live("c1", 2)
 			y.run("c2", "sleep")
 			y.restart()
-			y.inState("c2", running)
+			y.inState("c2", life.Running)
 			y.remove("c2")
 			y.empty()
 		})
@@ -124,8 +125,8 @@ func TestGroup(t *testing.T) {
 	y.remove("g1")
 	require.Zero(t, y.shim.Count(shimtest.KindRPC, "Shutdown"))
 	y.restart()
-	y.inState("c2", running)
-	y.inState("c3", running)
+	y.inState("c2", life.Running)
+	y.inState("c3", life.Running)
 	y.oneConnection("c2")
 	y.remove("c2")
 	y.remove("c3")
@@ -226,7 +227,7 @@ func TestStdio(t *testing.T) {
 	y.restart()
 	require.Equal(t, out, y.state(mustGet(y, "c1")).Stdout)
 	cont()
-	y.inState("c1", running)
+	y.inState("c1", life.Running)
 	y.remove("c1")
 	y.empty()
 }

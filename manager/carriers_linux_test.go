@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
@@ -62,7 +63,7 @@ func TestFailedCreateSparesWhatEarlierContainersLeft(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			y := poolYard(t, shimtest.Scenario{}, PoolConfig{Warm: 1, Reuse: 10})
-			setTimeout(t, TimeoutShutdown, 300*time.Millisecond)
+			setTimeout(t, shimproc.TimeoutShutdown, 300*time.Millisecond)
 			y.pooled("c1")
 			y.spares(1) // it was there before the shim of c1 came back, so that c2 gets that one
 			w := y.warm("c1")
@@ -88,7 +89,7 @@ func TestFailedCreateSparesWhatEarlierContainersLeft(t *testing.T) {
 // TestIdleShimIsEndedAlone: what hooks left behind outlasts the idle shim that they inherited the token from.
 func TestIdleShimIsEndedAlone(t *testing.T) {
 	y := poolYard(t, shimtest.Scenario{}, PoolConfig{Warm: 1, Reuse: 10})
-	setTimeout(t, TimeoutShutdown, 300*time.Millisecond)
+	setTimeout(t, shimproc.TimeoutShutdown, 300*time.Millisecond)
 	y.pooled("c1")
 	w := y.warm("c1")
 	y.later()

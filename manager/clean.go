@@ -5,20 +5,21 @@ package manager
 
 import (
 	"context"
-	"math/rand/v2"
 	"time"
 
-	"github.com/containerd/containerd/v2/core/containers"
+	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
 	"github.com/containerd/containerd/v2/pkg/timeout"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/pkg/errors"
 
+	"github.com/shimyard/shimyard/bundle"
 	"github.com/shimyard/shimyard/manager/internal/failpoint"
 	"github.com/shimyard/shimyard/manager/internal/ledger"
+	"github.com/shimyard/shimyard/manager/internal/life"
 	"github.com/shimyard/shimyard/manager/internal/metrics"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
-	"github.com/shimyard/shimyard/shimclient"
+	"github.com/shimyard/shimyard/manager/internal/spans"
 )
 
 const (
@@ -48,7 +49,7 @@ func (i *Instance) clean(c cleaning) {
 			i.m.forget(i)
 			return
 		}
-		if i.remains.setLeft(err) {
+		if i.remains.SetLeft(err) {
 			log.G(i.context()).WithError(err).Errorf("cannot clean up after %s; it is tried again until it succeeds",
 				i.kind)
 		}
@@ -57,9 +58,6 @@ func (i *Instance) clean(c cleaning) {
 		}
 	}
 }
-
-// spread is a pause of half to one and a half times d, so that cleanups that failed together are retried apart.
-func spread(d time.Duration) time.Duration { return d/2 + rand.N(d) }
 
 // cleanOnce is one attempt: processes of a launch that got no task, `shim delete` where it is due, sockets no process
 // listens on, the bundle, and the mounts that were activated for it.
@@ -74,11 +72,11 @@ func (i *Instance) tryClean(ctx context.Context, c *cleaning) error {
 		return err
 	}
 	if c.shimDelete {
-		if err := i.tryShimDelete(ctx, c); err != nil {
+		if err := i.tryShimDelete(ctx, c.orderly); err != nil {
 			return err
 		}
 	}
-	ctx, end := childSpan(ctx, spanDelete+".cleanup")
+	ctx, end := spans.Child(ctx, spans.Delete+".cleanup")
 	err := i.removeRest(ctx)
 	end(err)
 	return err
@@ -87,8 +85,8 @@ func (i *Instance) tryClean(ctx context.Context, c *cleaning) error {
 // endLaunches ends the processes that carry the tokens of launches that came to nothing, but those that were there
 // before the instance. It must succeed before the bundle goes: the tokens are in it.
 func (i *Instance) endLaunches(ctx context.Context) error {
-	tokens, spare := i.remains.launches()
-	ctx, cancel := timeout.WithContext(ctx, TimeoutCleanup)
+	tokens, spare := i.remains.Launches()
+	ctx, cancel := timeout.WithContext(ctx, shimproc.TimeoutCleanup)
 	defer cancel()
 	for _, token := range tokens {
 		by, err := i.m.procs.LeftOver(token)
@@ -130,7 +128,7 @@ func (i *Instance) removeRest(ctx context.Context) error {
 		}
 		failpoint.Here("clean-removed")
 	}
-	if i.remains.isMounted() {
+	if i.remains.IsMounted() {
 		i.deactivate(ctx)
 	}
 	return nil
@@ -156,51 +154,10 @@ func (i *Instance) addresses() []string {
 	return nil
 }
 
-// deleteBinary finds the binary: the one that started the shim, else the one that its runtime's name resolves to today,
-// else one of the same file name, since runtimes that clients name by path resolve to nothing else.
-func (i *Instance) deleteBinary(ctx context.Context) (shimclient.Binary, error) {
-	i.mu.Lock()
-	b, name := i.binary, i.ledger.Passage().Runtime
-	i.mu.Unlock()
-	if b.Path != "" {
-		if r, err := i.m.resolver.Resolve(b.Path); err == nil {
-			return shimclient.Binary{Runtime: b.Runtime, Path: r.Path, File: r.File}, nil
-		}
-	}
-	if name == "" {
-		name = i.container(ctx).Runtime.Name // bundles of pods that stock containerd left do not name it
-	}
-	if name != "" {
-		if r, err := i.m.resolver.Resolve(name); err == nil {
-			return r, nil
-		}
-	}
-	for _, path := range []string{b.Path, name} {
-		if r, err := i.m.resolver.ResolveNamesake(path); err == nil {
-			log.G(ctx).WithField("binary", path).Warnf("the shim's binary is gone: its delete is run by %s", r.Path)
-			return shimclient.Binary{Runtime: b.Runtime, Path: r.Path, File: r.File}, nil
-		}
-	}
-	log.G(ctx).WithField("binary", b.Path).Warn("the shim's binary is gone: its delete cannot run")
-	return shimclient.Binary{}, errNoBinary
-}
-
-// container is what the metadata store knows of the instance's container; empty where that is nothing.
-func (i *Instance) container(ctx context.Context) containers.Container {
-	if i.m.config.Containers == nil {
-		return containers.Container{}
-	}
-	c, err := i.m.config.Containers.Get(ctx, i.id)
-	if err != nil {
-		return containers.Container{}
-	}
-	return c
-}
-
 // cleanUpDead is what follows the proof of death: the exit is found out and told, then the deletion, and nothing is
 // left behind.
 func (i *Instance) cleanUpDead() {
-	ctx, end := i.startSpan(i.context(), spanReap)
+	ctx, end := i.startSpan(i.context(), spans.Reap)
 	defer end(nil)
 	log.G(ctx).Info("shim is dead, cleaning up after it")
 	i.leaveProcess()
@@ -220,7 +177,7 @@ func (i *Instance) cleanUpDead() {
 		}
 		i.ledger.LearnDeath(exit)
 		failpoint.Here("bury-recorded")
-		if i.kind == KindTask {
+		if i.kind == life.Task {
 			i.tell()
 		}
 	}
@@ -234,7 +191,7 @@ func (i *Instance) cleanUpDead() {
 // waitInFlight waits until what the shim itself has told must have arrived and, at a start of the daemon, until
 // subscribers can listen.
 func (i *Instance) waitInFlight() bool {
-	return i.m.awaitTold(max(ledger.InFlight, subscribersBack-time.Since(i.m.desk.Started)))
+	return i.m.follower.HearAll(max(ledger.InFlight, subscribersBack-time.Since(i.m.desk.Started)))
 }
 
 // leaveProcess detaches the instance from its process and ends that when no instance is left in it.
@@ -244,78 +201,69 @@ func (i *Instance) leaveProcess() {
 	}
 }
 
-const (
-	// lingerNoted is how long after its yes to a Shutdown a shim may still run before that is recorded. Most are gone
-	// long before.
-	lingerNoted = 200 * time.Millisecond
-	// lingerTimes is for how many cleanup timeouts a shim that said yes to its Shutdown may go on running before it
-	// is ended.
-	lingerTimes = 6
-)
-
-// shutDown asks the process, which serves no other instance, to go. lingering is nil when it is gone within the
-// shutdown timeout. One that has said yes and lingers must keep the id: the `start` of the next task under it would
-// find the old shim at its socket, take it for the group's, and end with it. Nor may another instance join it, so it
-// stays known, closing, until it is gone.
-func (i *Instance) shutDown(ctx context.Context, p *shimproc.Process) (lingering *shimproc.Leaving, err error) {
-	ctx, cancel := timeout.WithContext(ctx, TimeoutShutdown)
-	defer cancel()
-	leaving, err := p.AskToGo(ctx, i.id)
-	if err != nil {
-		return nil, err
+// activated notes that the instance's mounts are to be deactivated when it goes.
+func (i *Instance) activated() {
+	if i.kind == life.Task {
+		i.remains.SetMounted()
 	}
-	return i.awaitShutdown(ctx, leaving), nil
 }
 
-// awaitShutdown waits until the process that said yes to its shutdown is gone; what is returned then is nil.
-func (i *Instance) awaitShutdown(ctx context.Context, p *shimproc.Leaving) (lingering *shimproc.Leaving) {
-	soon, cancel := context.WithTimeout(ctx, lingerNoted)
-	gone := p.WaitGone(soon)
-	cancel()
-	if !gone {
-		i.ledger.MarkLingering()
-		gone = p.WaitGone(ctx)
+// deactivate is part of cleaning; what fails is left to the garbage collector, by the label.
+func (i *Instance) deactivate(ctx context.Context) {
+	if err := i.m.mounts.Deactivate(ctx, i.id); err != nil {
+		log.G(ctx).WithError(err).Error("cannot deactivate the task's mounts, leaving them to the garbage collector")
 	}
-	if gone {
-		return nil
-	}
-	return p
 }
 
-// cleanUpOnceGone keeps the id of a deleted instance reserved until its process, which said yes to its shutdown, is
-// gone, and cleans up then. The delete itself is answered.
-func (i *Instance) cleanUpOnceGone(p *shimproc.Leaving, c cleaning) {
-	i.remains.setLeft(errors.Errorf("its shim at %s has said yes to its shutdown and still runs", p.Process().Endpoint))
-	i.onDeleted()
-	patience := lingerTimes * timeout.Get(TimeoutCleanup)
-	i.m.spawn(func() { i.cleanUpAfter(p, c, patience) })
+// deletesAlways tells whether `shim delete` is due after an orderly delete.
+func (i *Instance) deletesAlways() bool {
+	i.mu.Lock()
+	b, v, p := i.binary, i.version, i.proc
+	i.mu.Unlock()
+	if p != nil {
+		v = p.TaskVersion() // less than the shim told, after a downgrade
+	}
+	return i.m.config.deletesAlways(b, v)
 }
 
-func (i *Instance) cleanUpAfter(p *shimproc.Leaving, c cleaning, patience time.Duration) {
-	ctx := i.context()
-	log.G(ctx).WithField("address", p.Process().Endpoint).Warn("shim has said yes to its shutdown and still runs")
-	if !p.WaitOrKill(ctx, patience) {
-		return // the manager was closed; the next start goes on
+// bootstrap returns how to reach the instance's shim: what its bundle says or, if that is lost, what our record does.
+func (i *Instance) bootstrap() (*bootapi.BootstrapResult, error) {
+	d, known := i.home(), i.ledger.Passage().Endpoint
+	if d == nil {
+		return nil, errors.Wrapf(errdefs.ErrUnavailable, "%s %s is still being started", i.kind, i.id)
 	}
-	p.Process().End()
-	if i.kind == KindTask && i.ledger.Unspoken() {
-		if !i.waitInFlight() {
-			return
+	r, err := d.ReadBootstrap()
+	if known == nil || err == nil && r.Address != known.Address {
+		return r, err
+	}
+	// An address that a shim has left by itself says neither version nor protocol.
+	return &bootapi.BootstrapResult{
+		Version: int32(known.Version), Protocol: known.Protocol, Address: known.Address, Extensions: r.GetExtensions(),
+	}, nil
+}
+
+// removeBundle removes the bundle, without the directory of a warm shim that goes on without the instance.
+func (i *Instance) removeBundle(d *bundle.Bundle) error {
+	i.mu.Lock()
+	house := i.house
+	i.mu.Unlock()
+	if house != nil {
+		if err := i.m.pool.vacate(house, d); err != nil {
+			return err
 		}
-		i.tell()
 	}
-	i.remains.setLeft(nil)
-	i.clean(c)
+	return d.Remove()
 }
 
-// restoreLingering takes up what an earlier daemon did not come to the end of. Others may be behind the process where
-// that daemon died before they were told that it is closing; then it is theirs.
-func (i *Instance) restoreLingering(p *shimproc.Process) {
-	i.activated()
-	c := i.cleaningAfter(i.ledger.Exit("") != nil)
-	if !p.Leave(behind{i}) {
-		i.clean(c)
-		return
+// cleanUpIfDead sees to a death that came while the state was one in which another step had to: it is asked after
+// every return to running. True when the instance is dead.
+func (i *Instance) cleanUpIfDead() bool {
+	p := i.process()
+	if p == nil || !p.IsDead() {
+		return false
 	}
-	i.cleanUpOnceGone(p.SaidYes(nil), c)
+	if i.onDeath() {
+		i.m.spawn(i.cleanUpDead)
+	}
+	return true
 }

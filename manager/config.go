@@ -112,3 +112,49 @@ func newPolicy(c *Config) (*shimclient.Policy, error) {
 	}
 	return shimclient.NewPolicy(c.AllowedRuntimes, check)
 }
+
+// CleanupPolicy says when the shim's binary is run once more, with `delete`, after a task was deleted.
+type CleanupPolicy string
+
+const (
+	// CleanupAuto is on-failure for io.containerd.runc.v2 shims that answered with version 3, always for all others.
+	CleanupAuto CleanupPolicy = "auto"
+	// CleanupAlways runs `delete` after every Delete, as stock containerd does.
+	CleanupAlways CleanupPolicy = "always"
+	// CleanupOnFailure runs `delete` only when the orderly way failed.
+	CleanupOnFailure CleanupPolicy = "on-failure"
+)
+
+// CleanupPolicies are all, the default first.
+var CleanupPolicies = []CleanupPolicy{CleanupAuto, CleanupAlways, CleanupOnFailure}
+
+// RuntimeConfig is what config says about one runtime, or about a family of them.
+type RuntimeConfig struct {
+	// Path of the shim's binary; "" searches for it. Not of a family.
+	Path string
+	// StartProtocol is how `start` is spoken to; "" is auto.
+	StartProtocol shimclient.StartProtocol
+	// Cleanup is when `delete` runs; "" is auto.
+	Cleanup CleanupPolicy
+	// Env is added to the environment of its shims, after the one for all.
+	Env []string
+	// ShimCgroup is the cgroup that its shims are put into where their clients name none; "" leaves them in the
+	// daemon's.
+	ShimCgroup string
+	// Pool is how its shims are kept warm; nil is DefaultPool of the runtime.
+	Pool *PoolConfig
+	// Deadlines of calls to its shims, laid over those of the Config.
+	Deadlines shimclient.Deadlines
+}
+
+// PoolConfig says how the shims of one runtime are kept warm. The zero value is: not at all. In a RuntimeConfig a
+// negative number is DefaultPool's, which a family does not know before it is asked for one of its runtimes.
+type PoolConfig struct {
+	// Warm is how many idle shims are started ahead, at most, for containers that differ in nothing a shim gets at its
+	// start. 0: each container's shim is started for it and ends with it.
+	Warm int
+	// Reuse is how often a shim may take another task after one was deleted in good order.
+	Reuse int
+	// Share is how many tasks may be in one shim process at a time; 1 or less: one.
+	Share int
+}

@@ -6,66 +6,26 @@ package manager
 import (
 	"maps"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 
+	runcoptions "github.com/containerd/containerd/api/types/runc/options"
+	"github.com/containerd/containerd/v2/plugins"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/typeurl/v2"
 	"github.com/pkg/errors"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/shimyard/shimyard/shimclient"
 )
-
-// CleanupPolicy says when the shim's binary is run once more, with `delete`, after a task was deleted.
-type CleanupPolicy string
-
-const (
-	// CleanupAuto is on-failure for io.containerd.runc.v2 shims that answered with version 3, always for all others.
-	CleanupAuto CleanupPolicy = "auto"
-	// CleanupAlways runs `delete` after every Delete, as stock containerd does.
-	CleanupAlways CleanupPolicy = "always"
-	// CleanupOnFailure runs `delete` only when the orderly way failed.
-	CleanupOnFailure CleanupPolicy = "on-failure"
-)
-
-// CleanupPolicies are all, the default first.
-var CleanupPolicies = []CleanupPolicy{CleanupAuto, CleanupAlways, CleanupOnFailure}
-
-// RuntimeConfig is what config says about one runtime, or about a family of them.
-type RuntimeConfig struct {
-	// Path of the shim's binary; "" searches for it. Not of a family.
-	Path string
-	// StartProtocol is how `start` is spoken to; "" is auto.
-	StartProtocol shimclient.StartProtocol
-	// Cleanup is when `delete` runs; "" is auto.
-	Cleanup CleanupPolicy
-	// Env is added to the environment of its shims, after the one for all.
-	Env []string
-	// ShimCgroup is the cgroup that its shims are put into where their clients name none; "" leaves them in the
-	// daemon's.
-	ShimCgroup string
-	// Pool is how its shims are kept warm; nil is DefaultPool of the runtime.
-	Pool *PoolConfig
-	// Deadlines of calls to its shims, laid over those of the Config.
-	Deadlines shimclient.Deadlines
-}
-
-// PoolConfig says how the shims of one runtime are kept warm. The zero value is: not at all. In a RuntimeConfig a
-// negative number is DefaultPool's, which a family does not know before it is asked for one of its runtimes.
-type PoolConfig struct {
-	// Warm is how many idle shims are started ahead, at most, for containers that differ in nothing a shim gets at its
-	// start. 0: each container's shim is started for it and ends with it.
-	Warm int
-	// Reuse is how often a shim may take another task after one was deleted in good order.
-	Reuse int
-	// Share is how many tasks may be in one shim process at a time; 1 or less: one.
-	Share int
-}
 
 // DefaultPool is how the shims of a runtime are kept where config says nothing: those of io.containerd.runc.v2 are kept
 // warm.
 func DefaultPool(runtime string) PoolConfig {
 	p := PoolConfig{Reuse: 100, Share: 1}
-	if runtime == RuncV2 {
+	if runtime == plugins.RuntimeRuncV2 {
 		p.Warm = 4
 	}
 	return p
@@ -171,6 +131,53 @@ func (c *Config) deletesAlways(b shimclient.Binary, version int) bool {
 	case CleanupOnFailure:
 		return false
 	default:
-		return b.Runtime != RuncV2 || version < 3
+		return b.Runtime != plugins.RuntimeRuncV2 || version < 3
 	}
+}
+
+// runcShim is the file name of the shim that takes runc's options whatever the runtime is called.
+const runcShim = "containerd-shim-runc-v2"
+
+// startOptions are what a shim of a binary is started with, where its client gives opts: with the cgroup that config
+// names for the shim, if the client names none. Only runc's options can say it, and the shim goes there by itself
+// before it serves anything; for a shim with options of another kind it is an InvalidArgument error, so that none ends
+// up elsewhere unseen.
+func (c *Config) startOptions(b shimclient.Binary, opts *anypb.Any) (*anypb.Any, error) {
+	cgroup := c.runtime(b).ShimCgroup
+	if cgroup == "" {
+		return opts, nil
+	}
+	o := &runcoptions.Options{}
+	switch {
+	case opts == nil && (b.Runtime == plugins.RuntimeRuncV2 || filepath.Base(b.Path) == runcShim):
+	case opts != nil && typeurl.Is(opts, o):
+		if err := typeurl.UnmarshalTo(opts, o); err != nil {
+			return nil, errors.Wrapf(errdefs.ErrInvalidArgument, "cannot read the runtime's options: %v", err)
+		}
+	default:
+		return nil, errors.Wrapf(errdefs.ErrInvalidArgument,
+			"the config has shim_cgroup %q for runtime %s, whose options (%q) cannot say it; remove the key for this runtime",
+			cgroup, b.Runtime, opts.GetTypeUrl())
+	}
+	if o.ShimCgroup != "" {
+		return opts, nil
+	}
+	o.ShimCgroup = cgroup
+	value, err := proto.Marshal(o)
+	if err != nil {
+		return nil, errors.Wrap(err, "cannot write the runtime's options")
+	}
+	url := opts.GetTypeUrl()
+	if url == "" {
+		if url, err = runcOptionsURL(); err != nil {
+			return nil, err
+		}
+	}
+	return &anypb.Any{TypeUrl: url, Value: value}, nil
+}
+
+// runcOptionsURL is how clients name the type of runc's options.
+func runcOptionsURL() (string, error) {
+	url, err := typeurl.TypeURL(&runcoptions.Options{})
+	return url, errors.Wrap(err, "cannot name the type of runc's options")
 }

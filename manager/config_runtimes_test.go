@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	runcoptions "github.com/containerd/containerd/api/types/runc/options"
+	"github.com/containerd/containerd/v2/plugins"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/typeurl/v2"
 	"github.com/stretchr/testify/require"
@@ -57,7 +58,7 @@ func TestPoolOfFamily(t *testing.T) {
 		"io.containerd.*":      {Pool: &PoolConfig{Warm: -1, Reuse: 7, Share: -1}},
 		"io.containerd.kata.*": {Pool: &PoolConfig{Warm: 2, Reuse: -1, Share: 3}},
 	}}
-	require.Equal(t, PoolConfig{Warm: 4, Reuse: 7, Share: 1}, c.pool(shimclient.Binary{Runtime: RuncV2}))
+	require.Equal(t, PoolConfig{Warm: 4, Reuse: 7, Share: 1}, c.pool(shimclient.Binary{Runtime: plugins.RuntimeRuncV2}))
 	require.Equal(t, PoolConfig{Warm: 0, Reuse: 7, Share: 1},
 		c.pool(shimclient.Binary{Runtime: "io.containerd.runsc.v1"}))
 	require.Equal(t, PoolConfig{Warm: 2, Reuse: 100, Share: 3},
@@ -76,7 +77,7 @@ func TestBadFamilies(t *testing.T) {
 // The cgroup of the config is for those whose clients name none, and never gets lost without a word.
 func TestShimCgroupOfConfig(t *testing.T) {
 	c := &Config{Runtimes: map[string]RuntimeConfig{"io.containerd.*": {ShimCgroup: "/shims"}}}
-	runc := shimclient.Binary{Runtime: RuncV2, Path: "/bin/" + runcShim}
+	runc := shimclient.Binary{Runtime: plugins.RuntimeRuncV2, Path: "/bin/" + runcShim}
 	given := func(o *runcoptions.Options) *anypb.Any {
 		a, err := typeurl.MarshalAnyToProto(o)
 		require.NoError(t, err)

@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"sync"
 	"time"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
@@ -17,9 +16,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/archive"
 	"github.com/containerd/containerd/v2/pkg/archive/compression"
 	"github.com/containerd/errdefs"
-	"github.com/containerd/typeurl/v2"
 	"github.com/pkg/errors"
-	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
@@ -42,7 +39,7 @@ const (
 // to wait for.
 func (i *Instance) createTask(ctx context.Context, opts runtime.CreateOpts, rootfs []mount.Mount) (uint32, error) {
 	req := &taskapi.CreateTaskRequest{
-		ID: i.id, Bundle: i.bundle.Path,
+		ID: i.id, Bundle: i.home().Path,
 		Stdin: opts.IO.Stdin, Stdout: opts.IO.Stdout, Stderr: opts.IO.Stderr, Terminal: opts.IO.Terminal,
 		Checkpoint: opts.Checkpoint, Options: options(opts), Rootfs: mount.ToProto(rootfs),
 	}
@@ -68,7 +65,7 @@ func (i *Instance) detached(ctx context.Context, call func(context.Context) erro
 	send := func(ctx context.Context) (struct{}, error) { return struct{}{}, call(ctx) }
 	c, left := outlast(ctx, func(f func()) { go f() }, send)
 	if left {
-		i.creation.onCallerLeft(c.done)
+		i.creation.OnCallerLeft(c.done)
 		return errors.Wrapf(ctx.Err(), "creating %s %s", i.kind, i.id)
 	}
 	return c.err
@@ -77,7 +74,7 @@ func (i *Instance) detached(ctx context.Context, call func(context.Context) erro
 // stranded counts the Creates that have not been answered since their callers left.
 func stranded(p *shimproc.Process) (n int) {
 	for _, i := range instancesOf(p) {
-		if i.creation.owed() != nil {
+		if i.creation.Owed() != nil {
 			n++
 		}
 	}
@@ -87,12 +84,12 @@ func stranded(p *shimproc.Process) (n int) {
 func (i *Instance) sendCreate(
 	ctx context.Context, req *taskapi.CreateTaskRequest,
 ) (resp *taskapi.CreateTaskResponse, err error) {
-	i.creation.setCut(true)
+	i.creation.SetCut(true)
 	err = i.call(ctx, shimproc.Forced, func(ctx context.Context, t *shimclient.Task) error {
 		resp, err = t.Create(ctx, req)
 		return err
 	})
-	i.creation.setCut(errors.Is(err, shimclient.ErrConnectionLost) || errors.Is(err, shimproc.ErrDead))
+	i.creation.SetCut(errors.Is(err, shimclient.ErrConnectionLost) || errors.Is(err, shimproc.ErrDead))
 	return resp, err
 }
 
@@ -119,7 +116,7 @@ func (i *Instance) endLaunchOf(p *shimproc.Process) {
 		tokens = append(tokens, house.token)
 		spare = shimproc.Sparing(shimclient.ProcessID{}, house.answered, way.Took)
 	}
-	i.remains.setLaunches(tokens, spare)
+	i.remains.SetLaunches(tokens, spare)
 }
 
 // endOwnLaunch makes cleaning begin with the end of all processes of a launch whose answer is not on record, so that no
@@ -129,7 +126,7 @@ func (i *Instance) endOwnLaunch() {
 	if way.Launch == nil || way.Joined || way.Launch.Answered != 0 {
 		return
 	}
-	i.remains.setLaunches([]string{way.Launch.Token}, shimproc.Sparing(shimclient.ProcessID{}, 0, way.Took))
+	i.remains.SetLaunches([]string{way.Launch.Token}, shimproc.Sparing(shimclient.ProcessID{}, 0, way.Took))
 }
 
 // awaitHelpers waits until no process of the instance's launch is left but the shim itself: a Create that a crash of
@@ -161,7 +158,7 @@ func (i *Instance) awaitHelpers(p *shimproc.Process) {
 func (i *Instance) launchTokens(p *shimproc.Process) []string {
 	way := i.ledger.Passage()
 	switch {
-	case !i.creation.wasCut() || p == nil:
+	case !i.creation.WasCut() || p == nil:
 		return nil
 	case way.Warm != "":
 		tokens, _ := p.Traces()
@@ -201,64 +198,16 @@ func (i *Instance) applyDiff(ctx context.Context, path string) error {
 		return errors.Wrapf(err, "cannot decompress %s", path)
 	}
 	defer stream.Close()
-	if _, err := archive.Apply(ctx, i.bundle.Rootfs(), stream); err != nil {
-		return errors.Wrapf(err, "cannot unpack %s into %s", path, i.bundle.Rootfs())
+	rootfs := i.home().Rootfs()
+	if _, err := archive.Apply(ctx, rootfs, stream); err != nil {
+		return errors.Wrapf(err, "cannot unpack %s into %s", path, rootfs)
 	}
 	return nil
 }
 
-// creation is what the undo of a create has to know of the Create that was sent. Safe for concurrent use: its lock
-// may be taken while the instance's or the process's is held, and nothing is done under it. That is right because it
-// says what a shim may still be doing, which no state decides and no decision about a state needs.
-type creation struct {
-	mu     sync.Mutex
-	answer <-chan struct{} // closed at that of a Create whose caller has left; nil when there is none
-	cut    bool            // a Create may still be under way in what the shim has run for it
-}
-
-// onCallerLeft notes what is closed when the answer comes to a Create that no caller waits for any more.
-func (c *creation) onCallerLeft(answer <-chan struct{}) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.answer = answer
-}
-
-// settle ends the wait for an answer that was owed: it has come, or is not waited for any more.
-func (c *creation) settle() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.answer = nil
-}
-
-// owed is closed when the answer comes that the shim owes to a caller who has left; nil when it owes none.
-func (c *creation) owed() <-chan struct{} {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.answer
-}
-
-// setCut notes whether a Create may have been cut off half way: its answer was lost, or it was sent by an earlier
-// daemon.
-func (c *creation) setCut(cut bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.cut = cut
-}
-
-func (c *creation) wasCut() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.cut
-}
-
-// options of a create: the task's own, else the runtime's.
-func options(opts runtime.CreateOpts) *anypb.Any {
-	o := opts.TaskOptions
-	if o == nil || o.GetValue() == nil {
-		o = opts.RuntimeOptions
-	}
-	if o == nil {
-		return nil
-	}
-	return typeurl.MarshalProto(o)
+// findByToken is shimclient's, bounded.
+func (m *ShimManager) findByToken(token string) ([]shimclient.ProcessID, error) {
+	ctx, cancel := context.WithTimeout(m.ctx, shimproc.ScanTime)
+	defer cancel()
+	return shimclient.FindByToken(ctx, token)
 }

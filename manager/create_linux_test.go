@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/types/known/anypb"
 
+	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
@@ -92,7 +93,7 @@ var failingCreates = []failing{
 func TestCreateFails(t *testing.T) {
 	for _, c := range failingCreates {
 		t.Run(c.name, func(t *testing.T) {
-			for name, d := range map[string]time.Duration{TimeoutLoad: c.load, TimeoutCleanup: c.cleanup} {
+			for name, d := range map[string]time.Duration{shimproc.TimeoutLoad: c.load, shimproc.TimeoutCleanup: c.cleanup} {
 				if d > 0 {
 					setTimeout(t, name, d)
 				}

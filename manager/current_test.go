@@ -12,6 +12,7 @@ import (
 	tasktypes "github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/containerd/v2/core/runtime"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/containerd/v2/plugins"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc/codes"
 
@@ -22,7 +23,7 @@ import (
 func runcTask(t *testing.T, s *memShim, m *ShimManager) *Task {
 	t.Helper()
 	i, p := memTask(t, m, "c1", ownPid())
-	i.binary.Runtime = RuncV2
+	i.binary.Runtime = plugins.RuntimeRuncV2
 	edit(i, func(r *bundle.Record) { r.Task.PidOwned = true })
 	require.NoError(t, p.OnConnected(s.connect()))
 	task := &Task{i: i}

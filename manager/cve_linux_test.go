@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/manager/internal/life"
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
@@ -49,7 +50,7 @@ func TestCVE202653489(t *testing.T) {
 	require.NoError(t, w.Close())
 	require.NoError(t, f.Close())
 
-	i := newInstance(memManager(t), l, KindTask, testNamespace, "c1", launching)
+	i := newInstance(memManager(t), l, life.Task, testNamespace, "c1", life.Launching)
 	i.bundle = d
 	_ = i.applyDiff(t.Context(), diff) // refused, or kept below the rootfs
 	entries, err := os.ReadDir(host)

@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/containerd/v2/core/runtime"
 	"github.com/stretchr/testify/require"
 
+	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
@@ -113,7 +114,7 @@ func TestDamagedBundle(t *testing.T) {
 				before["c0"] = y.state(mustGet(y, "c0"))
 				if !alive {
 					// For the one in a pod whose record is lost: who has started its shim is not known then.
-					setTimeout(t, TimeoutLoad, 2*time.Second)
+					setTimeout(t, shimproc.TimeoutLoad, 2*time.Second)
 				}
 				y.restart(func() {
 					for id, d := range of {

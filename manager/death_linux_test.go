@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
 
+	"github.com/shimyard/shimyard/manager/internal/life"
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
@@ -231,7 +232,7 @@ func TestDeathThatLeavesRuntimeState(t *testing.T) {
 				y.killShim("c1")
 			}
 			y.events.await("c1", deleteTopic, 1)
-			i := y.inState("c1", dead)
+			i := y.inState("c1", life.Dead)
 			y.until("the state is found", func() bool { _, left := i.status(); return left != nil })
 			_, left := i.status()
 			require.ErrorContains(t, left, state)

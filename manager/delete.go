@@ -5,7 +5,6 @@ package manager
 
 import (
 	"context"
-	"syscall"
 	"time"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
@@ -19,8 +18,10 @@ import (
 	"github.com/shimyard/shimyard/manager/internal/await"
 	"github.com/shimyard/shimyard/manager/internal/failpoint"
 	"github.com/shimyard/shimyard/manager/internal/ledger"
+	"github.com/shimyard/shimyard/manager/internal/life"
 	"github.com/shimyard/shimyard/manager/internal/metrics"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
+	"github.com/shimyard/shimyard/manager/internal/spans"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -40,10 +41,10 @@ func (i *Instance) delete(ctx context.Context) (*runtime.Exit, error) {
 		if e := i.ledger.Exit(""); e != nil {
 			return ledger.ToExit(e), nil // of the other's delete, that we waited for
 		}
-		return nil, errNoInstance(i.kind, i.id)
+		return nil, life.ErrNone(i.kind, i.id)
 	}
 	begin := time.Now()
-	ctx, end := i.startSpan(ctx, spanDelete)
+	ctx, end := i.startSpan(ctx, spans.Delete)
 	exit, err := detach(ctx, i.m, func(dctx context.Context) (*runtime.Exit, error) { return i.runDelete(dctx, ctx) })
 	end(err)
 	if err == nil {
@@ -55,7 +56,7 @@ func (i *Instance) delete(ctx context.Context) (*runtime.Exit, error) {
 // claimDelete makes the caller the one who deletes, waiting for another delete or for the restore as long as ctx and
 // the load timeout allow. Not mine: the other one has done it.
 func (i *Instance) claimDelete(ctx context.Context) (mine bool, err error) {
-	wctx, cancel := timeout.WithContext(ctx, TimeoutLoad)
+	wctx, cancel := timeout.WithContext(ctx, shimproc.TimeoutLoad)
 	defer cancel()
 	var verdict error
 	waited := false
@@ -63,20 +64,20 @@ func (i *Instance) claimDelete(ctx context.Context) (mine bool, err error) {
 		moved, force := i.moved(), i.isUnresponsive()
 		before, changed := i.onDelete(force)
 		switch {
-		case before == running, before == restoring && force:
+		case before == life.Running, before == life.Restoring && force:
 			mine = true
-		case before == deleting:
+		case before == life.Deleting:
 			waited = true // the other one has deadlines of its own
 			return await.Wake{changed, moved}, false
-		case before == restoring && wctx.Err() == nil:
+		case before == life.Restoring && wctx.Err() == nil:
 			i.m.urge()
 			return await.Wake{changed, moved, wctx.Done()}, false
-		case before == restoring && ctx.Err() == nil:
+		case before == life.Restoring && ctx.Err() == nil:
 			verdict = i.unavailable()
-		case before == restoring:
+		case before == life.Restoring:
 			return await.Wake{}, false // the caller has left
 		case !waited:
-			verdict = errNoInstance(i.kind, i.id)
+			verdict = life.ErrNone(i.kind, i.id)
 		}
 		return await.Wake{}, true
 	})
@@ -166,7 +167,7 @@ func (i *Instance) deleteInShim(ctx context.Context) (*bundle.Exit, error) {
 func (i *Instance) exitInFlight() *bundle.Exit {
 	select {
 	case <-i.ledger.Exited():
-	case <-i.m.spawn(func() { i.m.awaitTold(ledger.InFlight) }):
+	case <-i.m.spawn(func() { i.m.follower.HearAll(ledger.InFlight) }):
 	}
 	return i.ledger.Exit("")
 }
@@ -181,7 +182,7 @@ func (i *Instance) deleteContext(ctx context.Context) (context.Context, context.
 		return context.WithCancel(ctx)
 	}
 	if i.ledger.InitGone() {
-		return timeout.WithContext(ctx, TimeoutCleanup)
+		return timeout.WithContext(ctx, shimproc.TimeoutCleanup)
 	}
 	init := i.ledger.Init()
 	if init == (shimclient.ProcessID{}) {
@@ -189,7 +190,7 @@ func (i *Instance) deleteContext(ctx context.Context) (context.Context, context.
 	}
 	dctx, cancel := context.WithCancelCause(ctx)
 	i.m.spawn(func() {
-		if init.Wait(dctx) == nil && await.Sleep(dctx, timeout.Get(TimeoutCleanup)) && i.silent() {
+		if init.Wait(dctx) == nil && await.Sleep(dctx, timeout.Get(shimproc.TimeoutCleanup)) && i.silent() {
 			cancel(errInitEnded)
 		}
 	})
@@ -226,13 +227,13 @@ func (i *Instance) deleteFailed(ctx context.Context, err error) (*runtime.Exit, 
 	if !i.takeDeleteBack() {
 		return nil, err
 	}
-	wait, cancel := context.WithTimeout(ctx, ledger.InFlight+timeout.Get(TimeoutCleanup))
+	wait, cancel := context.WithTimeout(ctx, ledger.InFlight+timeout.Get(shimproc.TimeoutCleanup))
 	defer cancel()
 	select {
 	case <-i.ledger.Exited():
 		return ledger.ToExit(i.ledger.Exit("")), nil
 	case <-wait.Done():
-		return nil, errNoInstance(i.kind, i.id)
+		return nil, life.ErrNone(i.kind, i.id)
 	}
 }
 
@@ -281,7 +282,7 @@ func (i *Instance) cleanUpDeleted() {
 			i.cleanUpOnceGone(lingering, c)
 			return
 		}
-		if i.remains.setLeft(err) {
+		if i.remains.SetLeft(err) {
 			log.G(ctx).WithError(err).
 				Errorf("cannot release the shim of a deleted %s; it is tried again until it succeeds", i.kind)
 		}
@@ -293,9 +294,7 @@ func (i *Instance) cleanUpDeleted() {
 
 // takeDeleteBack lets the delete be tried again. True when the shim has died meanwhile: it is cleaned up instead.
 func (i *Instance) takeDeleteBack() (dead bool) {
-	if i.onDeleteFailed() {
-		i.m.spawn(i.takeOver)
-	}
+	i.onDeleteFailed()
 	return i.cleanUpIfDead()
 }
 
@@ -317,7 +316,7 @@ func (i *Instance) finishDelete(ctx context.Context, c cleaning) {
 		i.m.forget(i)
 		return
 	}
-	i.remains.setLeft(err)
+	i.remains.SetLeft(err)
 	log.G(ctx).WithError(err).Errorf("cannot clean up after a deleted %s; it is tried again until it succeeds", i.kind)
 	i.onDeleted()
 	i.m.spawn(func() {
@@ -327,59 +326,12 @@ func (i *Instance) finishDelete(ctx context.Context, c cleaning) {
 	})
 }
 
-// deletesAlways tells whether `shim delete` is due after an orderly delete.
-func (i *Instance) deletesAlways() bool {
-	i.mu.Lock()
-	b, v, p := i.binary, i.version, i.proc
-	i.mu.Unlock()
-	if p != nil {
-		v = p.TaskVersion() // less than the shim told, after a downgrade
-	}
-	return i.m.config.deletesAlways(b, v)
-}
-
 // tellLate tells what a shim took with it when it ended after an orderly delete: shims queue their events and end
 // without waiting for them. The id may have a new instance by now, so events still in flight are matched by pid.
 func (i *Instance) tellLate() {
-	i.m.awaitTold(ledger.InFlight) // told twice is better than never, so the end of the daemon does not keep it from telling
+	// Told twice is better than never, so the end of the daemon does not keep it from telling.
+	i.m.follower.HearAll(ledger.InFlight)
 	if i.ledger.Unspoken() {
 		i.tell()
 	}
-}
-
-// killInit ends the container's init without its shim. True when that was its init for certain, its alone, and it is
-// ended.
-func (i *Instance) killInit(ctx context.Context) bool {
-	pid := i.ledger.Init()
-	if (pid == shimclient.ProcessID{}) || i.sharesInit(uint32(pid.Pid)) {
-		return false
-	}
-	if err := pid.Signal(syscall.SIGKILL); err != nil && !errdefs.IsNotFound(err) {
-		log.G(ctx).WithError(err).WithField("pid", pid.Pid).Error("cannot end a container without its shim")
-		return false
-	}
-	// Who deletes next asks whether it is gone.
-	wctx, cancel := timeout.WithContext(ctx, TimeoutCleanup)
-	defer cancel()
-	if err := pid.Wait(wctx); err != nil {
-		log.G(ctx).WithError(err).WithField("pid", pid.Pid).Error("a container's init does not end at a SIGKILL")
-		return false
-	}
-	log.G(ctx).WithField("pid", pid.Pid).Warn("ended a container's init without its shim")
-	return true
-}
-
-// sharesInit tells whether another task of the same shim has the same pid, as in a VM, whose process stands for all
-// containers in it.
-func (i *Instance) sharesInit(pid uint32) bool {
-	p := i.process()
-	if p == nil {
-		return false
-	}
-	for _, o := range instancesOf(p) {
-		if o != i && o.ledger.Pid("") == pid {
-			return true
-		}
-	}
-	return false
 }

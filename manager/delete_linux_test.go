@@ -13,9 +13,11 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/core/runtime"
+	"github.com/containerd/containerd/v2/plugins"
 	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
 
+	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
@@ -40,8 +42,8 @@ func TestCleanupPolicy(t *testing.T) {
 			y := coldYard(t, c.scenario, shimtest.WithName("containerd-shim-runc-v2"))
 			o := y.opts("sleep")
 			if c.runc {
-				o.Runtime = RuncV2
-				y.config.Runtimes[RuncV2] = RuntimeConfig{Path: y.shim.Path, Cleanup: c.policy}
+				o.Runtime = plugins.RuntimeRuncV2
+				y.config.Runtimes[plugins.RuntimeRuncV2] = RuntimeConfig{Path: y.shim.Path, Cleanup: c.policy}
 			} else if c.policy != "" {
 				y.config.Runtimes[y.shim.Path] = RuntimeConfig{Cleanup: c.policy}
 			}
@@ -216,7 +218,7 @@ func TestDeleteTwiceAtOnce(t *testing.T) {
 // TestRootfsWithData: what cannot be emptied may be somebody's data. The bundle stays, the id is taken, the error says
 // by what.
 func TestRootfsWithData(t *testing.T) {
-	setTimeout(t, TimeoutCleanup, 500*time.Millisecond)
+	setTimeout(t, shimproc.TimeoutCleanup, 500*time.Millisecond)
 	y := runcYard(t, shimtest.Scenario{})
 	_, err := y.tasks.Create(y.ctx, "c1", y.runcOpts("sleep"))
 	require.NoError(t, err)

@@ -5,6 +5,8 @@ package manager
 
 import (
 	"context"
+	"fmt"
+	"slices"
 	"time"
 
 	apievents "github.com/containerd/containerd/api/events"
@@ -12,12 +14,14 @@ import (
 	"github.com/containerd/containerd/v2/core/events"
 	"github.com/containerd/containerd/v2/core/runtime"
 	"github.com/containerd/log"
+	"github.com/containerd/typeurl/v2"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/shimyard/shimyard/bundle"
 	"github.com/shimyard/shimyard/manager/internal/await"
 	"github.com/shimyard/shimyard/manager/internal/failpoint"
 	"github.com/shimyard/shimyard/manager/internal/ledger"
+	"github.com/shimyard/shimyard/manager/internal/life"
 	"github.com/shimyard/shimyard/manager/internal/metrics"
 )
 
@@ -89,7 +93,7 @@ func (i *Instance) repeat() {
 			switch {
 			case !ok:
 				return await.Wake{}, 0, true
-			case s == ledger.Deleting:
+			case s == life.Deleting:
 				return await.Wake{changed, news}, 0, false // until that has succeeded or failed
 			case wait > 0:
 				return await.Wake{changed, news}, wait, false
@@ -99,14 +103,15 @@ func (i *Instance) repeat() {
 	})
 }
 
-// due asks the ledger when something is to be told; s and changed are of the same
-// moment. One step with the state: a Delete that fails has what is untold told later, in the step in which it gives the
-// task back, and would find that still being seen to by one who saw it being deleted and is about to give that up.
+// due asks the ledger when something is to be told; changed is closed when s is not the state any more. One step with
+// the state: a Delete that fails has what is untold told later, in the step in which it gives the task back, and would
+// find that still being seen to by one who saw it being deleted and is about to give that up.
 func (i *Instance) due(
-	ask func(*ledger.Ledger, ledger.Stage) (time.Time, bool),
-) (s ledger.Stage, changed <-chan struct{}, due time.Time, ok bool) {
-	i.inStep(func(now ledger.Stage) {
-		s, changed = now, i.changed
+	ask func(*ledger.Ledger, life.State) (time.Time, bool),
+) (s life.State, changed <-chan struct{}, due time.Time, ok bool) {
+	_, changed = i.watch() // before the step: no change is missed
+	i.inStep(func(now life.State) {
+		s = now
 		due, ok = ask(i.ledger, now)
 	})
 	return s, changed, due, ok
@@ -137,7 +142,7 @@ func (i *Instance) repeatNow() {
 // beginSpeaking tells whether something may be told of the task, until end is called. One step with onDelete's: either
 // the Delete waits for what is told, or nothing is told any more.
 func (i *Instance) beginSpeaking() (end func(), ok bool) {
-	i.inStep(func(s ledger.Stage) { end, ok = i.ledger.BeginSpeaking(s) })
+	i.inStep(func(s life.State) { end, ok = i.ledger.BeginSpeaking(s) })
 	return end, ok
 }
 
@@ -192,7 +197,7 @@ func (i *Instance) replay() {
 // replayNow tells what is due; false when the manager was closed before.
 func (i *Instance) replayNow() bool {
 	i.askExecs(i.context())
-	if !i.m.awaitFollower() {
+	if !i.m.follower.CatchUp() {
 		return false
 	}
 	i.ledger.NoteOOM()
@@ -205,7 +210,7 @@ func (i *Instance) replayNow() bool {
 
 // replayFound has exits told after a restore, and finds out first what ended while there was no daemon.
 func (i *Instance) replayFound() {
-	if i.kind != KindTask {
+	if i.kind != life.Task {
 		return
 	}
 	if i.ledger.StoppedUntimed() {
@@ -232,6 +237,84 @@ func (i *Instance) askExecs(ctx context.Context) {
 			wctx, cancel := context.WithTimeout(ctx, execGrace)
 			_, _ = i.wait(wctx, id)
 			cancel()
+		}
+	}
+}
+
+// follow keeps track of what shims tell, so that exits and deletions are told once, and why a task ended is known when
+// its exit has to be told by the daemon.
+func (m *ShimManager) follow() {
+	ch, errs := m.config.Events.Subscribe(m.ctx,
+		fmt.Sprintf("topic==%q", runtime.TaskExitEventTopic),
+		fmt.Sprintf("topic==%q", runtime.TaskDeleteEventTopic),
+		fmt.Sprintf("topic==%q", runtime.TaskOOMEventTopic))
+	m.follower.Follow(ch, errs, m.heard)
+}
+
+// heard hands an event to the instance that it is about.
+func (m *ShimManager) heard(env *events.Envelope) {
+	if env == nil || env.Event == nil {
+		return
+	}
+	v, err := typeurl.UnmarshalAny(env.Event)
+	if err != nil {
+		log.G(m.ctx).WithError(err).WithField("topic", env.Topic).Warn("cannot read a task event")
+		return
+	}
+	switch e := v.(type) {
+	case *apievents.TaskExit:
+		execID := e.ID
+		if execID == e.ContainerID {
+			execID = ""
+		}
+		for _, i := range m.reachable(env.Namespace, e.ContainerID) {
+			i.onExitEvent(execID, bundle.Exit{Pid: e.Pid, Status: e.ExitStatus, At: ledger.TimeOf(e.ExitedAt)})
+		}
+	case *apievents.TaskDelete:
+		if e.ID == "" {
+			for _, i := range m.reachable(env.Namespace, e.ContainerID) {
+				i.onDeleteEvent(e.Pid)
+			}
+		}
+	case *apievents.TaskOOM:
+		for _, i := range m.reachable(env.Namespace, e.ContainerID) {
+			i.onOOMEvent(env.Timestamp)
+		}
+	}
+}
+
+// reachable are the tasks that an event about an id may mean: the present one, and those that have just left.
+func (m *ShimManager) reachable(namespace, id string) []*Instance {
+	k := key{namespace, id}
+	m.mu.Lock()
+	var is []*Instance
+	if i := m.instances[k]; i != nil && i.kind == life.Task {
+		is = append(is, i)
+	}
+	for _, i := range m.leaving[k] {
+		if !slices.Contains(is, i) {
+			is = append(is, i)
+		}
+	}
+	m.mu.Unlock()
+	for _, i := range is {
+		i.read()
+	}
+	return is
+}
+
+// stayReachable lets events reach an instance after it has left the map, until the returned func is called.
+func (m *ShimManager) stayReachable(i *Instance) (end func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	k := i.key()
+	m.leaving[k] = append(m.leaving[k], i)
+	return func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.leaving[k] = slices.DeleteFunc(m.leaving[k], func(o *Instance) bool { return o == i })
+		if len(m.leaving[k]) == 0 {
+			delete(m.leaving, k)
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/v2/core/runtime"
+	"github.com/containerd/containerd/v2/pkg/identifiers"
 	"github.com/containerd/errdefs"
 	"github.com/pkg/errors"
 
@@ -94,7 +95,7 @@ func (e *Exec) Delete(ctx context.Context) (*runtime.Exit, error) {
 	if err := i.settled(ctx, shimproc.Forced); err != nil {
 		return nil, err
 	}
-	unlock, err := i.deletes.lock(ctx, e.id)
+	unlock, err := i.deletes.Lock(ctx, e.id)
 	if err != nil {
 		return nil, errors.Wrapf(err, "cannot delete exec %s", e.id)
 	}
@@ -154,7 +155,7 @@ func (i *Instance) deleteExecInShim(ctx context.Context, id string, x ledger.Exe
 // execExitInFlight is the exit of an exec that the shim no longer knows. Like init's it may still be on its way.
 func (i *Instance) execExitInFlight(id string, x ledger.Exec) *bundle.Exit {
 	if started := i.ledger.Pid(id) != 0; started && i.ledger.Exit(id) == nil {
-		i.m.awaitTold(ledger.InFlight)
+		i.m.follower.HearAll(ledger.InFlight)
 	}
 	if e := i.ledger.Exit(id); e != nil {
 		return i.ledger.ExecDeleted(x, *e)
@@ -165,7 +166,7 @@ func (i *Instance) execExitInFlight(id string, x ledger.Exec) *bundle.Exit {
 // execWasDeleted tells whether the shim has deleted an exec that is still on record.
 func (i *Instance) execWasDeleted(id string) bool {
 	st, _ := i.watch()
-	return st.listed() && i.ledger.ExecWasDeleted(id)
+	return st.IsListed() && i.ledger.ExecWasDeleted(id)
 }
 
 // execStopped is the state of an exec whose exit is on record.
@@ -178,8 +179,41 @@ func (i *Instance) execStopped(id string) runtime.State {
 // speaksForExec tells whether the record answers for an exec that has exited where asking the shim brought err: it is
 // silent, or does not know the exec any more.
 func (i *Instance) speaksForExec(err error) bool {
-	if st, _ := i.watch(); !st.listed() || i.processDead() {
+	if st, _ := i.watch(); !st.IsListed() || i.processDead() {
 		return false
 	}
 	return errdefs.IsUnavailable(err) || errdefs.IsDeadlineExceeded(err) || errdefs.IsNotFound(err)
+}
+
+// Exec adds a process, without starting it.
+func (t *Task) Exec(ctx context.Context, id string, opts runtime.ExecOpts) (runtime.ExecProcess, error) {
+	if err := identifiers.Validate(id); err != nil {
+		return nil, errors.Wrapf(errdefs.ErrInvalidArgument, "cannot use exec id %q: %v", id, err)
+	}
+	err := t.call(ctx, shimproc.Once, func(ctx context.Context, c *shimclient.Task) error {
+		return c.Exec(ctx, &taskapi.ExecProcessRequest{
+			ID: t.i.id, ExecID: id, Spec: opts.Spec,
+			Stdin: opts.IO.Stdin, Stdout: opts.IO.Stdout, Stderr: opts.IO.Stderr, Terminal: opts.IO.Terminal,
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	t.i.ledger.ExecAdded(id)
+	return &Exec{task: t, id: id}, nil
+}
+
+// Process returns an exec that exists. One that was added through us needs no asking, so that its Wait and Kill work
+// while the shim stalls. One that is not on record is returned without an answer from a shim that is silent:
+// containerd looks an exec up before it waits for it, and a Wait may not fail for a stall.
+func (t *Task) Process(ctx context.Context, id string) (runtime.ExecProcess, error) {
+	e := &Exec{task: t, id: id}
+	if t.i.knowsExec(id) {
+		return e, nil
+	}
+	_, err := e.State(ctx)
+	if err == nil || ctx.Err() == nil && (errdefs.IsUnavailable(err) || errdefs.IsDeadlineExceeded(err)) {
+		return e, nil
+	}
+	return nil, err
 }

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/shimyard/shimyard/manager/internal/ledger"
+	"github.com/shimyard/shimyard/manager/internal/life"
 )
 
 // startedExec is an exec "e1" with pid 78 of a task whose shim deletes it with exit 3.
@@ -237,7 +238,7 @@ func TestStoppedWithoutATimeDuringDowntime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e, s := startedExec(t, memManager(t))
 		i := e.task.i
-		putInto(i, restoring)
+		putInto(i, life.Restoring)
 		s.say("State", &taskapi.StateResponse{Pid: 77, Status: tasktypes.Status_STOPPED})
 		s.exit = &taskapi.WaitResponse{ExitStatus: 9}
 		close(s.exits)

@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/containerd/v2/core/runtime"
 	"github.com/stretchr/testify/require"
 
+	"github.com/shimyard/shimyard/manager/internal/life"
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
@@ -62,7 +63,7 @@ func TestFirstExitStays(t *testing.T) {
 func TestEventBeforeItsPid(t *testing.T) {
 	shimtest.CheckLeaks(t)
 	m := memManager(t)
-	i := memInstance(m, "c1", launching)
+	i := memInstance(m, "c1", life.Launching)
 	m.instances[i.key()] = i
 	hear(t, m, testNamespace, exitEvent("c1", "c1", 100, 1)) // of an earlier task
 	hear(t, m, testNamespace, exitEvent("c1", "c1", 200, 2))
@@ -87,7 +88,7 @@ func TestEventBeforeItsPid(t *testing.T) {
 func TestEventOfARestoredTask(t *testing.T) {
 	shimtest.CheckLeaks(t)
 	m := memManager(t)
-	i := memInstance(m, "c1", launching)
+	i := memInstance(m, "c1", life.Launching)
 	m.instances[i.key()] = i
 	hear(t, m, testNamespace, exitEvent("c1", "c1", 100, 1)) // of an earlier task
 	i.onCreated(0, runtime.IO{})
@@ -107,7 +108,7 @@ func TestWhatIsNoTaskEvent(t *testing.T) {
 	hear(t, m, testNamespace, &apievents.TaskOOM{ContainerID: "c1"})
 	hear(t, m, testNamespace, exitEvent("c2", "c2", 200, 1))
 	require.Nil(t, i.ledger.Exit(""))
-	box := newInstance(m, noLayout, KindSandbox, testNamespace, "s1", running)
+	box := newInstance(m, noLayout, life.Sandbox, testNamespace, "s1", life.Running)
 	m.instances[box.key()] = box
 	hear(t, m, testNamespace, exitEvent("s1", "s1", 1, 1))
 	require.Nil(t, box.ledger.Exit(""), "a sandbox's exit is not a task's")

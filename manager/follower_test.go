@@ -24,7 +24,7 @@ func fedManager(t *testing.T) (*ShimManager, chan<- *events.Envelope) {
 	m := memManager(t)
 	ch := make(chan *events.Envelope)
 	errs := make(chan error)
-	m.followFrom(ch, errs)
+	m.follower.Follow(ch, errs, m.heard)
 	t.Cleanup(func() { close(errs) })
 	return m, ch
 }
@@ -99,7 +99,7 @@ func TestStreamOfEvents(t *testing.T) {
 		<-stopped
 		ch <- sent(t, time.Now().Add(time.Hour), exitEvent("other", "other", 1, 0))
 		synctest.Wait()
-		require.False(t, m.follower.passed(time.Now()))
+		require.False(t, m.follower.Passed(time.Now()))
 	})
 }
 

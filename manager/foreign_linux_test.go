@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
 
+	"github.com/shimyard/shimyard/manager/internal/life"
 	"github.com/shimyard/shimyard/shimclient"
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
@@ -50,14 +51,14 @@ func TestForeignBundles(t *testing.T) {
 				y.strip("c1", c.remove...)
 				y.strip("c2", c.remove...)
 			})
-			y.inState("c1", running)
-			y.inState("c2", running)
+			y.inState("c1", life.Running)
+			y.inState("c2", life.Running)
 			require.Equal(t, runtime.State{Status: runtime.RunningStatus, Pid: pid}, y.state(mustGet(y, "c1")))
 			// Without the binary's name the pid cannot be verified; the socket and the working directory have to do.
 			require.Equal(t, len(c.remove) == 0, y.instance("c1").process().Verified() != shimclient.ProcessID{})
 			y.remove("c1")
 			y.restart()
-			y.inState("c2", running)
+			y.inState("c2", life.Running)
 			y.killShim("c2")
 			require.Equal(t, []string{"c2", ""}, idsOf(y.exitsOf("c2")))
 			y.empty()
@@ -89,7 +90,7 @@ func TestForeignPodLog(t *testing.T) {
 				}
 			})
 			for _, id := range ids {
-				y.inState(id, running)
+				y.inState(id, life.Running)
 			}
 			require.Equal(t, []string{filepath.Join(y.bundle("pause"), "log")}, y.openLogs())
 			for _, id := range ids {
@@ -136,7 +137,7 @@ func TestForeignStalled(t *testing.T) {
 	y.restart(func() { y.strip("c1") })
 	require.Equal(t, runtime.State{Status: runtime.RunningStatus, Pid: pid}, y.state(mustGet(y, "c1")))
 	cont()
-	y.inState("c1", running)
+	y.inState("c1", life.Running)
 	y.remove("c1")
 	y.empty()
 }
@@ -151,7 +152,7 @@ func TestRecordsThatCannotBeRead(t *testing.T) {
 			y.restart(func() {
 				require.NoError(t, os.WriteFile(filepath.Join(y.bundle("c1"), "shimyard.json"), []byte(data), 0o600))
 			})
-			y.inState("c1", running)
+			y.inState("c1", life.Running)
 			y.remove("c1")
 			y.empty()
 		})
@@ -172,7 +173,7 @@ func TestBootstrapThatCannotBeRead(t *testing.T) {
 		require.Len(t, y.shim.Procs(), 2)
 	}
 	y.restart(func() { require.NoError(t, os.WriteFile(path, good, 0o600)) })
-	y.inState("c1", running)
+	y.inState("c1", life.Running)
 	y.remove("c1")
 	y.empty()
 }
@@ -205,7 +206,7 @@ func TestLeftoverBundle(t *testing.T) {
 	require.Len(t, y.shim.Procs(shimtest.RoleDaemon), 2)
 	y.remove("c1")
 	y.restart()
-	y.inState("c2", running)
+	y.inState("c2", life.Running)
 	y.remove("c2")
 	y.empty()
 	require.NoError(t, os.RemoveAll(away))

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/shimyard/shimyard/manager/internal/life"
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
@@ -87,7 +88,7 @@ func TestExitEventWhileRestoring(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			m := memManager(t)
 			i, _ := memTask(t, m, "c1", 0)
-			putInto(i, restoring)
+			putInto(i, life.Restoring)
 			at := timestamppb.Now()
 			e := exitEvent("c1", "c1", 200, 5)
 			e.ExitedAt = at

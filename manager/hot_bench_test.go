@@ -12,6 +12,7 @@ import (
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/v2/core/runtime"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/containerd/v2/plugins"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/stretchr/testify/require"
 
@@ -97,7 +98,7 @@ func BenchmarkCall(b *testing.B) {
 
 // A State, which clients ask for most: of a shim that is asked each time, and of one that is vouched for.
 func BenchmarkState(b *testing.B) {
-	for name, runtimeName := range map[string]string{"asked": "io.containerd.other.v1", "just asked": RuncV2} {
+	for name, runtimeName := range map[string]string{"asked": "io.containerd.other.v1", "just asked": plugins.RuntimeRuncV2} {
 		b.Run(name, func(b *testing.B) {
 			tasks, ctx := benchYard(b, 1)
 			task, err := tasks.Get(ctx, "task-0")

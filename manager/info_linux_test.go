@@ -10,12 +10,15 @@ import (
 	runcoptions "github.com/containerd/containerd/api/types/runc/options"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/runtime"
+	"github.com/containerd/containerd/v2/plugins"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/typeurl/v2"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/pkg/errors"
 	"github.com/stretchr/testify/require"
 
+	"github.com/shimyard/shimyard/manager/internal/life"
+	"github.com/shimyard/shimyard/manager/internal/mounts"
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
@@ -47,7 +50,7 @@ func TestIDMapCheck(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			y := runcYard(t, shimtest.Scenario{Info: c.info})
 			o := y.mapped()
-			o.Runtime = RuncV2
+			o.Runtime = plugins.RuntimeRuncV2
 			_, err := y.tasks.Create(y.ctx, "c1", o)
 			if c.ok {
 				require.NoError(t, err)
@@ -57,7 +60,7 @@ func TestIDMapCheck(t *testing.T) {
 				require.Equal(t, c.info.Fail == "", errdefs.IsNotImplemented(err), "%v", err)
 				if c.info.Fail == "" {
 					require.ErrorContains(t, err, `"/data"`)
-					require.ErrorContains(t, err, RuncV2)
+					require.ErrorContains(t, err, plugins.RuntimeRuncV2)
 				}
 				require.Zero(t, y.shim.Count(shimtest.KindExec, "start"))
 			}
@@ -71,7 +74,7 @@ func TestInfoIsCached(t *testing.T) {
 	y := runcYard(t, shimtest.Scenario{Info: shimtest.InfoAnswer{IDMap: &yes}})
 	ask := func(o runtime.CreateOpts, want int) {
 		t.Helper()
-		o.Runtime = RuncV2
+		o.Runtime = plugins.RuntimeRuncV2
 		_, err := y.tasks.Create(y.ctx, "c1", o)
 		require.NoError(t, err)
 		y.remove("c1")
@@ -115,7 +118,7 @@ func TestMountCapabilities(t *testing.T) {
 			y := runcYard(t, c.scenario)
 			o := withMount(y.opts("sleep"))
 			if c.runc {
-				o.Runtime = RuncV2
+				o.Runtime = plugins.RuntimeRuncV2
 			}
 			_, err := y.tasks.Create(y.ctx, "c1", o)
 			require.NoError(t, err)
@@ -146,7 +149,7 @@ func TestActivationOfAnEarlierTask(t *testing.T) {
 	creates := y.shim.Find(shimtest.KindRPC, "Create")
 	require.Contains(t, string(creates[1].Request), "/earlier", "the shim mounts what the activation left")
 	y.restart()
-	y.inState("c1", running)
+	y.inState("c1", life.Running)
 	y.remove("c1")
 	require.Empty(t, y.mounts.names(), "a delete deactivates, after a restart too")
 	y.empty()
@@ -156,7 +159,7 @@ func TestActivationOfAnEarlierTask(t *testing.T) {
 func TestNoMountManager(t *testing.T) {
 	y := coldYard(t, shimtest.Scenario{})
 	y.boot()
-	y.m.mounts = &mountController{shims: y.m}
+	y.m.mounts = mounts.New(nil, y.m.features)
 	_, err := y.tasks.Create(y.ctx, "c1", withMount(y.opts("sleep")))
 	require.NoError(t, err)
 	require.Contains(t, string(y.shim.Find(shimtest.KindRPC, "Create")[0].Request), "x-disk",

@@ -11,10 +11,14 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/pkg/errors"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/shimyard/shimyard/bundle"
 	"github.com/shimyard/shimyard/manager/inspect"
+	"github.com/shimyard/shimyard/manager/internal/life"
+	"github.com/shimyard/shimyard/manager/internal/metrics"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
+	"github.com/shimyard/shimyard/manager/internal/warm"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -82,10 +86,10 @@ func (i *Instance) view(processes bool) inspect.Instance {
 	i.mu.Lock()
 	way := i.ledger.Passage()
 	v := inspect.Instance{
-		Namespace: i.namespace, ID: i.id, Kind: string(i.kind), State: stateNames[i.state], Since: i.since.UTC(),
+		Namespace: i.namespace, ID: i.id, Kind: string(i.kind), State: stateName(i.state), Since: i.since.UTC(),
 		Created: way.Begun, Runtime: way.Runtime, Source: way.Source(), API: i.version,
 	}
-	if at, left := i.remains.whatIsLeft(); left != nil {
+	if at, left := i.remains.WhatIsLeft(); left != nil {
 		v.LastError, v.LastErrorAt = left.Error(), at
 	}
 	i.mu.Unlock()
@@ -100,10 +104,24 @@ func (i *Instance) view(processes bool) inspect.Instance {
 	return v
 }
 
-// stateNames are the states of an instance whose shim answers; the others are the process's.
-var stateNames = map[state]string{
-	launching: inspect.StateLaunching, restoring: inspect.StateRestoring, running: inspect.StateRunning,
-	deleting: inspect.StateDeleting, reaping: inspect.StateCleaning, dead: inspect.StateDead,
+// stateName is a state of an instance whose shim answers, as a client sees it; the others are the process's. "" is that
+// of one that is gone.
+func stateName(st life.State) string {
+	switch st {
+	case life.Launching:
+		return inspect.StateLaunching
+	case life.Restoring:
+		return inspect.StateRestoring
+	case life.Running:
+		return inspect.StateRunning
+	case life.Deleting:
+		return inspect.StateDeleting
+	case life.Reaping:
+		return inspect.StateCleaning
+	case life.Dead:
+		return inspect.StateDead
+	}
+	return ""
 }
 
 // describe adds what is known of the way to the shim.
@@ -229,4 +247,76 @@ func (m *ShimManager) logs(q *inspect.LogsRequest) (*inspect.LogsResponse, error
 		r.Lines = append(r.Lines, inspect.LogLine{Number: l.Number, At: l.At, Text: l.Text})
 	}
 	return r, nil
+}
+
+// RegisterMetrics registers the metrics of this package with Prometheus. Those that are registered already stay.
+func RegisterMetrics(r prometheus.Registerer, version, containerdVersion string) error {
+	return metrics.Register(r, version, containerdVersion)
+}
+
+// Now counts what there is, for the metrics. It asks no shim and reads no file.
+func (m *ShimManager) Now() metrics.Now {
+	now := metrics.Now{
+		Instances: make(map[metrics.Instances]int), Processes: make(map[metrics.Processes]int),
+		WarmShims: m.pool.count(), LaunchQueue: m.launcher.Waiting(),
+	}
+	processes, runtimes := m.procs.All(), make(map[*shimproc.Process]string)
+	for _, i := range m.everyInstance("") {
+		v := i.brief()
+		if v.State == "" {
+			continue
+		}
+		runtimes[v.process] = v.Runtime
+		now.Instances[v.Instances]++
+		if v.failing {
+			now.CleanupsPending++
+			now.CleanupSince = earlier(now.CleanupSince, v.since)
+		}
+	}
+	for _, p := range processes {
+		st := p.Status()
+		now.Processes[metrics.Processes{State: st.State.String(), Runtime: runtimes[p]}]++
+		if st.State == shimproc.Unresponsive {
+			now.UnresponsiveSince = earlier(now.UnresponsiveSince, st.Since)
+		}
+	}
+	return now
+}
+
+// earlier of two times, of which the zero one is none.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// brief is what is counted of an instance.
+type brief struct {
+	metrics.Instances
+	process *shimproc.Process
+	failing bool      // it is being cleaned up, and that has failed
+	since   time.Time // when its state began
+}
+
+func (i *Instance) brief() brief {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	_, left := i.remains.WhatIsLeft()
+	return brief{
+		Instances: metrics.Instances{
+			Kind: string(i.kind), State: stateName(i.state), Runtime: i.ledger.Passage().Runtime,
+			Namespace: i.namespace,
+		},
+		process: i.proc, failing: left != nil && i.state.IsEnding(), since: i.since,
+	}
+}
+
+// count is how many warm shims there are, by what they do.
+func (o *pool) count() map[metrics.WarmShims]int {
+	n := make(map[metrics.WarmShims]int)
+	for _, w := range o.account.Waiting() {
+		n[metrics.WarmShims{Runtime: w.spec.binary.Runtime, State: warm.Idle.String()}]++
+	}
+	return n
 }

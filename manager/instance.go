@@ -8,15 +8,16 @@ import (
 	"sync"
 	"time"
 
-	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/containerd/v2/pkg/tracing"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
-	"github.com/pkg/errors"
 
 	"github.com/shimyard/shimyard/bundle"
 	"github.com/shimyard/shimyard/manager/internal/await"
 	"github.com/shimyard/shimyard/manager/internal/ledger"
+	"github.com/shimyard/shimyard/manager/internal/life"
+	"github.com/shimyard/shimyard/manager/internal/progress"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
 )
@@ -24,40 +25,51 @@ import (
 // Instance is the record that ties one (namespace, id) to a bundle and a shim process. Every event of its life is one
 // method that takes the lock and switches on the state; effects follow outside the lock.
 type Instance struct {
-	m             *ShimManager
-	kind          Kind
-	namespace, id string
-	layout        bundle.Layout
+	m         *ShimManager
+	kind      life.Kind
+	namespace string
+	id        string
+	layout    bundle.Layout
 
 	// reading fills it, once, from what is on disk; nil for one that is new.
 	reading func()
 
 	// deletes lets one Delete of an exec at a time go to the shim, by the exec's id.
-	deletes keyedLock
+	deletes await.KeyedLock
 
 	// ledger has the record, the exits and who was told. It, creation and remains have locks of their own.
 	ledger   *ledger.Ledger
-	creation creation
-	remains  remains
+	creation progress.Creation
+	remains  progress.Remains
 
 	// mu guards all below.
 	mu sync.Mutex
+	// +checklocks:mu
 	lifecycle
-	bundle  *bundle.Bundle
-	binary  shimclient.Binary
-	groups  []string // whose shim the container may be served by, if its runtime groups
-	version int      // of the Task API that the shim answered with
-	proc    *shimproc.Process
+	// +checklocks:mu
+	bundle *bundle.Bundle
+	// +checklocks:mu
+	service
+	// +checklocks:mu
 	loan
+	// +checklocks:mu
 	recovery
 }
 
 // lifecycle is the state of an instance and what goes with it; Instance.toLocked alone changes it.
 type lifecycle struct {
-	state   state
+	state   life.State
 	since   time.Time
-	claimed state         // before deleting
+	claimed life.State    // before deleting
 	changed chan struct{} // closed and replaced at every transition
+}
+
+// service is what serves an instance.
+type service struct {
+	binary  shimclient.Binary
+	groups  []string // whose shim the container may be served by, if its runtime groups
+	version int      // of the Task API that the shim answered with
+	proc    *shimproc.Process
 }
 
 // loan is what an instance has of the warm shim that serves it.
@@ -73,12 +85,12 @@ type recovery struct {
 	mend    bool // the bundle does not say how to reach the shim, and is to again
 }
 
-func newInstance(m *ShimManager, layout bundle.Layout, kind Kind, namespace, id string, st state) *Instance {
+func newInstance(m *ShimManager, layout bundle.Layout, kind life.Kind, namespace, id string, st life.State) *Instance {
 	i := &Instance{
 		m: m, kind: kind, namespace: namespace, id: id, layout: layout,
-		lifecycle: lifecycle{state: st, claimed: running, since: time.Now(), changed: make(chan struct{})},
+		lifecycle: lifecycle{state: st, claimed: life.Running, since: time.Now(), changed: make(chan struct{})},
 	}
-	i.ledger = ledger.New(m.desk, keeper{i}, kind == KindTask)
+	i.ledger = ledger.New(m.desk, keeper{i}, kind == life.Task)
 	return i
 }
 
@@ -104,17 +116,17 @@ func (i *Instance) scope(ctx context.Context) context.Context {
 }
 
 // watch returns the state and a channel that is closed when it changes.
-func (i *Instance) watch() (state, <-chan struct{}) {
+func (i *Instance) watch() (life.State, <-chan struct{}) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return i.state, i.changed
 }
 
 // status returns the state and what cleaning could not remove yet.
-func (i *Instance) status() (state, error) {
+func (i *Instance) status() (life.State, error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	_, left := i.remains.whatIsLeft()
+	_, left := i.remains.WhatIsLeft()
 	return i.state, left
 }
 
@@ -141,23 +153,24 @@ func (i *Instance) home() *bundle.Bundle {
 	return i.bundle
 }
 
+// startedFrom is the binary that the shim is, or was, started from.
+func (i *Instance) startedFrom() shimclient.Binary {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.binary
+}
+
+// socketIDs are the ids under which a shim that may serve the container names its socket, if its runtime groups.
+func (i *Instance) socketIDs() []string {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.groups
+}
+
 // knowsExec tells whether a living task has the exec.
 func (i *Instance) knowsExec(id string) bool {
 	st, _ := i.watch()
-	return st.listed() && i.ledger.ExecOf(id).IsKnown()
-}
-
-// cleanUpIfDead sees to a death that came while the state was one in which another step had to: it is asked after
-// every return to running. True when the instance is dead.
-func (i *Instance) cleanUpIfDead() bool {
-	p := i.process()
-	if p == nil || !p.IsDead() {
-		return false
-	}
-	if i.onDeath() {
-		i.m.spawn(i.cleanUpDead)
-	}
-	return true
+	return st.IsListed() && i.ledger.ExecOf(id).IsKnown()
 }
 
 // keeper is an instance as its ledger sees it.
@@ -168,10 +181,6 @@ var _ ledger.Keeper = keeper{}
 func (k keeper) Context() context.Context { return k.i.context() }
 
 func (k keeper) Bundle() *bundle.Bundle { return k.i.home() }
-
-func (k keeper) Replay() { k.i.replay() }
-
-func (k keeper) Repeat() { k.i.repeat() }
 
 // behind is an instance as its shim process sees it.
 type behind struct{ i *Instance }
@@ -192,11 +201,12 @@ func (b behind) Facts() shimproc.Facts {
 	return b.i.memberFactsLocked()
 }
 
+// +checklocks:i.mu
 func (i *Instance) memberFactsLocked() shimproc.Facts {
 	way := i.ledger.Passage()
 	f := shimproc.Facts{
 		Namespace: i.namespace, ID: i.id, Groups: i.groups, Binary: i.binary, Token: way.Token(), Joined: way.Joined,
-		Abandoned: i.state == reaping && i.ledger.Fate().Abandoned,
+		Abandoned: i.state == life.Reaping && i.ledger.Fate().Abandoned,
 	}
 	if i.bundle != nil {
 		f.Dir = i.bundle.Path
@@ -208,8 +218,6 @@ func (b behind) Runs(id shimclient.ProcessID) bool { return b.i.ledger.Runs(id) 
 
 func (b behind) Gone() bool { return b.i.ledger.InitGone() }
 
-func (b behind) Died() { b.i.cleanUpIfDead() }
-
 // instancesOf are the instances behind a process at this moment.
 func instancesOf(p *shimproc.Process) []*Instance {
 	members := p.Members()
@@ -220,11 +228,94 @@ func instancesOf(p *shimproc.Process) []*Instance {
 	return all
 }
 
-// findByToken is shimclient's, bounded.
-func (m *ShimManager) findByToken(token string) ([]shimclient.ProcessID, error) {
-	ctx, cancel := context.WithTimeout(m.ctx, shimproc.ScanTime)
-	defer cancel()
-	return shimclient.FindByToken(ctx, token)
+// recordEndpoint keeps how to reach the shim in the record too.
+func (i *Instance) recordEndpoint(ep shimclient.Endpoint) {
+	i.ledger.RecordEndpoint(ep)
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.version = ep.Version
+}
+
+func (i *Instance) processDead() bool {
+	p := i.process()
+	return p == nil || p.IsDead()
+}
+
+// takenWarm tells whether a warm shim serves the instance.
+func (i *Instance) takenWarm() bool {
+	return i.ledger.Passage().Warm != ""
+}
+
+// silent tells whether the process is known not to answer.
+func (i *Instance) silent() bool {
+	p := i.process()
+	if p == nil {
+		return false
+	}
+	_, st, _ := p.Watch()
+	return st != shimproc.Connected
+}
+
+// isUnresponsive tells whether the process is known to leave calls unanswered.
+func (i *Instance) isUnresponsive() bool {
+	p := i.process()
+	if p == nil {
+		return false
+	}
+	_, st, _ := p.Watch()
+	return st == shimproc.Unresponsive
+}
+
+// moved is closed when the state of the process changes.
+func (i *Instance) moved() <-chan struct{} {
+	_, moved := i.link()
+	return moved
+}
+
+// startSpan begins a span about the instance. end ends it with how it went. What a client has put into a spec, its
+// environment or options is never part of a span.
+func (i *Instance) startSpan(ctx context.Context, name string) (_ context.Context, end func(error)) {
+	id := "task.id"
+	if i.kind == life.Sandbox {
+		id = "sandbox.id"
+	}
+	ctx, span := tracing.StartSpan(ctx, name,
+		tracing.WithAttribute("namespace", i.namespace), tracing.WithAttribute(id, i.id))
+	return ctx, func(err error) {
+		i.describeSpan(span)
+		span.SetStatus(err)
+		span.End()
+	}
+}
+
+// describeSpan adds what is known only at the end.
+func (i *Instance) describeSpan(span *tracing.Span) {
+	i.mu.Lock()
+	way, p := i.ledger.Passage(), i.proc
+	i.mu.Unlock()
+	span.SetAttributes(tracing.Attribute("task.runtime.name", way.Runtime))
+	if source := way.Source(); source != "" {
+		span.SetAttributes(tracing.Attribute("shim.source", source))
+	}
+	if pid := i.ledger.Pid(""); pid != 0 {
+		span.SetAttributes(tracing.Attribute("task.pid", int(pid)))
+	}
+	if p == nil {
+		return
+	}
+	if pid := p.Verified(); pid != (shimclient.ProcessID{}) {
+		span.SetAttributes(tracing.Attribute("shim.pid", pid.Pid))
+	}
+}
+
+// link of the instance's process, nil while there is none, and a channel that is closed when that changes.
+func (i *Instance) link() (*shimproc.Link, <-chan struct{}) {
+	p := i.process()
+	if p == nil {
+		return nil, nil
+	}
+	l, _, moved := p.Watch()
+	return l, moved
 }
 
 // hasProcess tells whether a process lives, or may live, that looks like the instance's shim.
@@ -249,69 +340,11 @@ func (i *Instance) hasProcess() bool {
 	return is
 }
 
-// keyedLock is one lock for each key. The zero value is ready. Unlike a mutex it is held across
-// a launch or an RPC, and a caller that waits for it can leave.
-type keyedLock struct {
-	mu   sync.Mutex
-	held map[string]chan struct{} // closed when the key is free again
-}
-
-// lock waits for the key; unlock must be called once, if there is no error.
-func (l *keyedLock) lock(ctx context.Context, key string) (unlock func(), err error) {
-	mine := make(chan struct{})
-	err = await.Until(ctx, func() (await.Wake, bool) {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		if free, taken := l.held[key]; taken {
-			return await.Wake{free}, false
-		}
-		if l.held == nil {
-			l.held = make(map[string]chan struct{})
-		}
-		l.held[key] = mine
-		return await.Wake{}, true
-	})
-	if err != nil {
-		return nil, errors.Wrapf(err, "waiting for another call for %s to end", key)
-	}
-	return func() {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		delete(l.held, key)
-		close(mine)
-	}, nil
-}
-
-// bootstrap returns how to reach the instance's shim: what its bundle says or, if that is lost, what our record does.
-func (i *Instance) bootstrap() (*bootapi.BootstrapResult, error) {
-	d, known := i.home(), i.ledger.Passage().Endpoint
-	if d == nil {
-		return nil, errors.Wrapf(errdefs.ErrUnavailable, "%s %s is still being started", i.kind, i.id)
-	}
-	r, err := d.ReadBootstrap()
-	if known == nil || err == nil && r.Address != known.Address {
-		return r, err
-	}
-	// An address that a shim has left by itself says neither version nor protocol.
-	return &bootapi.BootstrapResult{
-		Version: int32(known.Version), Protocol: known.Protocol, Address: known.Address, Extensions: r.GetExtensions(),
-	}, nil
-}
-
-// recordEndpoint keeps how to reach the shim in the record too.
-func (i *Instance) recordEndpoint(ep shimclient.Endpoint) {
-	i.ledger.RecordEndpoint(ep)
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	i.version = ep.Version
-}
-
-func (i *Instance) processDead() bool {
+// endpoint is what a sandbox's controller hands over for containers to join.
+func (i *Instance) endpoint() (string, uint32) {
 	p := i.process()
-	return p == nil || p.IsDead()
-}
-
-// takenWarm tells whether a warm shim serves the instance.
-func (i *Instance) takenWarm() bool {
-	return i.ledger.Passage().Warm != ""
+	if p == nil {
+		return "", 0
+	}
+	return p.Endpoint.String(), uint32(p.Endpoint.Version)
 }

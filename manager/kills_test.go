@@ -21,7 +21,7 @@ func TestKillsTakeALicence(t *testing.T) {
 	want := map[string]int{
 		"internal/shimproc/ending.go: Kill":       1,
 		"internal/shimproc/licence.go: EndLaunch": 1,
-		"delete.go: killInit":                     1,
+		"ask.go: killInit":                        1,
 	}
 	got := make(map[string]int)
 	require.NoError(t, filepath.WalkDir(".", func(path string, e fs.DirEntry, err error) error {

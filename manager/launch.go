@@ -19,6 +19,7 @@ import (
 	"github.com/shimyard/shimyard/manager/internal/failpoint"
 	"github.com/shimyard/shimyard/manager/internal/metrics"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
+	"github.com/shimyard/shimyard/manager/internal/spans"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -26,8 +27,8 @@ import (
 // into one group go one after the other: `start` names a process that an earlier launch into the group has made, and
 // that one may still fail and end what it made.
 func (m *ShimManager) launch(ctx context.Context, i *Instance, opts *anypb.Any) (*bootapi.BootstrapResult, error) {
-	if len(i.groups) > 0 {
-		unlock, err := m.starts.lock(ctx, i.namespace+"/"+i.groups[0])
+	if groups := i.socketIDs(); len(groups) > 0 {
+		unlock, err := m.starts.Lock(ctx, i.namespace+"/"+groups[0])
 		if err != nil {
 			return nil, err
 		}
@@ -132,7 +133,7 @@ func (t *taskLaunch) record() (shimclient.StartRequest, string, error) {
 	i := t.i
 	i.mu.Lock()
 	token := i.ledger.Launching(i.binary.Path, i.groups)
-	b, d := i.binary, i.bundle
+	b, d, groups := i.binary, i.bundle, i.groups
 	i.mu.Unlock()
 	if err := i.ledger.Persist(); err != nil {
 		return shimclient.StartRequest{}, "", err
@@ -140,7 +141,7 @@ func (t *taskLaunch) record() (shimclient.StartRequest, string, error) {
 	failpoint.Here("launch-recorded")
 	return shimclient.StartRequest{
 		Binary: b, Protocol: t.m.config.runtime(b).StartProtocol, Namespace: i.namespace, ID: i.id, Bundle: d.Path,
-		Token: token, Options: t.opts, SocketIDs: i.groups, Addresses: i.addresses,
+		Token: token, Options: t.opts, SocketIDs: groups, Addresses: i.addresses,
 	}, d.LogPath(), nil
 }
 
@@ -161,9 +162,7 @@ func (t *taskLaunch) attach(
 			return nil, false, err
 		}
 	}
-	t.i.mu.Lock()
-	d := t.i.bundle
-	t.i.mu.Unlock()
+	d := t.i.home()
 	// Others may join the process from the moment that it is attached, and after a crash they must not be alone in
 	// knowing of it.
 	if err := d.WriteBootstrap(r); err != nil {
@@ -175,7 +174,7 @@ func (t *taskLaunch) attach(
 
 func (t *taskLaunch) dial(ctx context.Context, p *shimproc.Process) (*shimproc.Link, error) {
 	dialled := time.Now()
-	end := besideStep(ctx, spanCreate+"."+metrics.PhaseDial)
+	end := spans.Beside(ctx, spans.Create+"."+metrics.PhaseDial)
 	l, err := p.Use(ctx, shimproc.Once)
 	end(err)
 	if err == nil {
@@ -225,15 +224,16 @@ func (m *ShimManager) shimFor(
 func (m *ShimManager) ownShim(
 	ctx context.Context, i *Instance, facts specFacts, given *anypb.Any,
 ) (*bootapi.BootstrapResult, error) {
-	opts, err := m.config.startOptions(i.binary, given)
+	b := i.startedFrom()
+	opts, err := m.config.startOptions(b, given)
 	if err != nil {
 		return nil, err
 	}
-	if spec, ok := m.pool.specFor(i, facts, i.binary, opts); ok {
+	if spec, ok := m.pool.specFor(i, facts, b, opts); ok {
 		return m.launchWarm(ctx, i, facts, spec)
 	}
-	if m.config.pool(i.binary).Warm > 0 {
-		metrics.WarmRequest(i.binary.Runtime, "ineligible")
+	if m.config.pool(b).Warm > 0 {
+		metrics.WarmRequest(b.Runtime, "ineligible")
 	}
 	return m.launchAlone(ctx, i, facts, opts)
 }

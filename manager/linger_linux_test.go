@@ -10,6 +10,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
 
+	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
@@ -22,11 +23,11 @@ func (y *yard) reserved(id string) {
 	tasks, err := y.tasks.Tasks(y.ctx, true)
 	require.NoError(y, err)
 	require.Empty(y, tasks)
-	setTimeout(y.T, TimeoutCleanup, 100*time.Millisecond)
+	setTimeout(y.T, shimproc.TimeoutCleanup, 100*time.Millisecond)
 	_, err = y.tasks.Create(y.ctx, id, y.opts("sleep"))
 	require.True(y, errdefs.IsAlreadyExists(err), "%v", err)
 	require.ErrorContains(y, err, "said yes to its shutdown")
-	setTimeout(y.T, TimeoutCleanup, time.Minute)
+	setTimeout(y.T, shimproc.TimeoutCleanup, time.Minute)
 	require.DirExists(y, y.bundle(id))
 	require.Len(y, y.shim.Procs(shimtest.RoleDaemon), 1, "it is not ended in haste")
 }
@@ -45,7 +46,7 @@ func TestLingeringShim(t *testing.T) {
 			task := y.run("c1", "exit", "7")
 			_, err := task.Wait(y.ctx)
 			require.NoError(t, err)
-			setTimeout(t, TimeoutShutdown, 500*time.Millisecond)
+			setTimeout(t, shimproc.TimeoutShutdown, 500*time.Millisecond)
 			exit, err := y.tasks.Delete(y.ctx, "c1")
 			require.NoError(t, err)
 			require.Equal(t, uint32(7), exit.Status)
@@ -66,11 +67,11 @@ func TestLingeringShim(t *testing.T) {
 func TestLingeringShimIsEnded(t *testing.T) {
 	y := newYard(t, shimtest.Scenario{Linger: true})
 	y.kill(y.run("c1", "sleep"))
-	setTimeout(t, TimeoutShutdown, 300*time.Millisecond)
-	setTimeout(t, TimeoutCleanup, 300*time.Millisecond)
+	setTimeout(t, shimproc.TimeoutShutdown, 300*time.Millisecond)
+	setTimeout(t, shimproc.TimeoutCleanup, 300*time.Millisecond)
 	_, err := y.tasks.Delete(y.ctx, "c1")
 	require.NoError(t, err)
-	setTimeout(t, TimeoutCleanup, time.Minute)
+	setTimeout(t, shimproc.TimeoutCleanup, time.Minute)
 	y.empty()
 	require.Empty(t, y.shim.Procs())
 	require.Equal(t, []string{"c1", ""}, idsOf(y.exitsOf("c1")), "each once")
@@ -80,13 +81,13 @@ func TestLingeringShimIsEnded(t *testing.T) {
 func TestLingeringSandbox(t *testing.T) {
 	y := newYard(t, shimtest.Scenario{Sandbox: true, Linger: true})
 	y.box("s1")
-	setTimeout(t, TimeoutShutdown, 300*time.Millisecond)
+	setTimeout(t, shimproc.TimeoutShutdown, 300*time.Millisecond)
 	require.NoError(t, y.boxes.Shutdown(y.ctx, "s1"))
 	y.unknownBox("s1")
-	setTimeout(t, TimeoutCleanup, 100*time.Millisecond)
+	setTimeout(t, shimproc.TimeoutCleanup, 100*time.Millisecond)
 	err := y.boxes.Create(y.ctx, sandboxOf(y, "s1"))
 	require.True(t, errdefs.IsAlreadyExists(err), "%v", err)
-	setTimeout(t, TimeoutCleanup, time.Minute)
+	setTimeout(t, shimproc.TimeoutCleanup, time.Minute)
 	y.restart()
 	y.unknownBox("s1")
 	require.Len(t, y.shim.Procs(shimtest.RoleDaemon), 1)

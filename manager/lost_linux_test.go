@@ -16,6 +16,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
 
+	"github.com/shimyard/shimyard/manager/internal/life"
+	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
@@ -54,7 +56,7 @@ func TestAddressFromTheRecord(t *testing.T) {
 			was, err := os.ReadFile(path)
 			require.NoError(t, err)
 			y.restart(func() { require.NoError(t, os.Remove(path)) })
-			y.inState("c1", running)
+			y.inState("c1", life.Running)
 			require.Equal(t, before, y.state(mustGet(y, "c1")))
 			if s.Generation != shimtest.Legacy { // whose own address file says the same
 				y.until("it is written down again", func() bool { _, err := os.Stat(path); return err == nil })
@@ -124,7 +126,7 @@ func TestUnreachableShim(t *testing.T) {
 			before := y.state(y.run("c1", "sleep"))
 			y.events.await("c1", runtime.TaskStartEventTopic, 1)
 			task := y.unreachable("c1")
-			setTimeout(t, TimeoutLoad, time.Hour) // nothing waits for it
+			setTimeout(t, shimproc.TimeoutLoad, time.Hour) // nothing waits for it
 			require.Equal(t, before, y.state(task))
 			for name, call := range map[string]func() error{
 				"Pids":  func() error { _, err := task.Pids(y.ctx); return err },
@@ -192,7 +194,7 @@ func TestUnreachableAndBack(t *testing.T) {
 		require.NoError(t, os.Rename(path+".away", path))
 		require.NoError(t, os.WriteFile(file, data, 0o644))
 	})
-	y.inState("c1", running)
+	y.inState("c1", life.Running)
 	y.remove("c1")
 	y.empty()
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/timeout"
 	"github.com/containerd/log"
 
+	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
@@ -20,7 +21,7 @@ func TestMain(m *testing.M) {
 	}
 	// Longer than a busy machine needs for anything. Tests that are about one of them set it, as short as they like,
 	// from where nothing that has to succeed hangs on it.
-	for _, name := range []string{TimeoutLoad, TimeoutCleanup, TimeoutShutdown} {
+	for _, name := range []string{shimproc.TimeoutLoad, shimproc.TimeoutCleanup, shimproc.TimeoutShutdown} {
 		timeout.Set(name, time.Minute)
 	}
 	shimtest.Main(m)

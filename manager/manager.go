@@ -5,6 +5,7 @@ package manager
 
 import (
 	"context"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -15,14 +16,22 @@ import (
 	"github.com/pkg/errors"
 
 	"github.com/shimyard/shimyard/manager/internal/await"
+	"github.com/shimyard/shimyard/manager/internal/features"
+	"github.com/shimyard/shimyard/manager/internal/follow"
 	"github.com/shimyard/shimyard/manager/internal/ledger"
+	"github.com/shimyard/shimyard/manager/internal/life"
 	"github.com/shimyard/shimyard/manager/internal/metrics"
+	"github.com/shimyard/shimyard/manager/internal/mounts"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
-// closeTimeout bounds Close.
-const closeTimeout = 5 * time.Second
+const (
+	// closeTimeout bounds Close.
+	closeTimeout = 5 * time.Second
+	// readers is how many bundles are read at a time at the start.
+	readers = 4
+)
 
 // key is what an instance is known by.
 type key struct{ namespace, id string }
@@ -33,7 +42,7 @@ type ShimManager struct {
 	resolver *shimclient.Resolver
 	launcher *shimclient.Launcher
 	policy   *shimclient.Policy
-	infos    infoCache
+	features *features.Cache
 	pool     *pool
 
 	// ctx is the life of the manager's own goroutines. It carries the values of the context given to New but not its
@@ -43,121 +52,28 @@ type ShimManager struct {
 	// work is what Close waits for: the manager's goroutines, and the calls that have a warm shim in their hands.
 	work await.Group
 
-	follower follower
+	follower *follow.Follower
 	// cleanPause comes before the second attempt at a clean-up; those that follow it are longer.
 	cleanPause time.Duration
 	// desk is what all ledgers share, the daemon's start among it.
-	desk *ledger.Desk
-	// undecided counts the instances found at the start of which it is not known yet what becomes of them.
-	undecided atomic.Int64
-	procs     *shimproc.Registry
+	desk  *ledger.Desk
+	procs *shimproc.Registry
+	boot
 
-	// mu guards all below up to unaddressed. Never held while anything else is done.
-	mu        sync.Mutex
+	// mu guards all below up to the next gap. Never held while anything else is done.
+	mu sync.Mutex
+	// +checklocks:mu
 	instances map[key]*Instance
-	leaving   map[key][]*Instance // gone, and events of theirs may still come; several of one id
-	restored  []*Instance         // listed from disk at the start, for the restore
-	found     []func()            // what the restore is to start once all records are read
-	begun     bool
-	// unaddressed are those of restored whose bundles do not say how to reach their shims.
-	unaddressed []unaddressed
-
-	// ready is closed when all records are read; urgent, once, when a caller waits for that.
-	ready, urgent chan struct{}
-	urge          func()
+	// +checklocks:mu
+	leaving map[key][]*Instance // gone, and events of theirs may still come; several of one id
+	// +checklocks:mu
+	leftovers
 
 	// starts lets one launch at a time into a group, by namespace and group.
-	starts keyedLock
+	starts await.KeyedLock
 
 	// mounts activates and deactivates; set once, before the first task exists.
-	mounts *mountController
-}
-
-// New makes a manager and lists what is on disk as restoring: by the names of the bundles, without looking into any. Of
-// ctx only the values are used.
-func New(ctx context.Context, config Config) (*ShimManager, error) {
-	m, err := newManager(ctx, config)
-	if err != nil {
-		return nil, err
-	}
-	for _, of := range []struct {
-		kind Kind
-		dirs Dirs
-	}{{KindTask, config.Tasks}, {KindSandbox, config.Boxes}} {
-		if err := m.enlist(m.ctx, of.dirs.layout(), of.kind); err != nil {
-			m.cancel()
-			return nil, errors.Wrapf(err, "cannot list existing %ss", of.kind)
-		}
-	}
-	metrics.RestoreStage("listed", time.Since(m.desk.Started))
-	// Not before: what is heard of an instance that is not listed is lost. No shim can tell anything before the daemon
-	// serves.
-	m.follow()
-	return m, nil
-}
-
-// newManager makes a manager that knows of nothing: it has looked at no directory and follows no events.
-func newManager(ctx context.Context, config Config) (*ShimManager, error) {
-	if config.Events == nil || config.Sandboxes == nil {
-		return nil, errors.Wrap(errdefs.ErrInvalidArgument,
-			"cannot make a shim manager without an event exchange and a sandbox store")
-	}
-	if config.Deadlines == nil {
-		config.Deadlines = shimclient.DefaultDeadlines()
-	}
-	if err := config.checkDeadlines(); err != nil {
-		return nil, errors.Wrap(err, "cannot make a shim manager")
-	}
-	if err := config.checkRuntimes(); err != nil {
-		return nil, errors.Wrap(err, "cannot make a shim manager")
-	}
-	config.Env = slices.Clone(config.Env)
-	policy, err := newPolicy(&config)
-	if err != nil {
-		return nil, err
-	}
-	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	m := &ShimManager{
-		config:   config,
-		policy:   policy,
-		resolver: shimclient.NewResolver(config.paths()),
-		launcher: shimclient.NewLauncher(shimclient.LauncherConfig{
-			GRPCAddress:  config.GRPCAddress,
-			TTRPCAddress: config.TTRPCAddress,
-			SocketDir:    config.SocketDir,
-			Env:          config.Env,
-			EnvOf:        func(b shimclient.Binary) []string { return config.runtime(b).Env },
-			OnQueued:     func(d time.Duration) { metrics.Phase(metrics.PhaseQueue, time.Now().Add(-d)) },
-			OnExec:       metrics.Exec,
-		}),
-		ctx:       ctx,
-		cancel:    cancel,
-		instances: make(map[key]*Instance),
-		leaving:   make(map[key][]*Instance),
-		ready:     make(chan struct{}),
-		urgent:    make(chan struct{}),
-
-		cleanPause: firstCleanPause,
-	}
-	m.desk = ledger.NewDesk(func(f func()) { m.spawn(f) }, m.sleep)
-	m.pool = newPool(m)
-	m.procs = shimproc.NewRegistry(m.registryConfig())
-	m.urge = sync.OnceFunc(func() { close(m.urgent) })
-	return m, nil
-}
-
-// registryConfig is what shim processes need of the manager.
-func (m *ShimManager) registryConfig() shimproc.Config {
-	return shimproc.Config{
-		Context: m.ctx, Spawn: m.spawn, Begin: m.onBegin, Urge: func() { m.urge() },
-		Deadlines: m.config.deadlines, EscalateAfter: m.config.EscalateAfter, Observe: observeCall,
-		OnDistrust: m.pool.distrust,
-		OnEnd: func(p *shimproc.Process) {
-			if w := warmth(p); w != nil {
-				m.pool.ended(w)
-			}
-		},
-	}
+	mounts *mounts.Controller
 }
 
 // begin starts the work in the background on what was found on disk. Not before all records are read: until then it
@@ -278,20 +194,20 @@ func (m *ShimManager) find(namespace, id string) *Instance {
 }
 
 // get returns a listed instance of the given kind, NotFound otherwise.
-func (m *ShimManager) get(namespace, id string, kind Kind) (*Instance, error) {
+func (m *ShimManager) get(namespace, id string, kind life.Kind) (*Instance, error) {
 	i := m.find(namespace, id)
 	if i == nil || i.kind != kind {
-		return nil, errNoInstance(kind, id)
+		return nil, life.ErrNone(kind, id)
 	}
 	i.read()
-	if st, _ := i.watch(); !st.listed() {
-		return nil, errNoInstance(kind, id)
+	if st, _ := i.watch(); !st.IsListed() {
+		return nil, life.ErrNone(kind, id)
 	}
 	return i, nil
 }
 
 // list returns the listed instances of a kind; namespace "" means all.
-func (m *ShimManager) list(namespace string, kind Kind) []*Instance {
+func (m *ShimManager) list(namespace string, kind life.Kind) []*Instance {
 	m.mu.Lock()
 	all := make([]*Instance, 0, len(m.instances))
 	for k, i := range m.instances {
@@ -302,6 +218,33 @@ func (m *ShimManager) list(namespace string, kind Kind) []*Instance {
 	m.mu.Unlock()
 	return slices.DeleteFunc(all, func(i *Instance) bool {
 		st, _ := i.watch()
-		return !st.listed()
+		return !st.IsListed()
 	})
+}
+
+// spread is a pause of half to one and a half times d, so that cleanups that failed together are retried apart.
+func spread(d time.Duration) time.Duration { return d/2 + rand.N(d) }
+
+// boot is what is waited for when the daemon has started.
+type boot struct {
+	// ready is closed when all records are read; urgent, once, when a caller waits for that.
+	ready, urgent chan struct{}
+	urge          func()
+	// undecided counts the instances found at the start of which it is not known yet what becomes of them.
+	undecided atomic.Int64
+}
+
+// leftovers is what was found at the start of the daemon and is not seen to yet.
+type leftovers struct {
+	restored []*Instance // listed from disk, for the restore
+	found    []func()    // what the restore is to start once all records are read
+	begun    bool
+	// unaddressed are those of restored whose bundles do not say how to reach their shims.
+	unaddressed []unaddressed
+}
+
+// unaddressed is a restored instance whose bundle does not say how to reach its shim, and why it does not.
+type unaddressed struct {
+	i   *Instance
+	why error
 }

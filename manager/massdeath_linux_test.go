@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/manager/internal/life"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -56,7 +57,7 @@ func TestMassDeath(t *testing.T) {
 	m := memManager(t)
 	var all []*Instance
 	for n := range count {
-		i := newInstance(m, layout, KindTask, testNamespace, fmt.Sprintf("c%d", n), running)
+		i := newInstance(m, layout, life.Task, testNamespace, fmt.Sprintf("c%d", n), life.Running)
 		i.bundle, err = layout.Create(testNamespace, i.id, bundle.CreateOptions{})
 		require.NoError(t, err)
 		i.binary = shimclient.Binary{Runtime: shim, Path: shim}
@@ -70,7 +71,7 @@ func TestMassDeath(t *testing.T) {
 		m.spawn(i.cleanUpDead)
 	}
 	for _, i := range all {
-		for st, changed := i.watch(); st != gone; st, changed = i.watch() {
+		for st, changed := i.watch(); st != life.Gone; st, changed = i.watch() {
 			<-changed
 		}
 		require.Equal(t, uint32(137), i.ledger.Exit("").Status, i.id)

@@ -18,10 +18,11 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/manager/internal/life"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
 )
 
-func stateOf(i *Instance) state {
+func stateOf(i *Instance) life.State {
 	st, _ := i.watch()
 	return st
 }

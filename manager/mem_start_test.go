@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/manager/internal/life"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
 )
@@ -41,8 +42,8 @@ func memManager(t testing.TB, change ...func(*shimproc.Config)) *ShimManager {
 	return m
 }
 
-func memInstance(m *ShimManager, id string, st state) *Instance {
-	return newInstance(m, noLayout, KindTask, testNamespace, id, st)
+func memInstance(m *ShimManager, id string, st life.State) *Instance {
+	return newInstance(m, noLayout, life.Task, testNamespace, id, st)
 }
 
 // memTask is a created instance with a pid, behind a process that is not yet connected.
@@ -52,7 +53,7 @@ func memTask(t testing.TB, m *ShimManager, id string, pid uint32) (*Instance, *s
 
 func memTaskFrom(t testing.TB, m *ShimManager, id string, pid uint32, from shimproc.Origin) (*Instance,
 	*shimproc.Process) {
-	i := memInstance(m, id, running)
+	i := memInstance(m, id, life.Running)
 	i.ledger.Load(&bundle.Record{Created: true,
 		Task: &bundle.TaskState{Status: "RUNNING", Pid: pid, PidStart: startOf(t, pid)}})
 	ep := shimclient.Endpoint{Protocol: "ttrpc", Address: "unix:///nowhere-of-" + id + ".sock", Version: 3}
@@ -76,7 +77,7 @@ func connectedTask(t testing.TB, id string, pid uint32) (s *memShim, i *Instance
 
 // joining is an instance that is being created in a shim that serves others.
 func joining(t testing.TB, m *ShimManager, p *shimproc.Process, id string) *Instance {
-	i := memInstance(m, id, launching)
+	i := memInstance(m, id, life.Launching)
 	edit(i, func(r *bundle.Record) { r.Joined = true })
 	m.instances[i.key()] = i
 	require.NoError(t, p.Join(behind{i}, shimproc.Origin{Launched: true}))
@@ -106,7 +107,7 @@ func answeredTask(t *testing.T, m *ShimManager) *Instance {
 }
 
 // putInto puts an instance into a state past all events, for tests of what follows in that state.
-func putInto(i *Instance, st state) {
+func putInto(i *Instance, st life.State) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.state, i.since = st, time.Now()

@@ -9,10 +9,12 @@ import (
 	"testing"
 
 	runcoptions "github.com/containerd/containerd/api/types/runc/options"
+	"github.com/containerd/containerd/v2/plugins"
 	"github.com/containerd/typeurl/v2"
 	"github.com/stretchr/testify/require"
 
 	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/manager/internal/life"
 )
 
 // TestMendRuncOptions: what a runc shim's delete reads in the bundle, and finds runc's state by, is damaged, and the
@@ -46,10 +48,10 @@ func TestMendRuncOptions(t *testing.T) {
 			d, err := layout.Create(testNamespace, "c1", bundle.CreateOptions{})
 			require.NoError(t, err)
 			store := &containerStore{}
-			store.add("c1", RuncV2, c.store)
+			store.add("c1", plugins.RuntimeRuncV2, c.store)
 			m := memManager(t)
 			m.config.Containers = store
-			i := newInstance(m, layout, KindTask, testNamespace, "c1", dead)
+			i := newInstance(m, layout, life.Task, testNamespace, "c1", life.Dead)
 			i.bundle = d
 			files := map[string]string{"options.json": c.options, "runtime": c.runtime}
 			for file, data := range files {

@@ -142,12 +142,12 @@ func TestReasons(t *testing.T) {
 		want  string
 	}{
 		{metrics.PhaseLaunch, errors.Wrap(context.Canceled, "waiting"), metrics.ReasonCanceled},
-		{metrics.PhaseLaunch, bundleError{errdefs.ErrAlreadyExists}, metrics.ReasonExists},
+		{metrics.PhaseLaunch, noBundle(errdefs.ErrAlreadyExists), metrics.ReasonExists},
 		{metrics.PhaseCreate, shimproc.ErrDead, metrics.ReasonShimDied},
 		{metrics.PhaseCreate, shimclient.ErrConnectionLost, metrics.ReasonShimDied},
 		{metrics.PhaseResolve, errdefs.ErrInvalidArgument, metrics.ReasonSpec},
 		{metrics.PhaseResolve, errdefs.ErrNotFound, metrics.ReasonRuntime},
-		{metrics.PhaseLaunch, errors.Wrap(bundleError{errors.New("disk full")}, "c1"), metrics.ReasonBundle},
+		{metrics.PhaseLaunch, errors.Wrap(noBundle(errors.New("disk full")), "c1"), metrics.ReasonBundle},
 		{metrics.PhaseLaunch, errors.New("exit status 1"), metrics.ReasonLaunch},
 		{metrics.PhaseLaunch, shimproc.Unavailable("a", time.Now(), "cannot be reached"), metrics.ReasonConnect},
 		{metrics.PhaseMounts, errors.New("no such device"), metrics.ReasonMounts},
@@ -159,17 +159,7 @@ func TestReasons(t *testing.T) {
 		metrics.PhaseCreate} {
 		require.NotEmpty(t, reasonOfPhase[phase])
 	}
-	require.Equal(t, "OK", codeOf(nil))
-	require.Equal(t, "NotFound", codeOf(shimproc.ErrDead))
-	require.Equal(t, "DeadlineExceeded", codeOf(shimclient.ErrNoAnswer))
-	require.Equal(t, "Unknown", codeOf(errors.New("runc")))
 }
 
-// TestWaitsAreNotCounted: a Wait lasts as long as its container.
-func TestWaitsAreNotCounted(t *testing.T) {
-	s := scrape(t)
-	was := s.sum("rpcs_total")
-	observeCall("Wait", nil, time.Hour)
-	observeCall("WaitSandbox", nil, time.Hour)
-	require.Equal(t, was, s.sum("rpcs_total"))
-}
+// noBundle is the error of a bundle that could not be made.
+func noBundle(why error) error { return metrics.MakingBundle(func() error { return why }) }

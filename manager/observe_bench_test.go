@@ -9,12 +9,15 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/containerd/v2/plugins"
 	"go.opentelemetry.io/otel"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 
 	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/manager/internal/life"
 	"github.com/shimyard/shimyard/manager/internal/metrics"
+	"github.com/shimyard/shimyard/manager/internal/spans"
 )
 
 // All that a create and a delete do to be seen, and nothing else: without traces, and with every span recorded. A
@@ -32,19 +35,19 @@ func BenchmarkInstrumentation(b *testing.B) {
 
 func benchInstrumentation(b *testing.B) {
 	m := memManager(b)
-	i := newInstance(m, bundle.Layout{}, KindTask, testNamespace, "c", launching)
+	i := newInstance(m, bundle.Layout{}, life.Task, testNamespace, "c", life.Launching)
 	i.binary.Path = "/bin/shim"
 	b.ReportAllocs()
 	for b.Loop() {
 		_, w := watchCreate(context.Background(), i)
 		w.enter(metrics.PhaseQueue)
 		ctx := w.enter(metrics.PhaseLaunch)
-		besideStep(ctx, spanCreate+"."+metrics.PhaseDial)(nil)
+		spans.Beside(ctx, spans.Create+"."+metrics.PhaseDial)(nil)
 		metrics.Phase(metrics.PhaseDial, time.Now())
-		if err := makingBundle(func() error { return nil }); err != nil {
+		if err := metrics.MakingBundle(func() error { return nil }); err != nil {
 			b.Fatal(err)
 		}
-		metrics.WarmRequest(RuncV2, "miss")
+		metrics.WarmRequest(plugins.RuntimeRuncV2, "miss")
 		metrics.Exec("start")
 		w.launchedBy(i)
 		w.enter(metrics.PhaseMounts)
@@ -52,12 +55,12 @@ func benchInstrumentation(b *testing.B) {
 		for _, method := range []string{"Connect", "Create", "Start", "State", "Delete"} {
 			metrics.RPC(method, "OK", time.Millisecond)
 		}
-		w.done(i, RuncV2, nil)
-		ctx, end := i.startSpan(context.Background(), spanDelete)
-		_, cleaned := childSpan(ctx, spanDelete+".cleanup")
+		w.done(i, plugins.RuntimeRuncV2, nil)
+		ctx, end := i.startSpan(context.Background(), spans.Delete)
+		_, cleaned := spans.Child(ctx, spans.Delete+".cleanup")
 		cleaned(errors.New("once more"))
 		end(nil)
-		metrics.Deleted(RuncV2, time.Millisecond)
+		metrics.Deleted(plugins.RuntimeRuncV2, time.Millisecond)
 		metrics.Cleanup(true)
 	}
 }

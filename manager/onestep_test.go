@@ -16,8 +16,9 @@ import (
 
 // TestOneStep: where the state and the record are judged or changed together, the instance's lock is held from the
 // first to the last. What two steps in place of the one would cost is shown by TestTwoStepsInPlaceOfOne in package
-// ledger; they cannot be raced reliably, so it is the source that is held to the rule: a stage comes from inStep alone,
-// and an event that changes the state takes the lock once and keeps it until it returns.
+// ledger; they cannot be raced reliably, so it is the source that is held to the rule: a state that is given to the
+// ledger comes from inStep alone, and an event that changes the state takes the lock once and keeps it until it
+// returns.
 func TestOneStep(t *testing.T) {
 	paths, err := filepath.Glob("*.go")
 	require.NoError(t, err)
@@ -34,8 +35,10 @@ func TestOneStep(t *testing.T) {
 				continue
 			}
 			calls := callsOf(fn)
-			require.False(t, calls["stage"] > 0 && fn.Name.Name != "inStep",
-				"%s takes a stage that may be another when it is used; inStep gives one", fn.Name)
+			for _, asked := range []string{"HearExit", "HearDelete", "BeginSpeaking", "ReplayDue", "RepeatDue"} {
+				require.True(t, calls[asked] == 0 || calls["inStep"] == 1,
+					"%s gives the ledger a state that may be another by then; inStep gives one that stays", fn.Name)
+			}
 			if calls["toLocked"] > 0 || fn.Name.Name == "inStep" {
 				changes++
 				require.True(t, keepsLock(fn), "%s must lock the instance first, and unlock it by a defer alone", fn.Name)

@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
 
+	"github.com/shimyard/shimyard/manager/internal/life"
 	"github.com/shimyard/shimyard/shimclient"
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
@@ -21,7 +22,7 @@ func TestPolicy(t *testing.T) {
 	y.run("c1", "sleep")
 	y.config.AllowedRuntimes = []string{"io.containerd.runc.v2"}
 	y.restart()
-	y.inState("c1", running)
+	y.inState("c1", life.Running)
 	before := y.shim.Count(shimtest.KindExec, "start") + y.shim.Count(shimtest.KindExec, "info")
 	_, err := y.tasks.Create(y.ctx, "c2", y.opts("sleep"))
 	require.True(t, errdefs.IsPermissionDenied(err), "%v", err)

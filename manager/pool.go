@@ -5,8 +5,6 @@ package manager
 
 import (
 	"context"
-	"fmt"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,6 +16,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/manager/internal/failpoint"
 	"github.com/shimyard/shimyard/manager/internal/metrics"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/manager/internal/warm"
@@ -59,12 +58,16 @@ type warmShim struct {
 
 	// using guards when the first task took it and when one was last about to leave, in clock ticks since boot; 0: none
 	// has. Nothing else is done under it.
-	using        sync.Mutex
-	served, left uint64
+	using sync.Mutex
+	// +checklocks:using
+	served uint64
+	// +checklocks:using
+	left uint64
 
 	// clearing orders the removal of what it leaves and the return of its directory, and guards cleared.
 	clearing sync.Mutex
-	cleared  bool
+	// +checklocks:clearing
+	cleared bool
 }
 
 // pool launches warm shims, gives them to tasks and ends them. Which there are, and which may be given, is the
@@ -97,30 +100,6 @@ func (o *pool) newWarm(dir *bundle.Warm, token string, spec poolSpec) *warmShim 
 	w := &warmShim{dir: dir, token: token, spec: spec}
 	w.entry = o.account.Enter(w, spec.key, warm.Limits(spec.limits))
 	return w
-}
-
-// specFor says what shim of the pool could serve a new task, if any could.
-func (o *pool) specFor(i *Instance, facts specFacts, b shimclient.Binary, opts *anypb.Any) (poolSpec, bool) {
-	limits := o.m.config.pool(b)
-	if runtime.GOOS != "linux" || i.kind != KindTask || limits.Warm <= 0 || o.refused.Has(b.File) {
-		return poolSpec{}, false
-	}
-	if !(warm.Wish{ID: i.id, Groups: facts.groups, RuncGroup: facts.runcGroup, Options: opts}).Allowed() {
-		return poolSpec{}, false
-	}
-	key := o.key(i.namespace, b, opts)
-	return poolSpec{key: key, namespace: i.namespace, binary: b, options: opts, limits: limits}, true
-}
-
-// key of the shims that a create could take: what this daemon would give to a shim which it started for it.
-func (o *pool) key(namespace string, b shimclient.Binary, opts *anypb.Any) string {
-	c := &o.m.config
-	parts := []string{
-		namespace, b.Runtime, b.Path, fmt.Sprint(b.File), opts.GetTypeUrl(), string(opts.GetValue()),
-		log.GetLevel().String(), c.SocketDir, c.GRPCAddress, c.TTRPCAddress,
-	}
-	parts = append(parts, c.Env...)
-	return o.keys.Of(append(parts, c.runtime(b).Env...)...)
 }
 
 // tookNow notes that a task takes the shim, and returns the moment: what began before it is not the task's. What the
@@ -207,7 +186,7 @@ func (o *pool) ended(w *warmShim) {
 	}
 	o.m.spawn(func() {
 		if pid := w.p.Verified(); pid != (shimclient.ProcessID{}) {
-			ctx, cancel := timeout.WithContext(o.m.ctx, TimeoutCleanup)
+			ctx, cancel := timeout.WithContext(o.m.ctx, shimproc.TimeoutCleanup)
 			defer cancel()
 			_ = pid.Wait(ctx) // one that goes by itself is given the time to
 		}
@@ -226,7 +205,7 @@ func (o *pool) clear(w *warmShim) {
 	}
 	ctx := context.WithoutCancel(o.m.ctx)
 	if pid := w.p.Verified(); (pid == shimclient.ProcessID{}) || pid.Alive() {
-		ectx, cancel := timeout.WithContext(ctx, TimeoutCleanup)
+		ectx, cancel := timeout.WithContext(ctx, shimproc.TimeoutCleanup)
 		defer cancel()
 		if !o.m.endWarmLaunch(ectx, w.dir, w.token, w.sparing()) {
 			return
@@ -247,8 +226,8 @@ func (w *warmShim) sparing() func(shimclient.ProcessID) bool {
 	return func(id shimclient.ProcessID) bool { return id != shim && id.StartTime >= from }
 }
 
-// endWarmLaunch ends what is left of the launch of a warm shim, but what is to be spared; "" is the token of none. False
-// when it could not, so that its directory stays for the next start of the daemon.
+// endWarmLaunch ends what is left of the launch of a warm shim, but what is to be spared; "" is the token of none.
+// False when it could not, so that its directory stays for the next start of the daemon.
 func (m *ShimManager) endWarmLaunch(
 	ctx context.Context, dir *bundle.Warm, token string, spare func(shimclient.ProcessID) bool,
 ) bool {
@@ -300,7 +279,45 @@ func (m *ShimManager) warmOf(dir *bundle.Warm, rec *bundle.WarmRecord) *warmShim
 	})
 	w.answered = rec.Launch.Answered
 	if w.answered != 0 {
+		w.using.Lock()
+		defer w.using.Unlock()
 		w.served = w.answered + 1 // it may have been
 	}
 	return w
+}
+
+// vacate takes the directory of a warm shim out of the bundle of a task that has ended. That of a shim which goes on
+// waits for another task then; of one that is over it goes with the bundle.
+func (o *pool) vacate(w *warmShim, d *bundle.Bundle) error {
+	if w.p == nil {
+		// How to reach it is not known, and it is not there any more.
+		o.m.removeSocketsOfDead(w.spec.namespace, []string{w.dir.ID})
+		return nil
+	}
+	return o.takeHome(w, d)
+}
+
+// takeHome moves the directory of a shim that goes on without the task whose bundle it was to where it waits, and
+// empties it.
+func (o *pool) takeHome(w *warmShim, d *bundle.Bundle) error {
+	w.clearing.Lock()
+	defer w.clearing.Unlock()
+	if w.p.IsOver() {
+		return nil
+	}
+	err := d.Return(w.dir)
+	if errdefs.IsNotFound(err) {
+		o.distrust(w.p) // it works in a directory that is not there any more
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	failpoint.Here("warm-returned")
+	if err := w.dir.Empty(); err != nil {
+		return err
+	}
+	failpoint.Here("warm-emptied")
+	w.home.Store(true)
+	return nil
 }

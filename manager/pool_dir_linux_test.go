@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
 
+	"github.com/shimyard/shimyard/manager/internal/life"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
@@ -104,7 +105,7 @@ func TestSharedDirectoryOverARestart(t *testing.T) {
 	y.pooled("c2")
 	id := y.warm("c1").dir.ID
 	y.crash()
-	y.inState("c1", running)
+	y.inState("c1", life.Running)
 	w := y.warm("c1")
 	require.Equal(t, id, w.dir.ID)
 	y.remove("c1")
@@ -129,11 +130,11 @@ func TestRootfsThatCannotBeEmptied(t *testing.T) {
 	y.kill(task)
 	_, err := y.tasks.Delete(y.ctx, "c1")
 	require.NoError(t, err)
-	setTimeout(t, TimeoutCleanup, 100*time.Millisecond) // for which a create waits for the id
+	setTimeout(t, shimproc.TimeoutCleanup, 100*time.Millisecond) // for which a create waits for the id
 	_, err = y.tasks.Create(y.ctx, "c1", y.runcOpts("sleep"))
 	require.True(t, errdefs.IsAlreadyExists(err), "%v", err)
 	require.ErrorContains(t, err, "precious")
-	setTimeout(t, TimeoutCleanup, time.Minute)
+	setTimeout(t, shimproc.TimeoutCleanup, time.Minute)
 	y.until("its shim is gone", func() bool { return len(y.daemons()) == 1 })
 	require.True(t, y.distrusted())
 	require.FileExists(t, precious)
@@ -210,7 +211,7 @@ func TestLentDirectoryDamaged(t *testing.T) {
 			y.pooled("c1")
 			id := y.warm("c1").dir.ID
 			y.crash(func() { spoil(y, filepath.Join(y.bundle("c1"), "warm.json")) })
-			y.inState("c1", running)
+			y.inState("c1", life.Running)
 			y.remove("c1")
 			y.removed("c1")
 			y.gone(id)
@@ -241,7 +242,7 @@ func TestPlaceIsTaken(t *testing.T) {
 
 // TestBundleGoneUnderAWarmShim: a shim whose directory was removed serves nobody after its task.
 func TestBundleGoneUnderAWarmShim(t *testing.T) {
-	setTimeout(t, TimeoutShutdown, 5*time.Second)
+	setTimeout(t, shimproc.TimeoutShutdown, 5*time.Second)
 	y := poolYard(t, shimtest.Scenario{}, PoolConfig{Warm: 1, Reuse: 100})
 	task := y.pooled("c1")
 	w := y.warm("c1")
@@ -270,7 +271,7 @@ func TestDirectoryOfADeadShim(t *testing.T) {
 	}
 	y.killShim(id)
 	y.until("it is found dead", w.p.IsOver)
-	i := newInstance(y.m, y.tasks.layout, KindTask, testNamespace, "c2", launching)
+	i := newInstance(y.m, y.tasks.layout, life.Task, testNamespace, "c2", life.Launching)
 	i.describe(specFacts{raw: []byte("{}")}, w.spec.binary)
 	require.ErrorIs(t, lendHome(i, w, specFacts{raw: []byte("{}")}), shimproc.ErrDead)
 	y.gone(id)

@@ -5,14 +5,17 @@ package manager
 
 import (
 	"context"
+	"fmt"
+	"runtime"
 
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
-	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/pkg/errors"
+	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/shimyard/shimyard/bundle"
 	"github.com/shimyard/shimyard/manager/internal/failpoint"
+	"github.com/shimyard/shimyard/manager/internal/life"
 	"github.com/shimyard/shimyard/manager/internal/metrics"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/manager/internal/warm"
@@ -179,7 +182,7 @@ func (m *ShimManager) moveIn(ctx context.Context, i *Instance, w *warmShim, fact
 	if !w.home.Swap(false) { // another task of the shim has it
 		return m.moveBeside(ctx, i, w, facts)
 	}
-	return makingBundle(func() error { return lendHome(i, w, facts) })
+	return metrics.MakingBundle(func() error { return lendHome(i, w, facts) })
 }
 
 // lendHome makes the directory of the shim the bundle. That of a shim which is found dead meanwhile is removed, or
@@ -221,10 +224,11 @@ func (m *ShimManager) moveBeside(ctx context.Context, i *Instance, w *warmShim, 
 		return err
 	}
 	failpoint.Here("warm-beside")
-	if err := i.bundle.WriteBootstrap(w.reply); err != nil {
+	d := i.home()
+	if err := d.WriteBootstrap(w.reply); err != nil {
 		return err
 	}
-	if err := w.dir.LendLog(i.bundle); err != nil {
+	if err := w.dir.LendLog(d); err != nil {
 		log.G(ctx).WithError(err).Warn("the shim's log could not be drained by another containerd after a rollback")
 	}
 	return nil
@@ -251,46 +255,26 @@ func moveOut(i *Instance, w *warmShim, why error) error {
 	return why
 }
 
-// removeBundle removes the bundle. The directory of a warm shim that goes on without the instance waits for another
-// task then; of one that is over it goes with the bundle.
-func (i *Instance) removeBundle(d *bundle.Bundle) error {
-	i.mu.Lock()
-	w := i.house
-	i.mu.Unlock()
-	switch {
-	case w == nil:
-	case w.p == nil:
-		// How to reach it is not known, and it is not there any more.
-		i.m.removeSocketsOfDead(i.namespace, []string{w.dir.ID})
-	default:
-		if err := i.m.pool.takeHome(w, d); err != nil {
-			return err
-		}
+// specFor says what shim of the pool could serve a new task, if any could.
+func (o *pool) specFor(i *Instance, facts specFacts, b shimclient.Binary, opts *anypb.Any) (poolSpec, bool) {
+	limits := o.m.config.pool(b)
+	if runtime.GOOS != "linux" || i.kind != life.Task || limits.Warm <= 0 || o.refused.Has(b.File) {
+		return poolSpec{}, false
 	}
-	return d.Remove()
+	if !(warm.Wish{ID: i.id, Groups: facts.groups, RuncGroup: facts.runcGroup, Options: opts}).Allowed() {
+		return poolSpec{}, false
+	}
+	key := o.key(i.namespace, b, opts)
+	return poolSpec{key: key, namespace: i.namespace, binary: b, options: opts, limits: limits}, true
 }
 
-// takeHome moves the directory of a shim that goes on without the task whose bundle it was to where it waits, and
-// empties it.
-func (o *pool) takeHome(w *warmShim, d *bundle.Bundle) error {
-	w.clearing.Lock()
-	defer w.clearing.Unlock()
-	if w.p.IsOver() {
-		return nil
+// key of the shims that a create could take: what this daemon would give to a shim which it started for it.
+func (o *pool) key(namespace string, b shimclient.Binary, opts *anypb.Any) string {
+	c := &o.m.config
+	parts := []string{
+		namespace, b.Runtime, b.Path, fmt.Sprint(b.File), opts.GetTypeUrl(), string(opts.GetValue()),
+		log.GetLevel().String(), c.SocketDir, c.GRPCAddress, c.TTRPCAddress,
 	}
-	err := d.Return(w.dir)
-	if errdefs.IsNotFound(err) {
-		o.distrust(w.p) // it works in a directory that is not there any more
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	failpoint.Here("warm-returned")
-	if err := w.dir.Empty(); err != nil {
-		return err
-	}
-	failpoint.Here("warm-emptied")
-	w.home.Store(true)
-	return nil
+	parts = append(parts, c.Env...)
+	return o.keys.Of(append(parts, c.runtime(b).Env...)...)
 }

@@ -11,6 +11,7 @@ import (
 	runcoptions "github.com/containerd/containerd/api/types/runc/options"
 	"github.com/containerd/containerd/v2/core/runtime"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/containerd/v2/plugins"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/stretchr/testify/require"
@@ -215,6 +216,6 @@ func (y *yard) pause(id string) {
 func (y *yard) inPod(pod string) runtime.CreateOpts {
 	y.Helper()
 	o := y.grouped(pod)
-	o.Runtime = RuncV2
+	o.Runtime = plugins.RuntimeRuncV2
 	return o
 }

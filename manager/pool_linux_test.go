@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/containerd/v2/core/runtime"
 	"github.com/stretchr/testify/require"
 
+	"github.com/shimyard/shimyard/manager/internal/life"
 	"github.com/shimyard/shimyard/shimclient"
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
@@ -72,7 +73,7 @@ func TestSparesFollowDemand(t *testing.T) {
 		y.spares(2)
 		y.giveAllUp(held)
 	}
-	for _, i := range y.m.list("", KindTask) {
+	for _, i := range y.m.list("", life.Task) {
 		y.remove(i.id)
 	}
 }
@@ -239,7 +240,7 @@ func TestManyAtOnce(t *testing.T) {
 	for range workers {
 		require.NoError(t, <-failed)
 	}
-	y.until("all tasks are gone", func() bool { return len(y.m.list("", KindTask)) == 0 })
+	y.until("all tasks are gone", func() bool { return len(y.m.list("", life.Task)) == 0 })
 	y.until("no spare is being started", func() bool { return !y.filling() })
 	y.serveOneAtATime()
 	y.until("all that is left is idle", func() bool {

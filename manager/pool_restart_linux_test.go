@@ -13,9 +13,12 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/core/runtime"
+	"github.com/containerd/containerd/v2/plugins"
 	"github.com/stretchr/testify/require"
 
 	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/manager/internal/life"
+	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
@@ -24,7 +27,7 @@ import (
 func TestCloseEndsIdleShims(t *testing.T) {
 	for _, stopped := range []bool{false, true} {
 		t.Run(map[bool]string{false: "all answer", true: "one is stopped"}[stopped], func(t *testing.T) {
-			setTimeout(t, TimeoutShutdown, time.Minute)
+			setTimeout(t, shimproc.TimeoutShutdown, time.Minute)
 			y := poolYard(t, shimtest.Scenario{}, PoolConfig{Warm: 2, Reuse: 100})
 			for _, id := range []string{"c1", "c2", "c3"} {
 				y.pooled(id)
@@ -41,7 +44,7 @@ func TestCloseEndsIdleShims(t *testing.T) {
 			require.Len(t, y.daemons(), 1)
 			require.Equal(t, kept, y.daemons()[0].ID)
 			y.boot()
-			y.inState("c1", running)
+			y.inState("c1", life.Running)
 			y.remove("c1")
 			y.noPool()
 			y.empty()
@@ -65,8 +68,8 @@ func TestCloseWhileASpareStarts(t *testing.T) {
 			require.Len(t, y.daemons(), 2)
 			y.shim.Update(func(s *shimtest.Scenario) { s.Start.HangAt = "" })
 			y.boot()
-			y.inState("c1", running)
-			y.inState("c2", running)
+			y.inState("c1", life.Running)
+			y.inState("c2", life.Running)
 			y.remove("c1")
 			y.remove("c2")
 			y.noPool()
@@ -98,7 +101,7 @@ func TestRestartWithWarmShims(t *testing.T) {
 				y.restart(func() { change(y) })
 			}
 			for id, want := range before {
-				y.inState(id, running)
+				y.inState(id, life.Running)
 				require.Equal(t, want, y.state(mustGet(y, id)))
 				e := y.exec(mustGet(y, id), "e1", "exit", "7")
 				exit, err := e.Wait(y.ctx)
@@ -167,7 +170,7 @@ func TestCrashAndThenNoPool(t *testing.T) {
 	}{
 		"no pool": {meanwhile: func(y *yard, _ []string) { y.config.WarmLimit = 0 }},
 		"not this one": {meanwhile: func(y *yard, _ []string) {
-			y.config.Runtimes[RuncV2] = RuntimeConfig{Path: y.shim.Path, Pool: &PoolConfig{}}
+			y.config.Runtimes[plugins.RuntimeRuncV2] = RuntimeConfig{Path: y.shim.Path, Pool: &PoolConfig{}}
 		}},
 		"a lower ceiling": {meanwhile: func(y *yard, _ []string) { y.config.WarmLimit = 1 }, left: 1},
 		"one is stopped":  {meanwhile: func(y *yard, ids []string) { y.stop(ids[0]) }, left: 1},
@@ -190,7 +193,7 @@ func TestCrashAndThenNoPool(t *testing.T) {
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			setTimeout(t, TimeoutLoad, time.Second)
+			setTimeout(t, shimproc.TimeoutLoad, time.Second)
 			y := coldPoolYard(t, shimtest.Scenario{}, PoolConfig{Warm: 1, Reuse: 100})
 			y.boot()
 			y.pooled("c1")
@@ -268,7 +271,7 @@ func TestWarmLaunchCutShort(t *testing.T) {
 				}
 				if c.recorded {
 					require.NoError(t, d.WriteRecord(&bundle.WarmRecord{
-						Namespace: testNamespace, Runtime: RuncV2, Key: "k", BootID: shimclient.BootID(),
+						Namespace: testNamespace, Runtime: plugins.RuntimeRuncV2, Key: "k", BootID: shimclient.BootID(),
 						Launch: bundle.Launch{Token: token, Binary: y.shim.Path},
 					}))
 				}
@@ -369,7 +372,7 @@ func TestWarmShimsThatAreLeftAlone(t *testing.T) {
 			require.Equal(t, w.dir.ID, y.shim.Daemon(w.dir.ID).ID)
 			require.Len(t, y.shim.Procs(shimtest.RoleGuest), 1)
 			if y.instance("c2") != nil { // and its task can be used
-				y.inState("c2", running)
+				y.inState("c2", life.Running)
 				y.kill(mustGet(y, "c2"))
 				_, err := y.tasks.Delete(y.ctx, "c2")
 				require.NoError(t, err)
@@ -406,7 +409,7 @@ func TestWarmCreateCutShort(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			y := poolYard(t, shimtest.Scenario{}, PoolConfig{Warm: 1, Reuse: 100})
-			i := newInstance(y.m, y.tasks.layout, KindTask, testNamespace, "c1", launching)
+			i := newInstance(y.m, y.tasks.layout, life.Task, testNamespace, "c1", life.Launching)
 			require.NoError(t, y.m.reserve(y.ctx, i))
 			opts := y.runcOpts("sleep")
 			facts, err := readSpec(opts.Spec)

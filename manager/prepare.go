@@ -8,23 +8,27 @@ import (
 	"encoding/json"
 	"slices"
 
+	"github.com/containerd/containerd/v2/core/runtime"
 	"github.com/containerd/containerd/v2/pkg/timeout"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/containerd/typeurl/v2"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/pkg/errors"
+	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/shimyard/shimyard/bundle"
 	"github.com/shimyard/shimyard/manager/internal/await"
 	"github.com/shimyard/shimyard/manager/internal/failpoint"
+	"github.com/shimyard/shimyard/manager/internal/life"
+	"github.com/shimyard/shimyard/manager/internal/metrics"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
 // prepare makes the bundle of a reserved instance whose shim has none for it.
 func (m *ShimManager) prepare(ctx context.Context, i *Instance, facts specFacts) error {
-	return makingBundle(func() error { return m.makeBundle(ctx, i, facts) })
+	return metrics.MakingBundle(func() error { return m.makeBundle(ctx, i, facts) })
 }
 
 func (m *ShimManager) makeBundle(ctx context.Context, i *Instance, facts specFacts) error {
@@ -56,7 +60,7 @@ func (m *ShimManager) makeBundle(ctx context.Context, i *Instance, facts specFac
 // id with it; so does a directory that is no bundle, and one that cannot be read: what is in it may be a user's data.
 // Errors: AlreadyExists.
 func (m *ShimManager) clearLeftover(ctx context.Context, i *Instance) error {
-	old := newInstance(m, i.layout, i.kind, i.namespace, i.id, reaping)
+	old := newInstance(m, i.layout, i.kind, i.namespace, i.id, life.Reaping)
 	d, err := i.layout.Open(i.namespace, i.id)
 	if err != nil {
 		return err
@@ -182,7 +186,7 @@ func (m *ShimManager) reserve(ctx context.Context, i *Instance) error {
 	if err := m.awaitReady(ctx); err != nil {
 		return err
 	}
-	wctx, cancel := timeout.WithContext(ctx, TimeoutCleanup)
+	wctx, cancel := timeout.WithContext(ctx, shimproc.TimeoutCleanup)
 	defer cancel()
 	var other *Instance
 	var refused error
@@ -191,10 +195,10 @@ func (m *ShimManager) reserve(ctx context.Context, i *Instance) error {
 			return await.Wake{}, true
 		}
 		st, changed := other.watch()
-		if !st.ending() {
+		if !st.IsEnding() {
 			refused = errReserved(other)
 		}
-		return await.Wake{changed}, !st.ending()
+		return await.Wake{changed}, !st.IsEnding()
 	})
 	switch {
 	case err == nil:
@@ -203,4 +207,25 @@ func (m *ShimManager) reserve(ctx context.Context, i *Instance) error {
 		return errors.Wrapf(ctx.Err(), "waiting for the end of an earlier %s %s", i.kind, i.id)
 	}
 	return errReserved(other)
+}
+
+// errReserved is the answer to a create whose id still belongs to an earlier instance.
+func errReserved(i *Instance) error {
+	st, left := i.status()
+	if left != nil {
+		return errors.Wrapf(errdefs.ErrAlreadyExists, "%s %s is still being cleaned up: %v", i.kind, i.id, left)
+	}
+	return errors.Wrapf(errdefs.ErrAlreadyExists, "%s %s (%s)", i.kind, i.id, st)
+}
+
+// options of a create: the task's own, else the runtime's.
+func options(opts runtime.CreateOpts) *anypb.Any {
+	o := opts.TaskOptions
+	if o == nil || o.GetValue() == nil {
+		o = opts.RuntimeOptions
+	}
+	if o == nil {
+		return nil
+	}
+	return typeurl.MarshalProto(o)
 }

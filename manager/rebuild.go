@@ -19,28 +19,9 @@ import (
 	"github.com/shimyard/shimyard/shimclient"
 )
 
-// unaddressed is a restored instance whose bundle does not say how to reach its shim, and why it does not.
-type unaddressed struct {
-	i   *Instance
-	why error
-}
-
-// findAddresses sees to the instances whose bundles do not say how to reach their shims. It runs once all records are
-// read: another instance may know the process that serves one of them.
-func (m *ShimManager) findAddresses() {
-	m.mu.Lock()
-	all := m.unaddressed
-	m.unaddressed = nil
-	m.mu.Unlock()
-	for _, u := range all {
-		m.findAddress(u)
-		u.i.announce()
-	}
-}
-
 // findAddress puts one instance behind its shim's process, cleans it up if that is known to be dead, and else puts it
-// behind a process that cannot be reached.
-func (m *ShimManager) findAddress(u unaddressed) {
+// behind a process that cannot be reached. It returns the process; nil when there is no task to restore.
+func (m *ShimManager) findAddress(u unaddressed) *shimproc.Process {
 	i, ctx := u.i, u.i.context()
 	pid := i.ledger.Passage().Shim
 	if i.ledger.Passage().EarlierBoot || pid != (shimclient.ProcessID{}) && !pid.Alive() {
@@ -48,15 +29,14 @@ func (m *ShimManager) findAddress(u unaddressed) {
 		if i.onDeath() {
 			m.onBegin(i.cleanUpDead)
 		}
-		return
+		return nil
 	}
 	if ep, ok := i.rebuiltAddress(); ok {
 		from := shimproc.Origin{Launched: i.launchedHere(), Pid: pid, Answered: i.ledger.Passage().Answered(), Owned: true}
 		if p, _, err := m.procs.Attach(behind{i}, ep, from); err == nil {
 			log.G(ctx).WithError(u.why).WithField("address", ep).
 				Warn("cannot tell from a bundle how to reach its shim; found that by other traces")
-			i.onAttached(p)
-			return
+			return p
 		}
 	}
 	if !i.hasTraces() {
@@ -64,9 +44,9 @@ func (m *ShimManager) findAddress(u unaddressed) {
 		if i.onUnknown() {
 			m.onBegin(i.undo)
 		}
-		return
+		return nil
 	}
-	i.onAttached(i.lose(u.why))
+	return i.lose(u.why)
 }
 
 // hasTraces tells whether anything speaks for a container behind a bundle of stock containerd that does not say how to
@@ -266,4 +246,80 @@ func (i *Instance) loseStranger(why error) {
 func (i *Instance) servedByAnother() bool {
 	way := i.ledger.Passage()
 	return way.Joined || way.Warm != "" || i.leader() != ""
+}
+
+// launchedHere tells whether a daemon of this machine started the shim: a sandbox that a proxy plugin's sandboxer owns
+// has its shim wherever that one wants. Of a bundle that stock containerd left, only the lack of a sandbox tells.
+func (i *Instance) launchedHere() bool {
+	i.mu.Lock()
+	way, d := i.ledger.Passage(), i.bundle
+	i.mu.Unlock()
+	launched := way.Launched || way.Launch != nil
+	if launched || !i.foreign() {
+		return launched
+	}
+	_, err := d.Sandbox()
+	return err != nil
+}
+
+// foreign tells that no launch of ours is on record.
+func (i *Instance) foreign() bool {
+	way := i.ledger.Passage()
+	return way.Launch == nil && !way.Joined
+}
+
+// leader is the id of the instance whose shim serves this one, as its bundle tells: the sandbox that it joined, or its
+// group; "" where it is served by a shim of its own.
+func (i *Instance) leader() string {
+	i.mu.Lock()
+	d, launch := i.bundle, i.ledger.Passage().Launch
+	i.mu.Unlock()
+	id, err := d.Sandbox()
+	switch {
+	case err == nil:
+	case launch != nil && len(launch.Groups) > 0:
+		id = launch.Groups[0]
+	case launch == nil:
+		id = groupOf(d)
+	}
+	if id == i.id {
+		return ""
+	}
+	return id
+}
+
+// follows tells whether an instance that is there has the shim which serves this one.
+func (i *Instance) follows() bool {
+	id := i.leader()
+	return id != "" && i.m.find(i.namespace, id) != nil
+}
+
+// groupOf reads the group of a bundle from its spec, as runc's shim does; "" where there is none.
+func groupOf(d *bundle.Bundle) string {
+	raw, err := d.Spec()
+	if err != nil {
+		return ""
+	}
+	facts, err := parseSpec(raw)
+	if err != nil || len(facts.groups) == 0 {
+		return ""
+	}
+	return facts.groups[0]
+}
+
+// openLog takes over the log of a restored shim. Only an instance that started its shim has one; in a pod that stock
+// containerd left it is the pause container, whose bundle the shim was started in.
+func (i *Instance) openLog() {
+	i.mu.Lock()
+	p, d, joined := i.proc, i.bundle, i.ledger.Passage().Joined
+	i.mu.Unlock()
+	if joined || p == nil || i.foreign() && i.follows() {
+		return
+	}
+	c, err := shimclient.OpenLog(d.LogPath(), log.Fields{"id": i.id, "namespace": i.namespace})
+	if err != nil {
+		log.G(i.context()).WithError(err).Warn("cannot open the log of a restored shim")
+		return
+	}
+	p.SetLog(c)
 }

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/shimyard/shimyard/manager/internal/life"
 )
 
 // TestExitThatTheShimDoesNotTell but has answered with is told once, when the shim has given up on that. Those of execs
@@ -52,7 +54,7 @@ func TestExitThatTheShimTells(t *testing.T) {
 
 // TestExitOfADeletedTask is not told any more.
 func TestExitOfADeletedTask(t *testing.T) {
-	for _, st := range []state{deleting, reaping, gone} {
+	for _, st := range []life.State{life.Deleting, life.Reaping, life.Gone} {
 		t.Run(st.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				i := answeredTask(t, memManager(t))
@@ -72,7 +74,7 @@ func TestExitAfterAFailedDelete(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i := answeredTask(t, memManager(t))
 		before, _ := i.onDelete(false)
-		require.Equal(t, running, before)
+		require.Equal(t, life.Running, before)
 		i.ledger.LearnExit(exitOf(77, 3))
 		time.Sleep(2 * ownRetries)
 		require.Zero(t, i.ledger.Exit("").Tries)

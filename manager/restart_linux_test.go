@@ -14,6 +14,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
 
+	"github.com/shimyard/shimyard/manager/internal/life"
+	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
@@ -37,9 +39,9 @@ func TestRestart(t *testing.T) {
 			from := 0
 			y.restart(func() { from = len(y.shim.Trace()) })
 
-			require.Len(t, y.m.list("", KindTask), 3, "at once")
+			require.Len(t, y.m.list("", life.Task), 3, "at once")
 			for id, want := range before {
-				y.inState(id, running)
+				y.inState(id, life.Running)
 				require.Equal(t, 1, y.rpcs(from, "State", id), "%s", id)
 				require.Equal(t, want, y.state(mustGet(y, id)))
 				if s.Socket != shimtest.Abstract { // which the kernel does not list by path
@@ -163,7 +165,7 @@ func TestRestartOfWhatTheStoreKnows(t *testing.T) {
 	y.sandboxes.add("c1")
 	y.launchOnly("c1")
 	y.restart()
-	y.inState("c1", running)
+	y.inState("c1", life.Running)
 	require.Len(t, y.shim.Procs(shimtest.RoleDaemon), 1)
 	_, err := y.tasks.Delete(y.ctx, "c1")
 	require.True(t, errdefs.IsNotFound(err), "%v", err)
@@ -193,7 +195,7 @@ func TestLaunchCutShort(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			y := newYard(t, s)
-			i := newInstance(y.m, y.tasks.layout, KindTask, testNamespace, "c1", launching)
+			i := newInstance(y.m, y.tasks.layout, life.Task, testNamespace, "c1", life.Launching)
 			b, err := y.m.resolver.Resolve(y.shim.Path)
 			require.NoError(t, err)
 			facts := specFacts{raw: []byte("{}")}
@@ -219,7 +221,7 @@ func TestRestartWithoutTheBinary(t *testing.T) {
 	y := newYard(t, shimtest.Scenario{})
 	y.run("c1", "sleep")
 	y.restart(func() { require.NoError(t, os.Rename(y.shim.Path, y.shim.Path+".away")) })
-	y.inState("c1", running)
+	y.inState("c1", life.Running)
 	require.Equal(t, runtime.RunningStatus, y.state(mustGet(y, "c1")).Status)
 	require.Equal(t, uint32(137), y.remove("c1").Status)
 	y.empty()
@@ -284,8 +286,8 @@ func TestRestartWithAStall(t *testing.T) {
 	y := newYard(t, shimtest.Scenario{})
 	before := y.state(y.run("c1", "sleep"))
 	cont := y.stop("c1")
-	setTimeout(t, TimeoutLoad, 300*time.Millisecond)
-	setTimeout(t, TimeoutCleanup, 300*time.Millisecond)
+	setTimeout(t, shimproc.TimeoutLoad, 300*time.Millisecond)
+	setTimeout(t, shimproc.TimeoutCleanup, 300*time.Millisecond)
 	y.hurry()
 	task := mustGet(y, "c1")
 	w := y.waiting(task)
@@ -304,10 +306,10 @@ func TestRestartWithAStall(t *testing.T) {
 	require.True(t, errdefs.IsAlreadyExists(err), "%v", err)
 	require.Len(t, y.shim.Procs(), 2)
 	require.Empty(t, w)
-	setTimeout(t, TimeoutLoad, time.Minute)
-	setTimeout(t, TimeoutCleanup, time.Minute)
+	setTimeout(t, shimproc.TimeoutLoad, time.Minute)
+	setTimeout(t, shimproc.TimeoutCleanup, time.Minute)
 	cont()
-	y.inState("c1", running)
+	y.inState("c1", life.Running)
 	require.Equal(t, before, y.state(task))
 	y.kill(task)
 	require.Equal(t, uint32(137), (<-w).exit.Status)

@@ -18,7 +18,10 @@ import (
 	"github.com/shimyard/shimyard/bundle"
 	"github.com/shimyard/shimyard/manager/internal/await"
 	"github.com/shimyard/shimyard/manager/internal/failpoint"
+	"github.com/shimyard/shimyard/manager/internal/ledger"
+	"github.com/shimyard/shimyard/manager/internal/life"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
+	"github.com/shimyard/shimyard/manager/internal/spans"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -26,12 +29,10 @@ const (
 	// restoreDelay is how long the restore leaves the machine to the daemon's own start, unless a caller asks for an
 	// instance.
 	restoreDelay = 250 * time.Millisecond
-	// readers is how many bundles are read at a time.
-	readers = 4
 )
 
 // enlist enters what is on disk as restoring, by the names alone.
-func (m *ShimManager) enlist(ctx context.Context, layout bundle.Layout, kind Kind) error {
+func (m *ShimManager) enlist(ctx context.Context, layout bundle.Layout, kind life.Kind) error {
 	found, err := layout.List()
 	if err != nil {
 		return err
@@ -40,16 +41,19 @@ func (m *ShimManager) enlist(ctx context.Context, layout bundle.Layout, kind Kin
 		logUnknown(ctx, path)
 	}
 	for _, b := range found.Bundles {
-		i := newInstance(m, layout, kind, b.Namespace, b.ID, restoring)
+		i := newInstance(m, layout, kind, b.Namespace, b.ID, life.Restoring)
 		i.reading = sync.OnceFunc(func() { m.restoreOne(i.scope(m.ctx), i, b) })
-		if other := m.instances[i.key()]; other != nil {
+		if other := m.enterFree(i); other != nil {
 			log.G(i.scope(ctx)).Errorf("found a bundle for a %s whose id is a %s's, leaving it alone", kind, other.kind)
 			continue
 		}
+		i.mu.Lock()
 		i.found = true
+		i.mu.Unlock()
 		m.undecided.Add(1)
-		m.instances[i.key()] = i
+		m.mu.Lock()
 		m.restored = append(m.restored, i)
+		m.mu.Unlock()
 	}
 	return nil
 }
@@ -63,21 +67,24 @@ func logUnknown(ctx context.Context, path string) {
 // wait for more makes it begin at once.
 func (m *ShimManager) restore() {
 	select {
-	case <-after(restoreDelay):
+	case <-await.After(restoreDelay):
 	case <-m.urgent:
 	case <-m.ctx.Done():
 		return
 	}
+	m.mu.Lock()
+	restored := m.restored
+	m.restored = nil
+	m.mu.Unlock()
 	// Not in the plugin's init: the plugin for tracing may come after this one.
-	ctx, span := tracing.StartSpan(m.ctx, spanRestore, tracing.WithAttribute("instances", len(m.restored)))
+	ctx, span := tracing.StartSpan(m.ctx, spans.Restore, tracing.WithAttribute("instances", len(restored)))
 	defer span.End()
 	var g errgroup.Group
 	g.SetLimit(readers)
-	for _, i := range m.restored {
+	for _, i := range restored {
 		g.Go(func() error { i.read(); return nil })
 	}
 	_ = g.Wait() // nothing fails
-	m.restored = nil
 	m.findAddresses()
 	m.restoreWarm(ctx)
 	failpoint.Here("restore-listed")
@@ -147,7 +154,7 @@ func (m *ShimManager) restoreOne(ctx context.Context, i *Instance, b *bundle.Bun
 // written down before a Create, there and in our record, so one of these tells it, whichever file was lost; in a bundle
 // of another containerd runc's file with the pid does.
 func (i *Instance) mayHaveTask() bool {
-	_, _, err := i.bundle.InitPid()
+	_, _, err := i.home().InitPid()
 	return i.ledger.Fate().Created || i.ledger.Passage().Endpoint != nil || err == nil
 }
 
@@ -182,7 +189,7 @@ func (i *Instance) load(ctx context.Context, b *bundle.Bundle) {
 		}
 		// Nothing is known of it, so it is taken for a created task: whatever ends it is told.
 		rec = &bundle.Record{Version: bundle.RecordVersion, BootID: shimclient.BootID(), Created: true,
-			Task: foreignState(b)}
+			Task: ledger.Foreign(b)}
 	}
 	path, err := b.ShimBinary()
 	if err != nil && !errdefs.IsNotFound(err) {
@@ -201,7 +208,7 @@ func (i *Instance) load(ctx context.Context, b *bundle.Bundle) {
 	house := i.loadHouse(ctx, b, rec.Warm)
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.creation.setCut(!rec.Created)
+	i.creation.SetCut(!rec.Created)
 	i.bundle, i.house = b, house
 	i.binary = shimclient.Binary{Runtime: rec.Runtime, Path: path}
 	i.ledger.Load(rec)
@@ -217,7 +224,10 @@ func (i *Instance) takeOver() {
 	_ = await.Until(i.m.ctx, func() (await.Wake, bool) {
 		p := i.process()
 		st, changed := i.watch()
-		if st != restoring || p == nil {
+		if st == life.Deleting {
+			return await.Wake{changed}, false // it may fail, and is to be restored again then
+		}
+		if st != life.Restoring || p == nil {
 			return await.Wake{}, true
 		}
 		_, ps, moved := p.Watch()
@@ -225,7 +235,7 @@ func (i *Instance) takeOver() {
 			if i.ask() {
 				return await.Wake{}, true
 			}
-			moved = after(askAgain)
+			moved = await.After(askAgain)
 		}
 		return await.Wake{changed, moved}, false
 	})
@@ -301,36 +311,11 @@ func (i *Instance) askKnown(ctx context.Context) (bool, error) {
 }
 
 func (i *Instance) askShim(ctx context.Context) error {
-	if i.kind == KindSandbox {
+	if i.kind == life.Sandbox {
 		return i.askSandbox(ctx)
 	}
 	_, err := i.sendState(ctx, "")
 	return err
-}
-
-// verifyAgain verifies the shim's pid where the Connect of its launch was not answered in time. What cannot be verified
-// after some tries never will be: a VM's pid, or one of another pid namespace.
-func (i *Instance) verifyAgain(ctx context.Context) {
-	p := i.process()
-	if p == nil || p.Verified() != (shimclient.ProcessID{}) || !p.MayTryToVerify() {
-		return
-	}
-	i.verifyShim(ctx)
-}
-
-// verifyShim makes sure that the shim's pid is known, for bundles whose record does not have it.
-func (i *Instance) verifyShim(ctx context.Context) {
-	p := i.process()
-	if p == nil {
-		return
-	}
-	if l, _, _ := p.Watch(); l != nil {
-		i.mu.Lock()
-		b, token := i.binary, i.ledger.Passage().Token()
-		i.mu.Unlock()
-		p.Verify(ctx, l, b, token)
-	}
-	i.ledger.RecordShim(p.Verified())
 }
 
 // askSandbox asks a restored sandbox's shim for its status.
@@ -342,4 +327,19 @@ func (i *Instance) askSandbox(ctx context.Context) error {
 		}
 		return err
 	})
+}
+
+// findAddresses sees to the instances whose bundles do not say how to reach their shims. It runs once all records are
+// read: another instance may know the process that serves one of them.
+func (m *ShimManager) findAddresses() {
+	m.mu.Lock()
+	all := m.unaddressed
+	m.unaddressed = nil
+	m.mu.Unlock()
+	for _, u := range all {
+		if p := m.findAddress(u); p != nil {
+			u.i.onAttached(p)
+		}
+		u.i.announce()
+	}
 }

@@ -21,7 +21,9 @@ import (
 
 	"github.com/shimyard/shimyard/bundle"
 	"github.com/shimyard/shimyard/manager/internal/ledger"
+	"github.com/shimyard/shimyard/manager/internal/life"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
+	"github.com/shimyard/shimyard/manager/internal/spans"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -58,11 +60,11 @@ func (c *SandboxController) Create(ctx context.Context, info sandbox.Sandbox, op
 			return errors.Wrapf(err, "cannot create sandbox %s", info.ID)
 		}
 	}
-	i := newInstance(c.shims, c.layout, KindSandbox, ns, info.ID, launching)
+	i := newInstance(c.shims, c.layout, life.Sandbox, ns, info.ID, life.Launching)
 	if err := c.shims.reserve(ctx, i); err != nil {
 		return err
 	}
-	sctx, end := i.startSpan(ctx, spanSandbox+"Create")
+	sctx, end := i.startSpan(ctx, spans.Sandbox+"Create")
 	err = c.build(sctx, i, info, &o)
 	end(err)
 	if err != nil {
@@ -92,7 +94,7 @@ func (c *SandboxController) build(
 		return err
 	}
 	req := &sandboxapi.CreateSandboxRequest{
-		SandboxID: i.id, BundlePath: i.bundle.Path, Rootfs: mount.ToProto(o.Rootfs),
+		SandboxID: i.id, BundlePath: i.home().Path, Rootfs: mount.ToProto(o.Rootfs),
 		NetnsPath: o.NetNSPath, Annotations: o.Annotations,
 	}
 	if o.Options != nil {
@@ -126,7 +128,7 @@ func (c *SandboxController) call(
 	if mode == shimproc.Repeatable { // asks, and changes nothing
 		return i, i.box(ctx, mode, f)
 	}
-	ctx, end := i.startSpan(ctx, spanSandbox+name)
+	ctx, end := i.startSpan(ctx, spans.Sandbox+name)
 	err = i.box(ctx, mode, f)
 	end(err)
 	return i, err
@@ -137,7 +139,7 @@ func (c *SandboxController) get(ctx context.Context, id string) (*Instance, erro
 	if err != nil {
 		return nil, err
 	}
-	return c.shims.get(ns, id, KindSandbox)
+	return c.shims.get(ns, id, life.Sandbox)
 }
 
 // Start starts a created sandbox. One that cannot be started is ended, as containerd's callers expect.
@@ -171,7 +173,7 @@ func refused(err error) bool {
 
 // end removes a sandbox that did not start.
 func (c *SandboxController) end(ctx context.Context, i *Instance) {
-	if before, _ := i.onDelete(false); before != running {
+	if before, _ := i.onDelete(false); before != life.Running {
 		return
 	}
 	i.onDeleted()
@@ -230,7 +232,7 @@ func (c *SandboxController) Shutdown(ctx context.Context, id string) error {
 	if err != nil || !mine {
 		return err
 	}
-	ctx, end := i.startSpan(ctx, spanSandbox+"Shutdown")
+	ctx, end := i.startSpan(ctx, spans.Sandbox+"Shutdown")
 	_, err = detach(ctx, c.shims, func(ctx context.Context) (struct{}, error) { return struct{}{}, i.shutdownBox(ctx) })
 	end(err)
 	return errors.Wrapf(err, "cannot shut down sandbox %s", id)
@@ -254,7 +256,7 @@ func (i *Instance) shutdownBox(ctx context.Context) error {
 	case i.processDead():
 	case err == nil:
 		if p.Leave(behind{i}) {
-			wctx, cancel := timeout.WithContext(ctx, TimeoutShutdown)
+			wctx, cancel := timeout.WithContext(ctx, shimproc.TimeoutShutdown)
 			lingering = i.awaitShutdown(wctx, p.SaidYes(l))
 			cancel()
 			if lingering == nil {
@@ -338,13 +340,4 @@ func (c *SandboxController) Update(ctx context.Context, id string, sb sandbox.Sa
 		return s.Update(ctx, req)
 	})
 	return errors.Wrapf(err, "cannot update sandbox %s", id)
-}
-
-// endpoint is what a sandbox's controller hands over for containers to join.
-func (i *Instance) endpoint() (string, uint32) {
-	p := i.process()
-	if p == nil {
-		return "", 0
-	}
-	return p.Endpoint.String(), uint32(p.Endpoint.Version)
 }

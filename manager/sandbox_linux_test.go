@@ -16,6 +16,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
 
+	"github.com/shimyard/shimyard/manager/internal/life"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
@@ -130,9 +131,9 @@ func TestJoin(t *testing.T) {
 	require.Same(t, y.instance("c2").process(), y.instance("s1").process())
 	from := 0
 	y.restart(func() { from = len(y.shim.Trace()) })
-	y.inState("c1", running)
-	y.inState("c2", running)
-	y.inState("s1", running)
+	y.inState("c1", life.Running)
+	y.inState("c2", life.Running)
+	y.inState("s1", life.Running)
 	y.oneConnection("c1")
 	require.Equal(t, 1, y.rpcs(from, "State", "c1"))
 	require.Same(t, y.instance("c1").process(), y.instance("s1").process())
@@ -221,7 +222,7 @@ func TestJoinWithoutTheBinary(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, y.shim.Path, b, "where it was")
 			y.restart()
-			y.inState("c1", running)
+			y.inState("c1", life.Running)
 			y.remove("c1")
 			require.NoError(t, y.boxes.Shutdown(y.ctx, "s1"))
 			y.empty()
@@ -246,7 +247,7 @@ func TestForeignSandboxer(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, task.Start(y.ctx))
 		y.restart()
-		y.inState("c1", running)
+		y.inState("c1", life.Running)
 		y.remove("c1")
 		y.empty()
 		require.Zero(t, y.shim.Count(shimtest.KindRPC, "Shutdown"), "the sandboxer decides when its shim goes")
@@ -301,7 +302,7 @@ func TestSandboxChecks(t *testing.T) {
 func TestSandboxStalled(t *testing.T) {
 	y := newYard(t, shimtest.Scenario{Sandbox: true})
 	y.box("s1")
-	setTimeout(t, TimeoutLoad, 300*time.Millisecond)
+	setTimeout(t, shimproc.TimeoutLoad, 300*time.Millisecond)
 	cont := y.stop("s1")
 	ctx, cancel := context.WithTimeout(y.ctx, 200*time.Millisecond)
 	defer cancel()
@@ -313,9 +314,9 @@ func TestSandboxStalled(t *testing.T) {
 	_, err = y.boxes.Status(y.ctx, "s1", false)
 	require.True(t, errdefs.IsUnavailable(err), "%v", err)
 	require.True(t, errdefs.IsUnavailable(y.boxes.Shutdown(y.ctx, "s1")))
-	setTimeout(t, TimeoutLoad, time.Minute)
+	setTimeout(t, shimproc.TimeoutLoad, time.Minute)
 	cont()
-	y.inState("s1", running)
+	y.inState("s1", life.Running)
 	require.NoError(t, y.boxes.Shutdown(y.ctx, "s1"))
 	y.empty()
 }

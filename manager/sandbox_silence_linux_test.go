@@ -12,6 +12,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
 
+	"github.com/shimyard/shimyard/manager/internal/life"
+	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
@@ -26,7 +28,7 @@ func (y *yard) hurryBoxes(ids ...string) {
 	y.config.Deadlines = d
 	y.restart()
 	for _, id := range ids {
-		y.inState(id, running)
+		y.inState(id, life.Running)
 	}
 }
 
@@ -55,8 +57,8 @@ func TestSilentSandbox(t *testing.T) {
 			y := newYard(t, shimtest.Scenario{Sandbox: true, Transport: c.transport})
 			y.box("s1")
 			y.hurryBoxes("s1")
-			setTimeout(t, TimeoutLoad, 200*time.Millisecond)
-			setTimeout(t, TimeoutCleanup, time.Second)
+			setTimeout(t, shimproc.TimeoutLoad, 200*time.Millisecond)
+			setTimeout(t, shimproc.TimeoutCleanup, time.Second)
 			c.do(y)
 			_, err := y.boxes.Status(y.ctx, "s1", false)
 			require.True(t, errdefs.IsDeadlineExceeded(err) || errdefs.IsUnavailable(err),
@@ -94,7 +96,7 @@ func TestRestoreOfASandboxThatStalls(t *testing.T) {
 	})
 	y.shim.Await(shimtest.KindRPC, "SandboxStatus", y.shim.Count(shimtest.KindRPC, "SandboxStatus")+2)
 	y.shim.Update(func(s *shimtest.Scenario) { s.Rules = nil })
-	y.inState("s1", running)
+	y.inState("s1", life.Running)
 	require.NoError(t, y.boxes.Shutdown(y.ctx, "s1"))
 	y.empty()
 }
@@ -111,12 +113,12 @@ func TestShutdownOfASandboxThatIsNeeded(t *testing.T) {
 	require.NoError(t, y.boxes.Stop(y.ctx, "s1"), "which ends the sandbox's own process")
 	y.until("that is known", y.instance("s1").ledger.InitGone)
 	y.awaitSilence("s1")
-	setTimeout(t, TimeoutCleanup, 300*time.Millisecond)
+	setTimeout(t, shimproc.TimeoutCleanup, 300*time.Millisecond)
 	require.True(t, errdefs.IsDeadlineExceeded(y.boxes.Shutdown(y.ctx, "s1")))
 	require.Len(t, y.shim.Procs(), 2, "the shim and the container")
-	setTimeout(t, TimeoutCleanup, time.Minute)
+	setTimeout(t, shimproc.TimeoutCleanup, time.Minute)
 	cont()
-	y.inState("c1", running)
+	y.inState("c1", life.Running)
 	y.remove("c1")
 	y.until("it has answered", func() bool {
 		err := y.boxes.Shutdown(y.ctx, "s1")

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	runcoptions "github.com/containerd/containerd/api/types/runc/options"
+	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/pkg/timeout"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
@@ -19,6 +20,8 @@ import (
 	"github.com/shimyard/shimyard/bundle"
 	"github.com/shimyard/shimyard/manager/internal/failpoint"
 	"github.com/shimyard/shimyard/manager/internal/ledger"
+	"github.com/shimyard/shimyard/manager/internal/shimproc"
+	"github.com/shimyard/shimyard/manager/internal/spans"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -53,7 +56,7 @@ func (i *Instance) findExit(ctx context.Context) (exit bundle.Exit, ok bool) {
 		if e := i.exitAfter(r); e != nil {
 			return *e, true
 		}
-		if err == nil || errors.Is(err, errNoBinary) || i.remains.deleteTries() >= exitTries {
+		if err == nil || errors.Is(err, errNoBinary) || i.remains.DeleteTries() >= exitTries {
 			return bundle.Exit{Pid: i.ledger.Pid(""), Status: ledger.ExitUnknown}, true
 		}
 		if !i.m.sleep(spread(pause)) {
@@ -75,9 +78,7 @@ func (i *Instance) exitAfter(r *shimclient.DeleteResult) *bundle.Exit {
 		}
 		return e
 	}
-	i.mu.Lock()
-	d := i.bundle
-	i.mu.Unlock()
+	d := i.home()
 	if d == nil {
 		return nil
 	}
@@ -91,18 +92,18 @@ func (i *Instance) exitAfter(r *shimclient.DeleteResult) *bundle.Exit {
 // tryShimDelete runs `shim delete`. What it fails with matters only while something may hang on it: a process, or state
 // of the OCI runtime, which would refuse the next container of that id. A shim's delete may succeed and leave that
 // behind.
-func (i *Instance) tryShimDelete(ctx context.Context, c *cleaning) error {
-	ctx, end := childSpan(ctx, spanDelete+".shim_delete")
+func (i *Instance) tryShimDelete(ctx context.Context, orderly bool) error {
+	ctx, end := spans.Child(ctx, spans.Delete+".shim_delete")
 	_, err := i.shimDelete(ctx)
 	end(err)
 	switch {
-	case c.orderly && err != nil:
+	case orderly && err != nil:
 		log.G(ctx).WithError(err).Warn("shim's delete fails; going on without it")
 		return nil
-	case c.orderly:
+	case orderly:
 		return nil
 	case err != nil && !errors.Is(err, errNoBinary):
-		if i.remains.deleteTries() < shimDeleteTries || i.hasProcess() || i.ledger.Init().Alive() {
+		if i.remains.DeleteTries() < shimDeleteTries || i.hasProcess() || i.ledger.Init().Alive() {
 			return err
 		}
 		log.G(ctx).WithError(err).Warn("shim's delete fails; going on without it")
@@ -111,7 +112,7 @@ func (i *Instance) tryShimDelete(ctx context.Context, c *cleaning) error {
 	if state == "" {
 		return nil
 	}
-	i.remains.deleteAgain()
+	i.remains.DeleteAgain()
 	if err != nil {
 		return errors.Wrapf(err,
 			"the OCI runtime keeps state of the container in %s, which the shim's delete has to remove", state)
@@ -135,9 +136,7 @@ func (i *Instance) runcState(ctx context.Context) string {
 // runcOptions are those in the bundle, else those that the metadata store has of the container; nil when neither has
 // any.
 func (i *Instance) runcOptions(ctx context.Context) *runcoptions.Options {
-	i.mu.Lock()
-	d := i.bundle
-	i.mu.Unlock()
+	d := i.home()
 	if d != nil {
 		if o, err := d.RuncOptions(); err == nil {
 			return o
@@ -153,10 +152,8 @@ func (i *Instance) runcOptions(ctx context.Context) *runcoptions.Options {
 // shimDelete runs `shim delete`, waiting for its turn and then within the cleanup timeout. It succeeds once per
 // instance; later calls do nothing.
 func (i *Instance) shimDelete(ctx context.Context) (*shimclient.DeleteResult, error) {
-	i.mu.Lock()
-	d := i.bundle
-	i.mu.Unlock()
-	if d == nil || i.remains.isShimDeleted() {
+	d := i.home()
+	if d == nil || i.remains.IsShimDeleted() {
 		return nil, nil
 	}
 	b, err := i.deleteBinary(ctx)
@@ -172,7 +169,7 @@ func (i *Instance) shimDelete(ctx context.Context) (*shimclient.DeleteResult, er
 	if err == nil {
 		failpoint.Here("clean-shim-delete")
 	}
-	i.remains.onShimDelete(err)
+	i.remains.OnShimDelete(err)
 	if err != nil {
 		return nil, errors.Wrapf(err, "cannot run %s delete", b.Path)
 	}
@@ -190,7 +187,7 @@ func (i *Instance) runShimDelete(
 		log.G(ctx).WithError(err).Warn("what is mounted in volumes of the container may be unmounted on the host as well")
 	}
 	return i.m.launcher.Delete(ctx, shimclient.DeleteRequest{
-		Binary: b, Namespace: i.namespace, ID: i.id, Bundle: d.Path, Timeout: timeout.Get(TimeoutCleanup),
+		Binary: b, Namespace: i.namespace, ID: i.id, Bundle: d.Path, Timeout: timeout.Get(shimproc.TimeoutCleanup),
 	})
 }
 
@@ -228,4 +225,45 @@ func (i *Instance) prepareBundle(ctx context.Context, d *bundle.Bundle) error {
 		return nil
 	}
 	return d.WriteRuncOptions(o)
+}
+
+// deleteBinary finds the binary: the one that started the shim, else the one that its runtime's name resolves to today,
+// else one of the same file name, since runtimes that clients name by path resolve to nothing else.
+func (i *Instance) deleteBinary(ctx context.Context) (shimclient.Binary, error) {
+	i.mu.Lock()
+	b, name := i.binary, i.ledger.Passage().Runtime
+	i.mu.Unlock()
+	if b.Path != "" {
+		if r, err := i.m.resolver.Resolve(b.Path); err == nil {
+			return shimclient.Binary{Runtime: b.Runtime, Path: r.Path, File: r.File}, nil
+		}
+	}
+	if name == "" {
+		name = i.container(ctx).Runtime.Name // bundles of pods that stock containerd left do not name it
+	}
+	if name != "" {
+		if r, err := i.m.resolver.Resolve(name); err == nil {
+			return r, nil
+		}
+	}
+	for _, path := range []string{b.Path, name} {
+		if r, err := i.m.resolver.ResolveNamesake(path); err == nil {
+			log.G(ctx).WithField("binary", path).Warnf("the shim's binary is gone: its delete is run by %s", r.Path)
+			return shimclient.Binary{Runtime: b.Runtime, Path: r.Path, File: r.File}, nil
+		}
+	}
+	log.G(ctx).WithField("binary", b.Path).Warn("the shim's binary is gone: its delete cannot run")
+	return shimclient.Binary{}, errNoBinary
+}
+
+// container is what the metadata store knows of the instance's container; empty where that is nothing.
+func (i *Instance) container(ctx context.Context) containers.Container {
+	if i.m.config.Containers == nil {
+		return containers.Container{}
+	}
+	c, err := i.m.config.Containers.Get(ctx, i.id)
+	if err != nil {
+		return containers.Container{}
+	}
+	return c
 }

@@ -12,6 +12,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
 
+	"github.com/shimyard/shimyard/manager/internal/life"
+	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
@@ -54,8 +56,8 @@ func TestWaysOutOfASilenceWithoutAConnection(t *testing.T) {
 				y := newYard(t, c.scenario)
 				running := y.state(y.run("c1", "sleep"))
 				y.hurry("c1")
-				setTimeout(t, TimeoutLoad, timeouts.load)
-				setTimeout(t, TimeoutCleanup, timeouts.cleanup)
+				setTimeout(t, shimproc.TimeoutLoad, timeouts.load)
+				setTimeout(t, shimproc.TimeoutCleanup, timeouts.cleanup)
 				c.do(y)
 				y.awaitSilence("c1")
 				task := mustGet(y, "c1")
@@ -89,8 +91,8 @@ func TestInitOfASilentShimEndsDuringADelete(t *testing.T) {
 			y := newYard(t, c.scenario)
 			y.run("c1", "sleep")
 			y.hurry("c1")
-			setTimeout(t, TimeoutLoad, time.Hour)
-			setTimeout(t, TimeoutCleanup, 500*time.Millisecond)
+			setTimeout(t, shimproc.TimeoutLoad, time.Hour)
+			setTimeout(t, shimproc.TimeoutCleanup, 500*time.Millisecond)
 			c.do(y)
 			y.awaitSilence("c1")
 			type deleted struct {
@@ -102,7 +104,7 @@ func TestInitOfASilentShimEndsDuringADelete(t *testing.T) {
 				exit, err := y.tasks.Delete(y.ctx, "c1")
 				ended <- deleted{exit, err}
 			}()
-			y.inState("c1", deleting)
+			y.inState("c1", life.Deleting)
 			time.Sleep(100 * time.Millisecond)
 			require.NoError(t, y.shim.Procs(shimtest.RoleGuest)[0].Kill())
 			d := <-ended
@@ -122,7 +124,7 @@ func TestDeleteOfASilentShimWhoseExitIsKnown(t *testing.T) {
 			y.shim.Await(shimtest.KindEvent, exitTopic, 1) // or the shim tells it to the next daemon again
 			y.hurry("c1")
 			y.events.settle()
-			setTimeout(t, TimeoutLoad, 200*time.Millisecond)
+			setTimeout(t, shimproc.TimeoutLoad, 200*time.Millisecond)
 			c.do(y)
 			y.awaitSilence("c1")
 			require.Equal(t, runtime.StoppedStatus, y.state(mustGet(y, "c1")).Status)
@@ -142,7 +144,7 @@ func TestEscalateWithoutAConnection(t *testing.T) {
 			y.config.EscalateAfter = 300 * time.Millisecond
 			y.run("c1", "sleep")
 			y.hurry("c1")
-			setTimeout(t, TimeoutLoad, 200*time.Millisecond)
+			setTimeout(t, shimproc.TimeoutLoad, 200*time.Millisecond)
 			c.do(y)
 			require.Equal(t, uint32(137), (<-y.waiting(mustGet(y, "c1"))).exit.Status)
 			y.endedOnce("c1")
@@ -157,7 +159,7 @@ func TestShimThatFallsSilentBeforeItsShutdown(t *testing.T) {
 	y.kill(y.run("c1", "sleep"))
 	y.shim.Await(shimtest.KindEvent, exitTopic, 1)
 	y.hurry("c1")
-	setTimeout(t, TimeoutShutdown, 200*time.Millisecond)
+	setTimeout(t, shimproc.TimeoutShutdown, 200*time.Millisecond)
 	_, err := y.tasks.Delete(y.ctx, "c1")
 	require.True(t, errdefs.IsDeadlineExceeded(err), "%v", err)
 	require.Len(t, y.shim.Procs(), 1, "it answers everything else")

@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
 
+	"github.com/shimyard/shimyard/manager/internal/life"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
 )
@@ -67,8 +68,8 @@ func TestSilentWithoutAConnection(t *testing.T) {
 		require.Zero(t, time.Since(before), "nobody waits for a shim that is known to be silent")
 
 		require.True(t, errdefs.IsUnavailable(task.Pause(t.Context())))
-		require.Equal(t, timeout.Get(TimeoutLoad), time.Since(before), "what changes something waits")
-		require.Equal(t, running, stateOf(i))
+		require.Equal(t, timeout.Get(shimproc.TimeoutLoad), time.Since(before), "what changes something waits")
+		require.Equal(t, life.Running, stateOf(i))
 		require.False(t, p.IsDead())
 	})
 }

@@ -14,6 +14,8 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 
+	"github.com/shimyard/shimyard/manager/internal/life"
+	"github.com/shimyard/shimyard/manager/internal/spans"
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
@@ -54,7 +56,7 @@ func TestSpans(t *testing.T) {
 	require.NoError(t, (<-exited).err)
 	y.remove("c1")
 
-	create := spansOf(r, spanCreate)
+	create := spansOf(r, spans.Create)
 	require.Len(t, create, 1)
 	got := attributesOf(create[0])
 	require.Equal(t, testNamespace, got["namespace"])
@@ -63,13 +65,13 @@ func TestSpans(t *testing.T) {
 	require.Equal(t, "start", got["shim.source"])
 	require.NotEmpty(t, got["shim.pid"])
 	for _, step := range []string{"resolve", "launch", "dial", "mounts"} {
-		steps := spansOf(r, spanCreate+"."+step)
+		steps := spansOf(r, spans.Create+"."+step)
 		require.Len(t, steps, 1, step)
 		require.Equal(t, create[0].SpanContext().SpanID(), steps[0].Parent().SpanID(), step)
 	}
-	deleted := spansOf(r, spanDelete)
+	deleted := spansOf(r, spans.Delete)
 	require.Len(t, deleted, 1)
-	require.Len(t, spansOf(r, spanDelete+".cleanup"), 1)
+	require.Len(t, spansOf(r, spans.Delete+".cleanup"), 1)
 	require.True(t, slices.ContainsFunc(r.Ended(), func(s sdktrace.ReadOnlySpan) bool {
 		return strings.HasSuffix(s.Name(), "/Create") && s.Parent().TraceID() == create[0].SpanContext().TraceID()
 	}), "the call to the shim is part of the create")
@@ -84,16 +86,16 @@ func TestSpans(t *testing.T) {
 	failed.Runtime = "io.containerd.no-such.v1"
 	_, err := y.tasks.Create(y.ctx, "c2", failed)
 	require.Error(t, err)
-	create = spansOf(r, spanCreate)
+	create = spansOf(r, spans.Create)
 	require.Len(t, create, 2)
 	require.NotEmpty(t, create[1].Status().Description, "what failed is said")
 
 	y.run("c3", "sleep")
-	before := len(spansOf(r, spanRestore))
+	before := len(spansOf(r, spans.Restore))
 	y.restart()
-	y.inState("c3", running)
-	require.Len(t, spansOf(r, spanRestore), before+1)
+	y.inState("c3", life.Running)
+	require.Len(t, spansOf(r, spans.Restore), before+1)
 	require.NoError(t, y.shim.Daemon("c3").Kill())
-	y.until("the death is seen to", func() bool { return len(spansOf(r, spanReap)) == 1 })
+	y.until("the death is seen to", func() bool { return len(spansOf(r, spans.Reap)) == 1 })
 	y.empty()
 }

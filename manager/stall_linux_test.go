@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
 
+	"github.com/shimyard/shimyard/manager/internal/life"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
@@ -135,7 +136,7 @@ func TestUnreachable(t *testing.T) {
 	y := newYard(t, shimtest.Scenario{})
 	task := y.run("c1", "sleep")
 	w := y.waiting(task)
-	setTimeout(t, TimeoutLoad, 300*time.Millisecond)
+	setTimeout(t, shimproc.TimeoutLoad, 300*time.Millisecond)
 	y.shim.Update(func(s *shimtest.Scenario) {
 		s.Rules = []shimtest.Rule{{Method: "Stats", Unlisten: true, Drop: true}}
 	})
@@ -174,7 +175,7 @@ func TestDeleteOfASilentShim(t *testing.T) {
 	y.silence("c1")
 	require.NoError(t, y.shim.Procs(shimtest.RoleGuest)[0].Kill())
 	y.until("its init is known to be gone", y.instance("c1").ledger.InitGone)
-	setTimeout(t, TimeoutCleanup, 2*time.Second)
+	setTimeout(t, shimproc.TimeoutCleanup, 2*time.Second)
 	exit, err := y.tasks.Delete(y.ctx, "c1")
 	require.NoError(t, err)
 	require.NotZero(t, exit.Status)
@@ -211,16 +212,16 @@ func TestDeleteOfASilentShimThatIsNeeded(t *testing.T) {
 					}
 				}
 			}
-			setTimeout(t, TimeoutCleanup, 300*time.Millisecond)
+			setTimeout(t, shimproc.TimeoutCleanup, 300*time.Millisecond)
 			ctx, cancel := context.WithTimeout(y.ctx, time.Second)
 			defer cancel()
 			_, err := y.tasks.Delete(ctx, "c1")
 			require.True(t, errdefs.IsDeadlineExceeded(err), "%v", err)
 			require.Len(t, y.shim.Procs(), procs)
 			require.Empty(t, y.events.of("c1", exitTopic))
-			setTimeout(t, TimeoutCleanup, time.Minute)
+			setTimeout(t, shimproc.TimeoutCleanup, time.Minute)
 			cont()
-			y.inState("c1", running)
+			y.inState("c1", life.Running)
 			if shared { // the shim has deleted it meanwhile, or does now
 				y.until("it has reaped the container too", func() bool {
 					_, err := y.tasks.Delete(y.ctx, "c1")

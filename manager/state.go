@@ -4,107 +4,34 @@
 package manager
 
 import (
-	"context"
 	"slices"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/runtime"
-	"github.com/containerd/log"
 
 	"github.com/shimyard/shimyard/bundle"
 	"github.com/shimyard/shimyard/manager/internal/ledger"
+	"github.com/shimyard/shimyard/manager/internal/life"
+	"github.com/shimyard/shimyard/manager/internal/metrics"
 )
 
-// Kind tells tasks from sandboxes. Both live in one id space.
-type Kind string
-
-const (
-	// KindTask is a container's task.
-	KindTask Kind = "task"
-	// KindSandbox is a sandbox of the "shim" sandboxer.
-	KindSandbox Kind = "sandbox"
-)
-
-// state of an instance. Whether its shim answers is the process's state, not the instance's.
-type state int
-
-const (
-	// launching: the id is reserved, nothing is listed yet. Ends in running or reaping.
-	launching state = iota
-	// restoring: found on disk, listed, its shim has not yet said what it knows. Ends in running, reaping or dead.
-	restoring
-	// running: created and in the shim's hands, whether its process still runs or has exited.
-	running
-	// deleting: a Delete is under way. Ends in what it was (failed: may be retried), reaping (a part is left) or gone.
-	deleting
-	// reaping: never became a task, or is no longer one; what is left of it is being removed, and nothing is told of
-	// it.
-	reaping
-	// dead: its shim is proven dead; exit and delete are told, then it is cleaned up.
-	dead
-	// gone: nothing is left, the id is free.
-	gone
-)
-
-func (s state) String() string {
-	return [...]string{"launching", "restoring", "running", "being deleted", "being cleaned up", "dead", "gone"}[s]
-}
-
-// listed tells whether tasks of this state are shown to clients.
-func (s state) listed() bool { return s == restoring || s == running || s == deleting }
-
-// stage is the state in the words of the ledger.
-func (s state) stage() ledger.Stage {
-	switch s {
-	case launching:
-		return ledger.Creating
-	case restoring:
-		return ledger.Restoring
-	case running:
-		return ledger.Running
-	case deleting:
-		return ledger.Deleting
-	default:
-		return ledger.Ended
-	}
-}
-
-// ending tells whether the id will be free by itself.
-func (s state) ending() bool { return s == deleting || s == reaping || s == dead || s == gone }
-
-// allowed are the states that may follow each state. Every event below is one method, which says why one follows the
-// other; DESIGN.md has the table for readers.
-var allowed = map[state][]state{
-	launching: {running, reaping},
-	restoring: {running, deleting, reaping, dead, gone},
-	running:   {deleting, dead},
-	deleting:  {restoring, running, reaping, gone},
-	reaping:   {gone},
-	dead:      {gone},
-	gone:      nil,
-}
-
-// misstep is what is done about a change that is not allowed: a fault in this package. Tests have it panic. A daemon
-// goes on with the change, since one that is refused would leave the instance for ever in a state that it is not in.
-var misstep = func(ctx context.Context, from, to state) {
-	log.G(ctx).Errorf("bug: an instance that is %s must not become %s", from, to)
-}
-
-// inStep has the ledger judge the stage of the instance in one step with it: no event changes the state before f has
-// returned. It is the only way to a stage. In f nothing is called but the ledger.
-func (i *Instance) inStep(f func(ledger.Stage)) {
+// inStep has the ledger judge the state of the instance in one step with it: no event changes it before f has returned.
+// In f nothing is called but the ledger.
+func (i *Instance) inStep(f func(life.State)) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	f(i.state.stage())
+	f(i.state)
 }
 
 // toLocked changes the state and wakes all who watch it. It is the only function that does.
-func (i *Instance) toLocked(st state) {
-	if i.state == st || i.state == gone {
+//
+// +checklocks:i.mu
+func (i *Instance) toLocked(st life.State) {
+	if i.state == st || i.state == life.Gone {
 		return
 	}
-	if !slices.Contains(allowed[i.state], st) {
-		misstep(i.context(), i.state, st)
+	if !slices.Contains(life.Allowed[i.state], st) {
+		life.Misstep(i.context(), i.state, st)
 	}
 	i.observeRestoredLocked(st)
 	i.state, i.since = st, time.Now()
@@ -112,6 +39,8 @@ func (i *Instance) toLocked(st state) {
 }
 
 // announceLocked wakes all who watch the instance.
+//
+// +checklocks:i.mu
 func (i *Instance) announceLocked() {
 	close(i.changed)
 	i.changed = make(chan struct{})
@@ -129,10 +58,10 @@ func (i *Instance) onCreated(pid uint32, io runtime.IO) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	switch i.state {
-	case launching:
+	case life.Launching:
 		// One step with onExitEvent's: an exit that is heard between the two would be held against a pid that is not on
 		// record, and be taken for an earlier task's.
-		i.toLocked(running)
+		i.toLocked(life.Running)
 		i.ledger.Created(task)
 	default:
 		// Only its create takes an instance out of launching.
@@ -144,8 +73,8 @@ func (i *Instance) onLaunchFailed() bool {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	switch i.state {
-	case launching:
-		i.toLocked(reaping)
+	case life.Launching:
+		i.toLocked(life.Reaping)
 		return true
 	default:
 		return false
@@ -157,10 +86,10 @@ func (i *Instance) onAnswered() {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	switch i.state {
-	case restoring:
+	case life.Restoring:
 		// One step with onDeath's: who finds it dead and running before asks whether it was ever created.
 		i.ledger.Answered()
-		i.toLocked(running)
+		i.toLocked(life.Running)
 	default:
 		// Its shim died between the answer and now.
 	}
@@ -172,8 +101,8 @@ func (i *Instance) onUnknown() bool {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	switch i.state {
-	case restoring:
-		i.toLocked(reaping)
+	case life.Restoring:
+		i.toLocked(life.Reaping)
 		return true
 	default:
 		return false
@@ -187,8 +116,8 @@ func (i *Instance) onDeath() bool {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	switch i.state {
-	case restoring, running:
-		i.toLocked(dead)
+	case life.Restoring, life.Running:
+		i.toLocked(life.Dead)
 		return true
 	default:
 		return false
@@ -197,29 +126,28 @@ func (i *Instance) onDeath() bool {
 
 // onDelete: a caller wants it deleted. The state before tells the caller whether the delete is its to do: it is if
 // that was running or, with force, restoring (its shim has not answered since the daemon's start).
-func (i *Instance) onDelete(force bool) (before state, changed <-chan struct{}) {
+func (i *Instance) onDelete(force bool) (before life.State, changed <-chan struct{}) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	before = i.state
-	if before == running || before == restoring && force {
+	if before == life.Running || before == life.Restoring && force {
 		i.claimed = before
-		i.toLocked(deleting)
+		i.toLocked(life.Deleting)
 	}
 	return before, i.changed
 }
 
-// onDeleteFailed: the delete did not succeed and may be tried again. True: the task is being restored again, which is
-// for the caller to go on with.
-func (i *Instance) onDeleteFailed() (restores bool) {
+// onDeleteFailed: the delete did not succeed and may be tried again. Where the task is being restored again, takeOver
+// goes on, which has waited for what becomes of the delete.
+func (i *Instance) onDeleteFailed() {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	switch i.state {
-	case deleting:
+	case life.Deleting:
 		i.toLocked(i.claimed)
 		i.ledger.TellLater() // in one step with the state, see due
-		return i.claimed == restoring
 	default:
-		return false // only the delete that has claimed it ends the claim
+		// Only the delete that has claimed it ends the claim.
 	}
 }
 
@@ -228,8 +156,8 @@ func (i *Instance) onDeleted() {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	switch i.state {
-	case deleting:
-		i.toLocked(reaping)
+	case life.Deleting:
+		i.toLocked(life.Reaping)
 	default:
 		// Found so at the start of the daemon: it is being cleaned up already.
 	}
@@ -239,13 +167,13 @@ func (i *Instance) onDeleted() {
 func (i *Instance) onGone() {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.toLocked(gone)
+	i.toLocked(life.Gone)
 }
 
 // onExitEvent: the shim told an exit, of init ("") or of an exec.
 func (i *Instance) onExitEvent(execID string, e bundle.Exit) {
 	var ours bool
-	i.inStep(func(s ledger.Stage) { ours = i.ledger.HearExit(s, execID, e) })
+	i.inStep(func(s life.State) { ours = i.ledger.HearExit(s, execID, e) })
 	if ours {
 		i.ledger.SaveSoon()
 	}
@@ -261,8 +189,40 @@ func (i *Instance) onOOMEvent(at time.Time) {
 // onDeleteEvent: the shim told that the task is deleted.
 func (i *Instance) onDeleteEvent(pid uint32) {
 	var ours bool
-	i.inStep(func(s ledger.Stage) { ours = i.ledger.HearDelete(s, pid) })
+	i.inStep(func(s life.State) { ours = i.ledger.HearDelete(s, pid) })
 	if ours {
 		i.ledger.SaveSoon()
+	}
+}
+
+// outcomeOf is what became of an instance that was found at the start, by the state that it leaves restoring for; ""
+// while that is not decided.
+func outcomeOf(st life.State) string {
+	switch st {
+	case life.Running:
+		return "running"
+	case life.Reaping:
+		return "undone"
+	case life.Dead:
+		return "dead"
+	case life.Gone:
+		return "left_alone"
+	}
+	return ""
+}
+
+// observeRestoredLocked counts an instance that was found at the start, once it is decided what becomes of it, and
+// notes when that is so of all.
+//
+// +checklocks:i.mu
+func (i *Instance) observeRestoredLocked(st life.State) {
+	outcome := outcomeOf(st)
+	if !i.found || outcome == "" {
+		return
+	}
+	i.found = false
+	metrics.Restored(outcome)
+	if i.m.undecided.Add(-1) == 0 {
+		metrics.RestoreStage("settled", time.Since(i.m.desk.Started))
 	}
 }

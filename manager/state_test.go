@@ -10,52 +10,53 @@ import (
 	"github.com/containerd/containerd/v2/core/runtime"
 	"github.com/stretchr/testify/require"
 
+	"github.com/shimyard/shimyard/manager/internal/life"
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
-var allStates = []state{launching, restoring, running, deleting, reaping, dead, gone}
+var allStates = []life.State{life.Launching, life.Restoring, life.Running, life.Deleting, life.Reaping, life.Dead, life.Gone}
 
 // TestInstanceEvents goes through every event in every state. What is not in an event's table changes nothing and asks
 // for nothing.
 func TestInstanceEvents(t *testing.T) {
 	shimtest.CheckLeaks(t)
 	type outcome struct {
-		next  state
+		next  life.State
 		yours bool // the caller is to go on
 	}
 	for _, c := range []struct {
 		event string
 		fire  func(*Instance) bool
-		leads map[state]outcome
+		leads map[life.State]outcome
 	}{
 		{"created", func(i *Instance) bool { i.onCreated(0, runtime.IO{}); return false },
-			map[state]outcome{launching: {running, false}}},
+			map[life.State]outcome{life.Launching: {life.Running, false}}},
 		{"launch failed", (*Instance).onLaunchFailed,
-			map[state]outcome{launching: {reaping, true}}},
+			map[life.State]outcome{life.Launching: {life.Reaping, true}}},
 		{"answered", func(i *Instance) bool { i.onAnswered(); return false },
-			map[state]outcome{restoring: {running, false}}},
+			map[life.State]outcome{life.Restoring: {life.Running, false}}},
 		{"unknown to the shim", (*Instance).onUnknown,
-			map[state]outcome{restoring: {reaping, true}}},
+			map[life.State]outcome{life.Restoring: {life.Reaping, true}}},
 		{"death", (*Instance).onDeath,
-			map[state]outcome{restoring: {dead, true}, running: {dead, true}}},
-		{"delete", func(i *Instance) bool { before, _ := i.onDelete(false); return before == running },
-			map[state]outcome{running: {deleting, true}}},
+			map[life.State]outcome{life.Restoring: {life.Dead, true}, life.Running: {life.Dead, true}}},
+		{"delete", func(i *Instance) bool { before, _ := i.onDelete(false); return before == life.Running },
+			map[life.State]outcome{life.Running: {life.Deleting, true}}},
 		{"delete failed", func(i *Instance) bool { i.onDeleteFailed(); return false },
-			map[state]outcome{deleting: {running, false}}},
+			map[life.State]outcome{life.Deleting: {life.Running, false}}},
 		{"deleted", func(i *Instance) bool { i.onDeleted(); return false },
-			map[state]outcome{deleting: {reaping, false}}},
+			map[life.State]outcome{life.Deleting: {life.Reaping, false}}},
 		{"forgotten", func(i *Instance) bool { i.m.forget(i); return false },
-			map[state]outcome{restoring: {gone, false}, deleting: {gone, false}, reaping: {gone, false},
-				dead: {gone, false}}},
+			map[life.State]outcome{life.Restoring: {life.Gone, false}, life.Deleting: {life.Gone, false}, life.Reaping: {life.Gone, false},
+				life.Dead: {life.Gone, false}}},
 	} {
 		for _, st := range allStates {
 			t.Run(fmt.Sprintf("%s/%s", c.event, st), func(t *testing.T) {
-				i := newInstance(memManager(t), noLayout, KindTask, testNamespace, "c1", st)
+				i := newInstance(memManager(t), noLayout, life.Task, testNamespace, "c1", st)
 				want, ok := c.leads[st]
 				if !ok {
 					want = outcome{st, false}
 				}
-				if c.event == "forgotten" && (st == launching || st == running) {
+				if c.event == "forgotten" && (st == life.Launching || st == life.Running) {
 					require.Panics(t, func() { c.fire(i) }, "only what has no task is forgotten")
 					return
 				}
@@ -71,14 +72,14 @@ func TestInstanceEvents(t *testing.T) {
 
 func TestWhatStatesMean(t *testing.T) {
 	for _, c := range []struct {
-		st             state
+		st             life.State
 		listed, ending bool
 	}{
-		{launching, false, false}, {restoring, true, false}, {running, true, false}, {deleting, true, true},
-		{reaping, false, true}, {dead, false, true}, {gone, false, true},
+		{life.Launching, false, false}, {life.Restoring, true, false}, {life.Running, true, false}, {life.Deleting, true, true},
+		{life.Reaping, false, true}, {life.Dead, false, true}, {life.Gone, false, true},
 	} {
-		require.Equal(t, c.listed, c.st.listed(), "%s", c.st)
-		require.Equal(t, c.ending, c.st.ending(), "%s", c.st)
+		require.Equal(t, c.listed, c.st.IsListed(), "%s", c.st)
+		require.Equal(t, c.ending, c.st.IsEnding(), "%s", c.st)
 		require.NotEmpty(t, c.st.String())
 	}
 }
@@ -87,14 +88,14 @@ func TestWhatStatesMean(t *testing.T) {
 func TestForgetIsByIdentity(t *testing.T) {
 	shimtest.CheckLeaks(t)
 	m := memManager(t)
-	first, second := memInstance(m, "c1", reaping), memInstance(m, "c1", running)
+	first, second := memInstance(m, "c1", life.Reaping), memInstance(m, "c1", life.Running)
 	m.instances[second.key()] = second
 	m.forget(first)
 	require.Same(t, second, m.find(testNamespace, "c1"))
 	st, _ := first.watch()
-	require.Equal(t, gone, st)
+	require.Equal(t, life.Gone, st)
 
-	third := memInstance(m, "c1", running)
+	third := memInstance(m, "c1", life.Running)
 	endFirst, endThird := m.stayReachable(first), m.stayReachable(third)
 	require.ElementsMatch(t, []*Instance{first, second, third}, m.reachable(testNamespace, "c1"),
 		"each id may have several that left")

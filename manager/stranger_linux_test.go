@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/containerd/v2/core/runtime"
 	"github.com/stretchr/testify/require"
 
+	"github.com/shimyard/shimyard/manager/internal/life"
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
@@ -93,7 +94,7 @@ func TestDeathBehindASuccessor(t *testing.T) {
 
 	y.events.await("c1", deleteTopic, 1)
 	y.until("c1 is gone", func() bool { return y.instance("c1") == nil })
-	y.inState("c2", running)
+	y.inState("c2", life.Running)
 	require.Equal(t, before, y.state(mustGet(y, "c2")))
 	y.events.settle()
 	require.Equal(t, []string{"c1", ""}, idsOf(y.events.of("c1", exitTopic, deleteTopic)))
@@ -148,7 +149,7 @@ func TestASuccessorTakesTheAddressOfALivingShim(t *testing.T) {
 			y.besideASuccessor(c.cut)
 			if c.restart {
 				y.restart()
-				y.inState("c2", running)
+				y.inState("c2", life.Running)
 				y.awaitSilence("c1")
 			}
 			other := map[string]string{"c1": "c2", "c2": "c1", "": "c1"}[c.dies]
@@ -209,7 +210,7 @@ func TestCreateThatCannotTellWhichShimAnswers(t *testing.T) {
 			require.Len(t, y.shim.Procs(shimtest.RoleDaemon), 1)
 			y.shim.Update(func(s *shimtest.Scenario) { s.Rules = nil })
 			require.NoError(t, os.Rename(path+".old", path))
-			y.inState("c1", running)
+			y.inState("c1", life.Running)
 			require.Equal(t, before, y.state(mustGet(y, "c1")))
 			require.Same(t, first, y.instance("c1").process())
 			y.remove("c1")

@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/shimyard/shimyard/manager/internal/life"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
 )
@@ -55,7 +56,7 @@ func TestTakeoverOfAWakingShim(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, m := newMemShim(t), memManager(t)
 		i, p := memTask(t, m, "c1", ownPid())
-		i.state = restoring
+		i.state = life.Restoring
 		s.stall(silentMethods...)
 		require.NoError(t, p.OnConnected(s.connect()))
 		m.spawn(i.takeOver)
@@ -64,7 +65,7 @@ func TestTakeoverOfAWakingShim(t *testing.T) {
 		s.resume(silentMethods...)
 		synctest.Wait()
 		st, _ := i.watch()
-		require.Equal(t, running, st)
+		require.Equal(t, life.Running, st)
 	})
 }
 

@@ -5,16 +5,17 @@ package manager
 
 import (
 	"context"
+	"sync"
 	"syscall"
+	"time"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	tasktypes "github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/containerd/v2/core/runtime"
-	"github.com/containerd/containerd/v2/pkg/identifiers"
 	"github.com/containerd/errdefs"
-	"github.com/pkg/errors"
 	"google.golang.org/protobuf/types/known/anypb"
 
+	"github.com/shimyard/shimyard/manager/internal/life"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
 )
@@ -82,18 +83,6 @@ func (t *Task) Start(ctx context.Context) error {
 	})
 }
 
-// sendStart starts init ("") or an exec and returns its pid.
-func (i *Instance) sendStart(ctx context.Context, execID string) (pid uint32, err error) {
-	err = i.call(ctx, shimproc.Once, func(ctx context.Context, c *shimclient.Task) error {
-		r, err := c.Start(ctx, &taskapi.StartRequest{ID: i.id, ExecID: execID})
-		if err == nil {
-			pid = r.Pid
-		}
-		return err
-	})
-	return pid, err
-}
-
 // Kill sends a signal to the init process, or to all processes. It goes out even while the shim does not answer. A
 // SIGKILL that the shim leaves unanswered for the whole deadline, or that cannot be sent within the load timeout, goes
 // to the container's init directly.
@@ -105,12 +94,6 @@ func (t *Task) Kill(ctx context.Context, signal uint32, all bool) error {
 		return nil
 	}
 	return err
-}
-
-// ignores tells errors of a forced call that the shim has left unanswered for the whole deadline, or that could not be
-// sent to it.
-func (i *Instance) ignores(err error) bool {
-	return errors.Is(err, shimclient.ErrNoAnswer) || errdefs.IsUnavailable(err) && i.silent()
 }
 
 // Pause the container.
@@ -129,39 +112,6 @@ func (t *Task) Resume(ctx context.Context) error {
 			return c.Resume(ctx, &taskapi.ResumeRequest{ID: t.i.id})
 		})
 	})
-}
-
-// Exec adds a process, without starting it.
-func (t *Task) Exec(ctx context.Context, id string, opts runtime.ExecOpts) (runtime.ExecProcess, error) {
-	if err := identifiers.Validate(id); err != nil {
-		return nil, errors.Wrapf(errdefs.ErrInvalidArgument, "cannot use exec id %q: %v", id, err)
-	}
-	err := t.call(ctx, shimproc.Once, func(ctx context.Context, c *shimclient.Task) error {
-		return c.Exec(ctx, &taskapi.ExecProcessRequest{
-			ID: t.i.id, ExecID: id, Spec: opts.Spec,
-			Stdin: opts.IO.Stdin, Stdout: opts.IO.Stdout, Stderr: opts.IO.Stderr, Terminal: opts.IO.Terminal,
-		})
-	})
-	if err != nil {
-		return nil, err
-	}
-	t.i.ledger.ExecAdded(id)
-	return &Exec{task: t, id: id}, nil
-}
-
-// Process returns an exec that exists. One that was added through us needs no asking, so that its Wait and Kill work
-// while the shim stalls. One that is not on record is returned without an answer from a shim that is silent:
-// containerd looks an exec up before it waits for it, and a Wait may not fail for a stall.
-func (t *Task) Process(ctx context.Context, id string) (runtime.ExecProcess, error) {
-	e := &Exec{task: t, id: id}
-	if t.i.knowsExec(id) {
-		return e, nil
-	}
-	_, err := e.State(ctx)
-	if err == nil || ctx.Err() == nil && (errdefs.IsUnavailable(err) || errdefs.IsDeadlineExceeded(err)) {
-		return e, nil
-	}
-	return nil, err
 }
 
 // Pids lists the processes of the container.
@@ -241,10 +191,10 @@ func (t *Task) Stats(ctx context.Context) (*anypb.Any, error) {
 
 // current is the task itself or, once it is gone, the one that has its id now.
 func (t *Task) current() *Task {
-	if st, _ := t.i.watch(); st.listed() {
+	if st, _ := t.i.watch(); st.IsListed() {
 		return t
 	}
-	next, err := t.i.m.get(t.i.namespace, t.i.id, KindTask)
+	next, err := t.i.m.get(t.i.namespace, t.i.id, life.Task)
 	if err != nil {
 		return t
 	}
@@ -265,4 +215,41 @@ func (t *Task) State(ctx context.Context) (runtime.State, error) {
 		return s, nil
 	}
 	return t.i.stateNow(ctx, 0)
+}
+
+// listPatience is how long a list waits for the shims, all at once; what is not answered by then is answered from the
+// record.
+const listPatience = 25 * time.Millisecond
+
+// listing is the tasks of one list.
+type listing struct {
+	tasks []*Task
+	once  sync.Once
+}
+
+// ask gets all states, once. Those that the records are not known to hold are asked for; what is not answered soon is
+// answered from the record after all. A caller who leaves does not spoil it for the others.
+func (l *listing) ask(ctx context.Context) {
+	l.once.Do(func() {
+		ctx := context.WithoutCancel(ctx)
+		var wg sync.WaitGroup
+		for _, t := range l.tasks {
+			t.i.read()
+			if s, ok := t.i.current(); ok {
+				t.asked.state = s
+				continue
+			}
+			wg.Go(func() { t.asked.state, t.asked.err = t.i.listedState(ctx) })
+		}
+		wg.Wait()
+	})
+}
+
+func (i *Instance) listedState(ctx context.Context) (runtime.State, error) {
+	s, err := i.stateNow(ctx, listPatience)
+	if errdefs.IsDeadlineExceeded(err) {
+		// The record cannot stand for it, as for a created task: containerd's list would leave it out.
+		s, err = i.stateNow(ctx, 0)
+	}
+	return s, err
 }

@@ -5,8 +5,6 @@ package manager
 
 import (
 	"context"
-	"sync"
-	"time"
 
 	apitypes "github.com/containerd/containerd/api/types"
 	"github.com/containerd/containerd/v2/core/mount"
@@ -19,14 +17,12 @@ import (
 
 	"github.com/shimyard/shimyard/bundle"
 	"github.com/shimyard/shimyard/manager/internal/failpoint"
+	"github.com/shimyard/shimyard/manager/internal/life"
 	"github.com/shimyard/shimyard/manager/internal/metrics"
+	"github.com/shimyard/shimyard/manager/internal/mounts"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
 )
-
-// listPatience is how long a list waits for the shims, all at once; what is not answered by then is answered from the
-// record.
-const listPatience = 25 * time.Millisecond
 
 // TaskManager shows the tasks of a ShimManager as containerd's runtime. Safe for concurrent use.
 type TaskManager struct {
@@ -38,13 +34,13 @@ var _ runtime.PlatformRuntime = (*TaskManager)(nil)
 
 // NewTaskManager makes a task manager, with containerd's mount manager where there is one, and lets the takeover of
 // what was found on disk begin in the background.
-func NewTaskManager(mounts mount.Manager, shims *ShimManager) (*TaskManager, error) {
+func NewTaskManager(manager mount.Manager, shims *ShimManager) (*TaskManager, error) {
 	t := &TaskManager{shims: shims, layout: shims.config.Tasks.layout()}
 	// The state directory must be passable for containers with a remapped root.
 	if err := t.layout.Init(0o711); err != nil {
 		return nil, err
 	}
-	shims.mounts = &mountController{manager: mounts, shims: shims}
+	shims.mounts = mounts.New(manager, shims.features)
 	metrics.Follow(shims)
 	shims.spawn(shims.restore)
 	return t, nil
@@ -66,7 +62,7 @@ func (t *TaskManager) Create(ctx context.Context, id string, opts runtime.Create
 		return nil, errors.Wrapf(errdefs.ErrInvalidArgument, "cannot create task %s without a spec", id)
 	}
 	for again := false; ; again = true {
-		i := newInstance(t.shims, t.layout, KindTask, ns, id, launching)
+		i := newInstance(t.shims, t.layout, life.Task, ns, id, life.Launching)
 		if err := t.shims.reserve(ctx, i); err != nil {
 			return nil, err
 		}
@@ -103,7 +99,7 @@ func (t *TaskManager) build(ctx context.Context, i *Instance, opts runtime.Creat
 		return err
 	}
 	if len(facts.idmapped) > 0 {
-		if err := t.shims.checkIDMap(ctx, b, options(opts), facts.idmapped); err != nil {
+		if err := t.shims.features.CheckIDMap(ctx, b, options(opts), facts.idmapped); err != nil {
 			return err
 		}
 	}
@@ -117,7 +113,7 @@ func (t *TaskManager) build(ctx context.Context, i *Instance, opts runtime.Creat
 	w.launchedBy(i)
 	failpoint.Here("create-shim")
 	ctx = w.enter(metrics.PhaseMounts)
-	rootfs, owned, err := t.shims.mounts.activate(ctx, i, boot, opts.Rootfs)
+	rootfs, owned, err := t.shims.mounts.Activate(ctx, i.id, b, boot, opts.Rootfs)
 	if owned {
 		i.activated()
 	}
@@ -152,7 +148,7 @@ func (t *TaskManager) Get(ctx context.Context, id string) (runtime.Task, error) 
 	if err != nil {
 		return nil, err
 	}
-	i, err := t.shims.get(ns, id, KindTask)
+	i, err := t.shims.get(ns, id, life.Task)
 	if err != nil {
 		return nil, err
 	}
@@ -173,7 +169,7 @@ func (t *TaskManager) Tasks(ctx context.Context, all bool) ([]runtime.Task, erro
 	}
 	l := &listing{}
 	var tasks []runtime.Task
-	for _, i := range t.shims.list(ns, KindTask) {
+	for _, i := range t.shims.list(ns, life.Task) {
 		task := &Task{i: i}
 		if !all {
 			task.list = l
@@ -184,46 +180,13 @@ func (t *TaskManager) Tasks(ctx context.Context, all bool) ([]runtime.Task, erro
 	return tasks, nil
 }
 
-// listing is the tasks of one list.
-type listing struct {
-	tasks []*Task
-	once  sync.Once
-}
-
-// ask gets all states, once. Those that the records are not known to hold are asked for; what is not answered soon is
-// answered from the record after all. A caller who leaves does not spoil it for the others.
-func (l *listing) ask(ctx context.Context) {
-	l.once.Do(func() {
-		ctx := context.WithoutCancel(ctx)
-		var wg sync.WaitGroup
-		for _, t := range l.tasks {
-			t.i.read()
-			if s, ok := t.i.current(); ok {
-				t.asked.state = s
-				continue
-			}
-			wg.Go(func() { t.asked.state, t.asked.err = t.i.listedState(ctx) })
-		}
-		wg.Wait()
-	})
-}
-
-func (i *Instance) listedState(ctx context.Context) (runtime.State, error) {
-	s, err := i.stateNow(ctx, listPatience)
-	if errdefs.IsDeadlineExceeded(err) {
-		// The record cannot stand for it, as for a created task: containerd's list would leave it out.
-		s, err = i.stateNow(ctx, 0)
-	}
-	return s, err
-}
-
 // Delete removes a task whose process has exited and returns the exit.
 func (t *TaskManager) Delete(ctx context.Context, id string) (*runtime.Exit, error) {
 	ns, err := namespaces.NamespaceRequired(ctx)
 	if err != nil {
 		return nil, err
 	}
-	i, err := t.shims.get(ns, id, KindTask)
+	i, err := t.shims.get(ns, id, life.Task)
 	if err != nil {
 		return nil, err
 	}

@@ -13,10 +13,12 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/shimyard/shimyard/manager/internal/life"
 )
 
 func init() {
-	misstep = func(_ context.Context, from, to state) {
+	life.Misstep = func(_ context.Context, from, to life.State) {
 		panic(fmt.Sprintf("an instance that is %s must not become %s", from, to))
 	}
 }
@@ -25,21 +27,21 @@ func init() {
 // when they differ is what belongs there.
 func TestTransitions(t *testing.T) {
 	for _, from := range allStates {
-		require.Contains(t, allowed, from)
+		require.Contains(t, life.Allowed, from)
 		for _, to := range allStates {
-			i := newInstance(memManager(t), noLayout, KindTask, testNamespace, "c1", from)
+			i := newInstance(memManager(t), noLayout, life.Task, testNamespace, "c1", from)
 			change := func() {
 				i.mu.Lock()
 				defer i.mu.Unlock()
 				i.toLocked(to)
 			}
-			if from == to || from == gone || slices.Contains(allowed[from], to) {
+			if from == to || from == life.Gone || slices.Contains(life.Allowed[from], to) {
 				require.NotPanics(t, change)
 			} else {
 				require.Panics(t, change, "%s to %s", from, to)
 			}
 			st, _ := i.watch()
-			require.Equal(t, slices.Contains(allowed[from], to) || from == to, st == to, "%s to %s", from, to)
+			require.Equal(t, slices.Contains(life.Allowed[from], to) || from == to, st == to, "%s to %s", from, to)
 		}
 	}
 	page, err := os.ReadFile("DESIGN.md")
@@ -51,8 +53,8 @@ func transitionTable() string {
 	var b strings.Builder
 	b.WriteString("| state | may become |\n|---|---|\n")
 	for _, from := range allStates {
-		next := make([]string, 0, len(allowed[from]))
-		for _, to := range allowed[from] {
+		next := make([]string, 0, len(life.Allowed[from]))
+		for _, to := range life.Allowed[from] {
 			next = append(next, to.String())
 		}
 		fmt.Fprintf(&b, "| %s | %s |\n", from, strings.Join(next, ", "))

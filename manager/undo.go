@@ -17,6 +17,7 @@ import (
 
 	"github.com/shimyard/shimyard/manager/internal/await"
 	"github.com/shimyard/shimyard/manager/internal/failpoint"
+	"github.com/shimyard/shimyard/manager/internal/life"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
 )
@@ -40,7 +41,7 @@ func (m *ShimManager) abandon(caller context.Context, i *Instance) {
 		return
 	}
 	done := m.spawn(i.undo)
-	ctx, cancel := timeout.WithContext(m.ctx, TimeoutCleanup)
+	ctx, cancel := timeout.WithContext(m.ctx, shimproc.TimeoutCleanup)
 	defer cancel()
 	select {
 	case <-done:
@@ -76,7 +77,7 @@ func (i *Instance) undo() {
 		i.undoShim(ctx, p)
 		i.endLaunchOf(p)
 	}
-	i.remains.setLeft(nil)
+	i.remains.SetLeft(nil)
 	i.clean(cleaning{shimDelete: p != nil})
 }
 
@@ -85,11 +86,11 @@ func (i *Instance) undo() {
 // an answer that is not waited for would leave a container in it that no record knows: it is waited for as long as that
 // takes.
 func (i *Instance) awaitCreate(ctx context.Context) (answered bool) {
-	answer := i.creation.owed()
+	answer := i.creation.Owed()
 	if answer == nil {
 		return true
 	}
-	defer i.creation.settle()
+	defer i.creation.Settle()
 	began := time.Now()
 	// At the end of the daemon the next start goes on.
 	_ = await.UntilDue(ctx, func() (await.Wake, time.Duration, bool) {
@@ -127,7 +128,7 @@ func (i *Instance) endForAll(ctx context.Context, p *shimproc.Process) {
 
 // stuck records, and logs once, why an undo cannot go on yet; it is what a create of the id is told.
 func (i *Instance) stuck(err error) {
-	if i.remains.setLeft(err) {
+	if i.remains.SetLeft(err) {
 		log.G(i.context()).WithError(err).
 			Warnf("cannot undo a failed create of a %s in a shim that serves others; going on until it is done", i.kind)
 	}
@@ -137,7 +138,7 @@ func (i *Instance) stuck(err error) {
 // nothing is there: what it keeps would not be known, and it could not end. Where it serves no other instance one
 // attempt is made; what follows ends the shim. False when it has not said so.
 func (i *Instance) undoTask(ctx context.Context, p *shimproc.Process) bool {
-	limit, pause := timeout.Get(TimeoutCleanup), firstUndoPause
+	limit, pause := timeout.Get(shimproc.TimeoutCleanup), firstUndoPause
 	for {
 		err := i.tryUndoTask(ctx, p, limit)
 		switch {
@@ -163,7 +164,7 @@ func (i *Instance) tryUndoTask(ctx context.Context, p *shimproc.Process, limit t
 	if err != nil {
 		return err
 	}
-	if i.kind == KindSandbox {
+	if i.kind == life.Sandbox {
 		err = l.Conn.Sandbox().Shutdown(ctx, &sandboxapi.ShutdownSandboxRequest{SandboxID: i.id})
 	} else {
 		err = i.undoCreate(ctx, l)

@@ -10,6 +10,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
 
+	"github.com/shimyard/shimyard/manager/internal/life"
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
@@ -48,7 +49,7 @@ func TestGivenUpCreateIsUndone(t *testing.T) {
 			require.Empty(t, y.shim.Find(shimtest.KindAnswer, "Create"), "the shim has not answered yet")
 			if c.restart {
 				y.restart()
-				y.inState("c1", reaping)
+				y.inState("c1", life.Reaping)
 			}
 			_, err := y.tasks.Get(y.ctx, "c1")
 			require.True(t, errdefs.IsNotFound(err), "%v", err)

@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
 
+	"github.com/shimyard/shimyard/manager/internal/life"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
 )
 
@@ -48,7 +49,7 @@ func TestGivenUpCreateInAPod(t *testing.T) {
 		require.ErrorIs(t, giveUp(t, i), context.DeadlineExceeded)
 		require.Equal(t, 10*time.Millisecond, time.Since(before), "nothing holds a caller that has given up")
 
-		next := memInstance(m, "c1", launching)
+		next := memInstance(m, "c1", life.Launching)
 		reserved := make(chan error, 1)
 		go func() { reserved <- m.reserve(t.Context(), next) }()
 		s.exitWith(137, time.Now())
@@ -59,7 +60,7 @@ func TestGivenUpCreateInAPod(t *testing.T) {
 		s.resume("Delete")
 		synctest.Wait()
 		require.NoError(t, <-reserved)
-		require.Equal(t, gone, stateOf(i))
+		require.Equal(t, life.Gone, stateOf(i))
 		require.Len(t, p.Members(), 1)
 		require.Zero(t, s.count("Shutdown"), "the pod goes on")
 	})
@@ -73,17 +74,17 @@ func TestUndoRepeatsADelete(t *testing.T) {
 		require.Error(t, giveUp(t, i))
 		s.resume("Create")
 		time.Sleep(time.Hour)
-		require.Equal(t, reaping, stateOf(i))
+		require.Equal(t, life.Reaping, stateOf(i))
 		require.Greater(t, s.count("Delete"), 2)
 		require.Less(t, s.count("Delete"), 100, "each waits in the shim behind the one before")
-		err := m.reserve(t.Context(), memInstance(m, "c1", launching))
+		err := m.reserve(t.Context(), memInstance(m, "c1", life.Launching))
 		require.True(t, errdefs.IsAlreadyExists(err), "%v", err)
 		require.ErrorContains(t, err, "does not delete what a failed create has made")
 
 		s.resume("Delete")
 		time.Sleep(lastUndoPause)
 		synctest.Wait()
-		require.Equal(t, gone, stateOf(i))
+		require.Equal(t, life.Gone, stateOf(i))
 		require.Nil(t, m.find(testNamespace, "c1"))
 	})
 }
@@ -103,12 +104,12 @@ func TestPodRemovedDuringAnUndo(t *testing.T) {
 		require.NoError(t, err)
 		require.Nil(t, lingering)
 		require.Zero(t, s.count("Shutdown"))
-		require.Equal(t, reaping, stateOf(i))
+		require.Equal(t, life.Reaping, stateOf(i))
 		s.resume("Delete")
-		time.Sleep(timeout.Get(TimeoutShutdown))
+		time.Sleep(timeout.Get(shimproc.TimeoutShutdown))
 		synctest.Wait()
 		require.Equal(t, 1, s.count("Shutdown"))
-		require.Equal(t, gone, stateOf(i))
+		require.Equal(t, life.Gone, stateOf(i))
 		require.Equal(t, shimproc.Ended, processStateOf(p))
 	})
 }
@@ -120,16 +121,16 @@ func TestLateCreateInAPod(t *testing.T) {
 		m := i.m
 		require.Error(t, giveUp(t, i))
 		time.Sleep(time.Hour)
-		require.Equal(t, reaping, stateOf(i))
+		require.Equal(t, life.Reaping, stateOf(i))
 		require.Zero(t, s.count("Delete"), "before there is anything it would be answered with NotFound")
-		err := m.reserve(t.Context(), memInstance(m, "c1", launching))
+		err := m.reserve(t.Context(), memInstance(m, "c1", life.Launching))
 		require.ErrorContains(t, err, "has not answered the Create")
 
 		s.exitWith(137, time.Now())
 		s.resume("Create")
 		synctest.Wait()
 		require.Equal(t, 1, s.count("Delete"))
-		require.Equal(t, gone, stateOf(i))
+		require.Equal(t, life.Gone, stateOf(i))
 	})
 }
 
@@ -144,10 +145,10 @@ func TestCreatesThatHangInARemovedPod(t *testing.T) {
 		time.Sleep(time.Hour)
 		require.Equal(t, shimproc.Connected, processStateOf(p), "the pod needs it")
 		p.Leave(behind{pause}) // it is removed while they hang
-		time.Sleep(createGrace + alonePause + timeout.Get(TimeoutCleanup) + timeout.Get(TimeoutShutdown))
+		time.Sleep(createGrace + alonePause + timeout.Get(shimproc.TimeoutCleanup) + timeout.Get(shimproc.TimeoutShutdown))
 		synctest.Wait()
-		require.Equal(t, gone, stateOf(i))
-		require.Equal(t, gone, stateOf(other))
+		require.Equal(t, life.Gone, stateOf(i))
+		require.Equal(t, life.Gone, stateOf(other))
 		require.Equal(t, shimproc.Ended, processStateOf(p))
 	})
 }

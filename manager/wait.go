@@ -15,6 +15,7 @@ import (
 	"github.com/shimyard/shimyard/bundle"
 	"github.com/shimyard/shimyard/manager/internal/await"
 	"github.com/shimyard/shimyard/manager/internal/ledger"
+	"github.com/shimyard/shimyard/manager/internal/life"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
 )
@@ -48,12 +49,12 @@ func (i *Instance) waitFor(ctx context.Context, execID string, ask waiter) (*run
 			exit = ledger.ToExit(e)
 			return await.Wake{}, true
 		}
-		if st == gone || st == reaping || st == dead && i.ledger.Exit("") != nil {
+		if st == life.Gone || st == life.Reaping || st == life.Dead && i.ledger.Exit("") != nil {
 			// An exec that is not known: with init's exit those of all execs are known.
-			verdict = errNoInstance(i.kind, i.id)
+			verdict = life.ErrNone(i.kind, i.id)
 			return await.Wake{}, true
 		}
-		if st != dead && l != nil {
+		if st != life.Dead && l != nil {
 			var err error
 			exit, err = i.askWait(ctx, l, execID, ask)
 			switch {
@@ -63,7 +64,7 @@ func (i *Instance) waitFor(ctx context.Context, execID string, ask waiter) (*run
 				verdict = err
 				return await.Wake{}, true
 			case !errors.Is(err, shimclient.ErrConnectionLost) && !errors.Is(err, errWoken):
-				moved = after(waitPause)
+				moved = await.After(waitPause)
 			}
 		}
 		return await.Wake{changed, moved, news}, false
@@ -111,24 +112,7 @@ func (i *Instance) endsWait(ctx context.Context, err error) bool {
 	}
 	if errdefs.IsNotFound(err) || errdefs.IsNotImplemented(err) || errdefs.IsInvalidArgument(err) {
 		st, _ := i.watch()
-		return st == running && !i.processDead() && i.ledger.Exit("") == nil
+		return st == life.Running && !i.processDead() && i.ledger.Exit("") == nil
 	}
 	return false
-}
-
-// link of the instance's process, nil while there is none, and a channel that is closed when that changes.
-func (i *Instance) link() (*shimproc.Link, <-chan struct{}) {
-	p := i.process()
-	if p == nil {
-		return nil, nil
-	}
-	l, _, moved := p.Watch()
-	return l, moved
-}
-
-// after is closed when d has passed.
-func after(d time.Duration) <-chan struct{} {
-	ch := make(chan struct{})
-	time.AfterFunc(d, func() { close(ch) })
-	return ch
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc/codes"
 
+	"github.com/shimyard/shimyard/manager/internal/life"
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
@@ -147,7 +148,7 @@ func TestDeathAnswersWaits(t *testing.T) {
 // TestWaitOfWhatIsGone: there is nothing to wait for.
 func TestWaitOfWhatIsGone(t *testing.T) {
 	shimtest.CheckLeaks(t)
-	for _, st := range []state{reaping, gone} {
+	for _, st := range []life.State{life.Reaping, life.Gone} {
 		i := memInstance(memManager(t), "c1", st)
 		_, err := i.wait(t.Context(), "")
 		require.True(t, errdefs.IsNotFound(err), "%s: %v", st, err)
@@ -163,7 +164,7 @@ func TestWaitOfARestoringTask(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, m := newMemShim(t), memManager(t)
 		i, p := memTask(t, m, "c1", 77)
-		i.state = restoring
+		i.state = life.Restoring
 		w := startWait(t.Context(), i, "")
 		pending(t, w)
 		s.fail("Wait", codes.NotFound, "starting up")

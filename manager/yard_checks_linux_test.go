@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/manager/internal/life"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
@@ -35,7 +36,7 @@ func (y *yard) until(what string, done func() bool) {
 func (y *yard) instance(id string) *Instance { return y.m.find(testNamespace, id) }
 
 // inState waits until an instance is in a state.
-func (y *yard) inState(id string, want state) *Instance {
+func (y *yard) inState(id string, want life.State) *Instance {
 	y.Helper()
 	var i *Instance
 	y.until("task "+id+" is "+want.String(), func() bool {
@@ -192,7 +193,7 @@ func (y *yard) isWhole(id string, before runtime.State, d damage) {
 		i := y.instance(id)
 		require.NotNil(y, i, what)
 		st, _ := i.watch()
-		return st == running
+		return st == life.Running
 	})
 	task := mustGet(y, id)
 	require.Equal(y, before, y.state(task), what)

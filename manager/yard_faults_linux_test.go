@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/manager/internal/life"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
 	"github.com/shimyard/shimyard/shimclient/shimtest"
@@ -82,14 +83,14 @@ func (y *yard) hurry(ids ...string) {
 	y.config.Deadlines = deadlines(150 * time.Millisecond)
 	y.restart()
 	for _, id := range ids {
-		y.inState(id, running)
+		y.inState(id, life.Running)
 	}
 }
 
 // launchOf is a create up to the launch.
 func (y *yard) launchOf(id string, opts runtime.CreateOpts) error {
 	y.Helper()
-	i := newInstance(y.m, y.tasks.layout, KindTask, testNamespace, id, launching)
+	i := newInstance(y.m, y.tasks.layout, life.Task, testNamespace, id, life.Launching)
 	require.NoError(y, y.m.reserve(y.ctx, i))
 	facts, err := readSpec(opts.Spec)
 	require.NoError(y, err)

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/core/runtime"
+	"github.com/containerd/containerd/v2/plugins"
 	"github.com/stretchr/testify/require"
 
 	"github.com/shimyard/shimyard/manager/internal/warm"
@@ -34,7 +35,7 @@ func poolYard(t *testing.T, s shimtest.Scenario, pool PoolConfig, opts ...shimte
 func coldPoolYard(t *testing.T, s shimtest.Scenario, pool PoolConfig, opts ...shimtest.InstallOption) *yard {
 	t.Helper()
 	y := coldYard(t, s, append(opts, shimtest.WithName("containerd-shim-runc-v2"))...)
-	y.config.Runtimes[RuncV2] = RuntimeConfig{Path: y.shim.Path, Pool: &pool}
+	y.config.Runtimes[plugins.RuntimeRuncV2] = RuntimeConfig{Path: y.shim.Path, Pool: &pool}
 	y.config.WarmLimit, y.config.WarmIdle = 32, time.Hour
 	counted := scrape(t)
 	before := counted.sum("warm_ended_total", "reason", warm.WhyDistrusted)

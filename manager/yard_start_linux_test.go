@@ -12,6 +12,7 @@ import (
 
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/containerd/v2/pkg/timeout"
+	"github.com/containerd/containerd/v2/plugins"
 	"github.com/stretchr/testify/require"
 
 	"github.com/shimyard/shimyard/shimclient"
@@ -177,7 +178,7 @@ func (y *yard) bundle(id string) string { return y.path("state", testNamespace, 
 // runcShim installs the fake as the runtime that is vouched for.
 func runcYard(t *testing.T, s shimtest.Scenario) *yard {
 	y := coldYard(t, s, shimtest.WithName("containerd-shim-runc-v2"))
-	y.config.Runtimes[RuncV2] = RuntimeConfig{Path: y.shim.Path}
+	y.config.Runtimes[plugins.RuntimeRuncV2] = RuntimeConfig{Path: y.shim.Path}
 	y.boot()
 	return y
 }

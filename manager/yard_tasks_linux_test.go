@@ -7,6 +7,7 @@ import (
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/runtime"
 	"github.com/containerd/containerd/v2/core/sandbox"
+	"github.com/containerd/containerd/v2/plugins"
 	"github.com/containerd/typeurl/v2"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/stretchr/testify/require"
@@ -44,7 +45,7 @@ func (y *yard) grouped(group string) runtime.CreateOpts {
 
 func (y *yard) runcOpts(command ...string) runtime.CreateOpts {
 	o := y.opts(command...)
-	o.Runtime = RuncV2
+	o.Runtime = plugins.RuntimeRuncV2
 	return o
 }
 

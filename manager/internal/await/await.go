@@ -69,3 +69,10 @@ func IsClosed(ch <-chan struct{}) bool {
 		return false
 	}
 }
+
+// After is closed when d has passed.
+func After(d time.Duration) <-chan struct{} {
+	ch := make(chan struct{})
+	time.AfterFunc(d, func() { close(ch) })
+	return ch
+}

@@ -3,7 +3,9 @@
 
 package await
 
-import "sync"
+import (
+	"sync"
+)
 
 // Group counts work that its owner waits for before it ends. Unlike a sync.WaitGroup it may grow at any time: what
 // begins while Drain waits is waited for too, as long as anything is under way. The zero value is ready for use. Safe

@@ -14,8 +14,8 @@
 // # What it never does
 //
 // It sends nothing to a shim, publishes no event and ends no process. It has no pointer to an instance or a manager:
-// what it needs of its instance is the four methods of a [Keeper], and of that one's state a [Stage], which it is
-// given. When something is to be told it has the keeper tell it; what that was is for the keeper to write down here.
+// what it needs of its instance is the two methods of a [Keeper], and of that one's life a state, which it is given.
+// When something is to be told it has the [Desk] see to that; what was told is for that one to write down here.
 //
 // # Invariants
 //
@@ -37,7 +37,7 @@
 // # In one step with the state
 //
 // The instance's lock is above Ledger.mu, so that a state and the record can be judged, or changed, in one step: the
-// instance holds its own lock over the call. Where a [Stage] is asked for it has to, and so it has where the stage
+// instance holds its own lock over the call. Where a state is asked for it has to, and so it has where the state
 // changes with the record. These places are, and why they are (TestTwoStepsInPlaceOfOne shows what goes wrong
 // otherwise, TestOneStep of package manager holds the callers to it):
 //

@@ -9,6 +9,7 @@ import (
 	tasktypes "github.com/containerd/containerd/api/types/task"
 
 	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/manager/internal/life"
 )
 
 // hearing is what the shim has told before it could be recorded.
@@ -19,15 +20,15 @@ type hearing struct {
 
 // HearExit takes an exit that the shim told: an event with another pid than ours belongs to an earlier instance
 // of the id, one that comes before the pid is known for good is kept until it is. True when the exit is the
-// instance's and is recorded: the caller saves that soon. The stage and that are one step, see the package's doc.
-func (l *Ledger) HearExit(s Stage, execID string, e bundle.Exit) (ours bool) {
+// instance's and is recorded: the caller saves that soon. The state and that are one step, see the package's doc.
+func (l *Ledger) HearExit(s life.State, execID string, e bundle.Exit) (ours bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	e.Told = true
 	x := l.rec.Execs[execID]
 	pid := l.taskPidLocked()
 	switch {
-	case s == Creating, execID != "" && x != nil && x.Pid == 0:
+	case s == life.Launching, execID != "" && x != nil && x.Pid == 0:
 		l.keepLocked(execID, e)
 	case execID != "":
 		if ours = x != nil && x.Pid == e.Pid; ours {
@@ -49,8 +50,8 @@ func (l *Ledger) HearExit(s Stage, execID string, e bundle.Exit) (ours bool) {
 // name another one than Create did, and its event may be faster than its answer.
 //
 // +checklocks:l.mu
-func (l *Ledger) pidOpenLocked(s Stage) bool {
-	if s == Restoring || l.status.underway > 0 || l.rec.Task == nil {
+func (l *Ledger) pidOpenLocked(s life.State) bool {
+	if s == life.Restoring || l.status.underway > 0 || l.rec.Task == nil {
 		return true
 	}
 	status := tasktypes.Status(tasktypes.Status_value[l.rec.Task.Status])
@@ -83,13 +84,13 @@ func (l *Ledger) heardLocked(e bundle.Exit) (bundle.Exit, bool) {
 }
 
 // HearDelete takes the deletion that the shim told. True when it is the instance's and is recorded: the caller saves
-// that soon. The stage and that are one step, see the package's doc.
-func (l *Ledger) HearDelete(s Stage, pid uint32) (ours bool) {
+// that soon. The state and that are one step, see the package's doc.
+func (l *Ledger) HearDelete(s life.State, pid uint32) (ours bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	own := l.taskPidLocked()
 	_, heard := l.hearing.exits[process{"", pid}]
-	ours = s != Creating && (own == 0 || pid == 0 || own == pid || heard && l.pidOpenLocked(s))
+	ours = s != life.Launching && (own == 0 || pid == 0 || own == pid || heard && l.pidOpenLocked(s))
 	if ours {
 		l.hearing.deleted = true
 		if e := l.exitOfLocked(""); e != nil {

@@ -23,23 +23,25 @@ type testKeeper struct {
 
 func (k *testKeeper) Context() context.Context { return k.ctx }
 func (k *testKeeper) Bundle() *bundle.Bundle   { return k.bundle }
-func (k *testKeeper) Replay()                  { k.replays.Add(1) }
-func (k *testKeeper) Repeat()                  { k.repeats.Add(1) }
 
 // newLedger is that of a task of a daemon that has just begun.
 func newLedger(t *testing.T) (*Ledger, *testKeeper) {
 	t.Helper()
 	ctx := t.Context()
 	k := &testKeeper{ctx: ctx}
-	d := NewDesk(func(f func()) { go f() }, func(d time.Duration) bool {
-		select {
-		case <-time.After(d):
-			return true
-		case <-ctx.Done():
-			return false
-		}
-	})
-	return New(d, k, true), k
+	d := Desk{
+		Started: time.Now(), Spawn: func(f func()) { go f() },
+		Sleep: func(d time.Duration) bool {
+			select {
+			case <-time.After(d):
+				return true
+			case <-ctx.Done():
+				return false
+			}
+		},
+		Replay: func(Keeper) { k.replays.Add(1) }, Repeat: func(Keeper) { k.repeats.Add(1) },
+	}
+	return New(NewDesk(d), k, true), k
 }
 
 // running is a ledger of a task that runs with pid 200, and an exec e1 with pid 201.

@@ -52,10 +52,6 @@ type Keeper interface {
 	Context() context.Context
 	// Bundle is where the record is written; nil while there is none.
 	Bundle() *bundle.Bundle
-	// Replay tells exits that the shim does not tell, until [Ledger.ReplayDue] says that nothing is due.
-	Replay()
-	// Repeat tells exits again that may not have been heard, until [Ledger.RepeatDue] says that nothing is due.
-	Repeat()
 }
 
 // Desk is what the ledgers of one daemon share.
@@ -66,6 +62,10 @@ type Desk struct {
 	Spawn func(f func())
 	// Sleep returns false when the daemon ends before d has passed.
 	Sleep func(d time.Duration) bool
+	// Replay tells exits that the shim does not tell, until [Ledger.ReplayDue] says that nothing is due.
+	Replay func(Keeper)
+	// Repeat tells exits again that may not have been heard, until [Ledger.RepeatDue] says that nothing is due.
+	Repeat func(Keeper)
 	// turns bounds how many records are written at a time behind the follower of events.
 	turns *semaphore.Weighted
 }
@@ -73,32 +73,16 @@ type Desk struct {
 // savesAtOnce bounds the writes of records that the events of shims cause.
 const savesAtOnce = 4
 
-// NewDesk makes the desk of a daemon that begins now.
-func NewDesk(spawn func(func()), sleep func(time.Duration) bool) *Desk {
-	return &Desk{Started: time.Now(), Spawn: spawn, Sleep: sleep, turns: semaphore.NewWeighted(savesAtOnce)}
+// NewDesk makes d, whose exported fields are set, ready for use.
+func NewDesk(d Desk) *Desk {
+	d.turns = semaphore.NewWeighted(savesAtOnce)
+	return &d
 }
 
 // later spawns f when d has passed. Not at once even for d = 0: it is called under the ledger's lock, which f takes.
 func (d *Desk) later(after time.Duration, f func()) {
 	time.AfterFunc(after, func() { d.Spawn(f) })
 }
-
-// Stage is what a ledger has to know of the state of its instance where the two are judged in one step. See the
-// package's doc for what the caller holds then.
-type Stage int
-
-const (
-	// Ended: there is no task, or none that anything is told of.
-	Ended Stage = iota
-	// Creating: Create is not answered, so it is not known whose pid is init's.
-	Creating
-	// Restoring: the shim has not said since the daemon's start what it knows.
-	Restoring
-	// Running: in the shim's hands.
-	Running
-	// Deleting: a Delete has claimed the task, and may give it back.
-	Deleting
-)
 
 // New makes a ledger that knows nothing. tells: the exits are for the daemon to tell where the shim does not.
 func New(d *Desk, k Keeper, tells bool) *Ledger {

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/manager/internal/life"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -223,34 +224,34 @@ func TestTwoStepsInPlaceOfOne(t *testing.T) {
 			return l.Exit("") != nil
 		}
 		create := func(l *Ledger) { l.Created(&bundle.TaskState{Pid: 200}) }
-		hear := func(s Stage) func(*Ledger) { return func(l *Ledger) { l.HearExit(s, "", exitOf(200, 7)) } }
-		require.True(t, heard(hear(Creating), create))
-		require.True(t, heard(create, hear(Running)))
-		require.False(t, heard(create, hear(Creating)), "lost: it is kept, and nothing asks for it any more")
+		hear := func(s life.State) func(*Ledger) { return func(l *Ledger) { l.HearExit(s, "", exitOf(200, 7)) } }
+		require.True(t, heard(hear(life.Launching), create))
+		require.True(t, heard(create, hear(life.Running)))
+		require.False(t, heard(create, hear(life.Launching)), "lost: it is kept, and nothing asks for it any more")
 	})
 	t.Run("a deletion that is heard while the task is created", func(t *testing.T) {
-		told := func(s Stage) bool {
+		told := func(s life.State) bool {
 			l, _ := newLedger(t)
 			l.Created(&bundle.TaskState{Pid: 200})
 			l.LearnExit(exitOf(200, 7))
 			l.HearDelete(s, 200)
 			return l.Exit("").DeleteTold
 		}
-		require.True(t, told(Running))
-		require.False(t, told(Creating), "told a second time")
+		require.True(t, told(life.Running))
+		require.False(t, told(life.Launching), "told a second time")
 	})
 	t.Run("one who speaks when a Delete claims the task", func(t *testing.T) {
 		l, _ := running(t)
-		end, ok := l.BeginSpeaking(Running)
+		end, ok := l.BeginSpeaking(life.Running)
 		require.True(t, ok)
 		silent := make(chan struct{})
 		go func() { l.AwaitSilence(); close(silent) }()
 		require.False(t, isClosed(silent))
 		end()
 		<-silent
-		_, ok = l.BeginSpeaking(Deleting)
+		_, ok = l.BeginSpeaking(life.Deleting)
 		require.False(t, ok)
-		_, ok = l.BeginSpeaking(Running)
+		_, ok = l.BeginSpeaking(life.Running)
 		require.True(t, ok, "with a stage from before the claim it speaks after the Delete has waited")
 	})
 	t.Run("a replay that gives up when a Delete fails", func(t *testing.T) {
@@ -266,10 +267,10 @@ func TestTwoStepsInPlaceOfOne(t *testing.T) {
 				synctest.Wait()
 				return k.replays.Load()
 			}
-			see := func(s Stage) func(*Ledger) { return func(l *Ledger) { l.ReplayDue(s) } }
-			require.EqualValues(t, 2, replays(see(Deleting), (*Ledger).TellLater))
-			require.EqualValues(t, 1, replays((*Ledger).TellLater, see(Running)))
-			require.EqualValues(t, 1, replays((*Ledger).TellLater, see(Deleting)),
+			see := func(s life.State) func(*Ledger) { return func(l *Ledger) { l.ReplayDue(s) } }
+			require.EqualValues(t, 2, replays(see(life.Deleting), (*Ledger).TellLater))
+			require.EqualValues(t, 1, replays((*Ledger).TellLater, see(life.Running)))
+			require.EqualValues(t, 1, replays((*Ledger).TellLater, see(life.Deleting)),
 				"the replay has ended and none is begun: the exit is never told")
 		})
 	})

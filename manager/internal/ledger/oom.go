@@ -3,7 +3,9 @@
 
 package ledger
 
-import "github.com/shimyard/shimyard/shimclient"
+import (
+	"github.com/shimyard/shimyard/shimclient"
+)
 
 // A shim tells TaskOOM before the exit, and both are lost when the daemon is away for longer than the shim tries. The
 // exit is found out from the shim afterwards; why it came about only the container's cgroup knows, which is there until

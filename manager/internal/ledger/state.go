@@ -150,7 +150,7 @@ func (l *Ledger) SeenStopped(execID string) (first time.Time) {
 }
 
 // Created records that the shim has made the task, or the sandbox, and the exit of its init if that was told already.
-// The instance's stage changes in the same step.
+// The state of the instance changes in the same step.
 func (l *Ledger) Created(t *bundle.TaskState) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/manager/internal/life"
 )
 
 // What acknowledges an exit is its task's Delete. Clients come back to a daemon that was started again in their own
@@ -130,7 +131,7 @@ func (l *Ledger) replayLaterLocked() {
 	}
 	l.telling.replaying = true
 	// Mostly the event is on its way.
-	l.desk.later(InFlight, l.keeper.Replay)
+	l.desk.later(InFlight, func() { l.desk.Replay(l.keeper) })
 }
 
 // dueLocked is when the last of the exits that are known and untold may be told; zero when there is none.
@@ -194,7 +195,7 @@ func (l *Ledger) repeatLaterLocked() {
 		return
 	}
 	l.telling.repeating = true
-	l.desk.later(0, l.keeper.Repeat) // it waits by itself: something may become due sooner
+	l.desk.later(0, func() { l.desk.Repeat(l.keeper) }) // it waits by itself: something may become due sooner
 }
 
 // owedLocked lists the processes whose exit is to be told again, execs in order of their ids, then init (""), and when
@@ -232,23 +233,22 @@ func (l *Ledger) repeatDue(e *bundle.Exit) time.Time {
 }
 
 // ReplayDue is when exits are to be told that the shim does not tell. Not ok: there is nothing to tell, and the replay
-// has ended. The stage and that are one step, see the package's doc.
-func (l *Ledger) ReplayDue(s Stage) (due time.Time, ok bool) {
+// has ended. The state and that are one step, see the package's doc.
+func (l *Ledger) ReplayDue(s life.State) (due time.Time, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	due = l.dueLocked()
-	l.telling.replaying = !due.IsZero() && s == Running && !l.rec.Deleted
+	l.telling.replaying = !due.IsZero() && s == life.Running && !l.rec.Deleted
 	return due, l.telling.replaying
 }
 
-// RepeatDue is when exits are to be told again. Not ok: there is none, and the repeating has ended. The stage and that
+// RepeatDue is when exits are to be told again. Not ok: there is none, and the repeating has ended. The state and that
 // are one step, see the package's doc.
-func (l *Ledger) RepeatDue(s Stage) (due time.Time, ok bool) {
+func (l *Ledger) RepeatDue(s life.State) (due time.Time, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	due = l.firstDueLocked()
-	listed := s == Restoring || s == Running || s == Deleting
-	l.telling.repeating = !due.IsZero() && listed && !l.rec.Deleted
+	l.telling.repeating = !due.IsZero() && s.IsListed() && !l.rec.Deleted
 	return due, l.telling.repeating
 }
 
@@ -276,11 +276,11 @@ func (l *Ledger) TakeRepeats() (oom bool, due []string) {
 }
 
 // BeginSpeaking tells whether something may be told of a task, which it is not once its Delete has begun; that waits
-// until end is called. The stage and that are one step, see the package's doc.
-func (l *Ledger) BeginSpeaking(s Stage) (end func(), ok bool) {
+// until end is called. The state and that are one step, see the package's doc.
+func (l *Ledger) BeginSpeaking(s life.State) (end func(), ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.rec.Deleted || s != Running && s != Restoring {
+	if l.rec.Deleted || s != life.Running && s != life.Restoring {
 		return nil, false
 	}
 	if l.telling.speakers == 0 {

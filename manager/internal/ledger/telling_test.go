@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/shimyard/shimyard/manager/internal/life"
 )
 
 // TestReplayBegins once, however many exits are learnt, and anew once it has ended.
@@ -23,20 +25,20 @@ func TestReplayBegins(t *testing.T) {
 		l.LearnExecExit(l.ExecOf("e1"), exitOf(0, 1))
 		l.LearnExit(exitOf(200, 2))
 		require.EqualValues(t, 1, began())
-		due, ok := l.ReplayDue(Running)
+		due, ok := l.ReplayDue(life.Running)
 		require.True(t, ok)
 		require.Equal(t, l.Exit("").At.Add(ownRetries), due)
 		l.TellLater()
 		require.EqualValues(t, 1, began(), "it goes on")
 
-		_, ok = l.ReplayDue(Deleting)
+		_, ok = l.ReplayDue(life.Deleting)
 		require.False(t, ok, "it has ended")
 		l.TellLater() // the Delete has failed
 		require.EqualValues(t, 2, began())
 
-		require.True(t, l.HearExit(Running, "e1", exitOf(201, 1)))
-		require.True(t, l.HearExit(Running, "", exitOf(200, 2)))
-		_, ok = l.ReplayDue(Running)
+		require.True(t, l.HearExit(life.Running, "e1", exitOf(201, 1)))
+		require.True(t, l.HearExit(life.Running, "", exitOf(200, 2)))
+		_, ok = l.ReplayDue(life.Running)
 		require.False(t, ok, "all is told")
 		l.TellLater()
 		require.EqualValues(t, 2, began(), "nothing is untold")
@@ -70,7 +72,7 @@ func TestTries(t *testing.T) {
 	}
 	_, ok = l.CountTry("")
 	require.False(t, ok)
-	_, ok = l.ReplayDue(Running)
+	_, ok = l.ReplayDue(life.Running)
 	require.False(t, ok)
 }
 
@@ -78,12 +80,12 @@ func TestTries(t *testing.T) {
 func TestRepeats(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, k := running(t)
-		require.True(t, l.HearExit(Running, "", exitOf(200, 7)))
-		require.True(t, l.HearExit(Running, "e1", exitOf(201, 3)))
+		require.True(t, l.HearExit(life.Running, "", exitOf(200, 7)))
+		require.True(t, l.HearExit(life.Running, "e1", exitOf(201, 3)))
 		synctest.Wait()
 		require.EqualValues(t, 1, k.repeats.Load())
 		for n := range repeats {
-			due, ok := l.RepeatDue(Running)
+			due, ok := l.RepeatDue(life.Running)
 			require.True(t, ok)
 			require.Equal(t, firstRepeatPause<<n, time.Until(due))
 			time.Sleep(time.Until(due))
@@ -93,27 +95,27 @@ func TestRepeats(t *testing.T) {
 			_, ids = l.TakeRepeats()
 			require.Empty(t, ids)
 		}
-		_, ok := l.RepeatDue(Running)
+		_, ok := l.RepeatDue(life.Running)
 		require.False(t, ok)
 	})
 }
 
 // TestRepeatsAndTheStage: a Delete that is under way may fail, so they are not given up for it.
 func TestRepeatsAndTheStage(t *testing.T) {
-	for s, want := range map[Stage]bool{Ended: false, Creating: false, Restoring: true, Running: true, Deleting: true} {
+	for s, want := range map[life.State]bool{life.Dead: false, life.Launching: false, life.Restoring: true, life.Running: true, life.Deleting: true} {
 		l, _ := running(t)
-		l.HearExit(Running, "", exitOf(200, 7))
+		l.HearExit(life.Running, "", exitOf(200, 7))
 		_, ok := l.RepeatDue(s)
-		require.Equal(t, want, ok, "stage %d", s)
+		require.Equal(t, want, ok, "%s", s)
 	}
 }
 
 // TestSpeaking is possible until a Delete is claimed, which can wait for its end.
 func TestSpeaking(t *testing.T) {
-	for s, want := range map[Stage]bool{Ended: false, Creating: false, Restoring: true, Running: true, Deleting: false} {
+	for s, want := range map[life.State]bool{life.Dead: false, life.Launching: false, life.Restoring: true, life.Running: true, life.Deleting: false} {
 		l, _ := running(t)
 		end, ok := l.BeginSpeaking(s)
-		require.Equal(t, want, ok, "stage %d", s)
+		require.Equal(t, want, ok, "%s", s)
 		if ok {
 			end()
 		}
@@ -121,7 +123,7 @@ func TestSpeaking(t *testing.T) {
 	}
 	l, _ := running(t)
 	l.MarkDeleted()
-	_, ok := l.BeginSpeaking(Running)
+	_, ok := l.BeginSpeaking(life.Running)
 	require.False(t, ok)
 }
 
@@ -136,13 +138,13 @@ func TestOOMToldToAYoungDaemon(t *testing.T) {
 	t.Run("until the exit is told", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			l, k := running(t)
-			l.HearExit(Running, "e1", exitOf(201, 7)) // whose repeat is due later
+			l.HearExit(life.Running, "e1", exitOf(201, 7)) // whose repeat is due later
 			synctest.Wait()
 			news := l.News()
 			for range 3 {
 				l.HearOOM(time.Now())
 				require.True(t, isClosed(news), "a repeat that waits for the exec's exit has to look again")
-				at, ok := l.RepeatDue(Running)
+				at, ok := l.RepeatDue(life.Running)
 				require.True(t, ok)
 				require.Equal(t, time.Now().Add(oomPause), at)
 				time.Sleep(oomPause)
@@ -152,7 +154,7 @@ func TestOOMToldToAYoungDaemon(t *testing.T) {
 				require.Empty(t, ids)
 			}
 			require.Equal(t, time.Now().Add(oomPause), due(l))
-			l.HearExit(Running, "", exitOf(200, ExitKilled))
+			l.HearExit(life.Running, "", exitOf(200, ExitKilled))
 			require.Zero(t, due(l))
 			l.HearOOM(time.Now()) // the repeat comes back from the exchange
 			require.Zero(t, due(l))

@@ -236,3 +236,22 @@ func Cleanup(ok bool) {
 	}
 	cleanupRuns.WithLabelValues(result).Inc()
 }
+
+// bundleError marks why a bundle could not be made. That is a part of the launch: the shim decides whose directory it
+// is.
+type bundleError struct{ error }
+
+func (e bundleError) Unwrap() error { return e.error }
+
+// MakingBundle measures what makes a bundle and marks its error, see IsOfBundle.
+func MakingBundle(f func() error) error {
+	begin := time.Now()
+	if err := f(); err != nil {
+		return bundleError{err}
+	}
+	Phase(PhaseBundle, begin)
+	return nil
+}
+
+// IsOfBundle tells whether an error is that of a bundle that could not be made.
+func IsOfBundle(err error) bool { return errors.As(err, new(bundleError)) }

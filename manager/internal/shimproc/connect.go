@@ -133,7 +133,7 @@ func (p *Process) dial(begun func()) (*shimclient.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	conn.Observe(p.reg.config.Observe)
+	conn.Observe(observe)
 	if err := p.admit(ctx, conn); err != nil {
 		_ = conn.Close()
 		return nil, err

@@ -14,7 +14,7 @@
 //   - One connection for each process, however many members. A lost connection is made anew; it is no proof of
 //     death.
 //   - A process is dead when that is proven (see Process.IsDead), and then for good. Each member is told once
-//     (Member.Died), and no call goes out any more.
+//     (Config.OnDied), and no call goes out any more.
 //   - No process is joined that is dead, or whose last member is leaving.
 //   - A Wait, or any other call, that has been sent stays on its connection until that is lost, the process ends,
 //     or its context does: the end of the daemon closes no connection of a living shim.
@@ -23,6 +23,6 @@
 // # Locks
 //
 // Registry.mu, then Process.mu, then a member's or a keeper's own (taken in Enter, Facts, Take and StartID), in this
-// order. The hooks of the Config and Member.Died and Member.Runs are called with none held. Under none of the locks
+// order. The hooks of the Config and Member.Runs are called with none held. Under none of the locks
 // is a call sent or waited for.
 package shimproc

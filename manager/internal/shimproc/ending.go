@@ -39,7 +39,7 @@ func (p *Process) die(proof string) {
 	}
 	p.End()
 	for _, m := range p.Members() {
-		m.Died()
+		p.reg.config.OnDied(m)
 	}
 }
 

@@ -46,8 +46,8 @@ func idleIn(t testing.TB) (r *Registry, stop context.CancelFunc) {
 		},
 		Begin: func(func()) {}, Urge: func() {},
 		Deadlines:  func(shimclient.Binary) shimclient.Deadlines { return shimclient.DefaultDeadlines() },
-		Observe:    func(string, error, time.Duration) {},
 		OnDistrust: func(*Process) {}, OnEnd: func(*Process) {},
+		OnDied: func(m Member) { m.(*guest).deaths++ },
 	}), cancel
 }
 
@@ -67,7 +67,6 @@ func newGuest(id string, joined bool) *guest {
 func (g *guest) Enter(p *Process) Facts { g.in = p; return g.says }
 func (g *guest) Facts() Facts           { return g.says }
 func (g *guest) Gone() bool             { return g.gone }
-func (g *guest) Died()                  { g.deaths++ }
 func (g *guest) Runs(id shimclient.ProcessID) bool {
 	for _, pid := range g.its {
 		if pid == id.Pid {

@@ -21,8 +21,6 @@ type Member interface {
 	Runs(shimclient.ProcessID) bool
 	// Gone tells whether what the shim has run for the member is certainly gone. Called with no lock held.
 	Gone() bool
-	// Died is called, with no lock held, when the process is proven dead.
-	Died()
 }
 
 // Facts are what a process has to know of a member.

@@ -35,11 +35,11 @@ type Config struct {
 	Deadlines func(shimclient.Binary) shimclient.Deadlines
 	// EscalateAfter is how long a shim may be silent before it is ended, its containers with it; 0 is for ever.
 	EscalateAfter time.Duration
-	// Observe is called for each call to a shim that has ended.
-	Observe func(method string, err error, took time.Duration)
 	// OnDistrust is called, with no lock held, when a process has not done as it should: it is silent, or its
 	// connection is lost.
 	OnDistrust func(*Process)
+	// OnDied is called, with no lock held, for each member of a process that is proven dead.
+	OnDied func(Member)
 	// OnEnd is called, with no lock held, once for each process: it is dead, or the daemon has no use for it any more.
 	OnEnd func(*Process)
 }

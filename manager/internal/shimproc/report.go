@@ -7,9 +7,15 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
+	"time"
 
+	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/log"
+	"github.com/pkg/errors"
+	"google.golang.org/grpc/status"
 
+	"github.com/shimyard/shimyard/manager/internal/metrics"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -41,4 +47,22 @@ func (p *Process) logger(ctx context.Context) *log.Entry {
 		fields["serves"] = served
 	}
 	return log.G(ctx).WithFields(fields)
+}
+
+// observe counts a call to a shim.
+func observe(method string, err error, took time.Duration) {
+	if strings.HasPrefix(method, "Wait") {
+		return
+	}
+	if errors.Is(err, shimclient.ErrNoAnswer) {
+		metrics.DeadlinePassed(method)
+	}
+	metrics.RPC(method, codeOf(err), took)
+}
+
+func codeOf(err error) string {
+	if err == nil {
+		return "OK"
+	}
+	return status.Code(errgrpc.ToGRPC(err)).String()
 }

@@ -9,9 +9,15 @@ import (
 	"time"
 
 	"github.com/containerd/log"
+	"github.com/pkg/errors"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/sirupsen/logrus"
 	logtest "github.com/sirupsen/logrus/hooks/test"
 	"github.com/stretchr/testify/require"
+
+	"github.com/shimyard/shimyard/manager/internal/metrics"
+	"github.com/shimyard/shimyard/shimclient"
 )
 
 // A shim that falls silent, answers again and dies is one line each, which names it, whom it serves, and for how long
@@ -49,4 +55,29 @@ func TestLinesForOperators(t *testing.T) {
 		"shim is dead: it is a test",
 	}, said)
 	require.Contains(t, hook.AllEntries()[1].Data, "after")
+}
+
+// TestCodes are those of gRPC, by which calls are counted.
+func TestCodes(t *testing.T) {
+	require.Equal(t, "OK", codeOf(nil))
+	require.Equal(t, "NotFound", codeOf(ErrDead))
+	require.Equal(t, "DeadlineExceeded", codeOf(shimclient.ErrNoAnswer))
+	require.Equal(t, "Unknown", codeOf(errors.New("runc")))
+}
+
+// TestWaitsAreNotCounted: a Wait lasts as long as its container.
+func TestWaitsAreNotCounted(t *testing.T) {
+	r := prometheus.NewPedanticRegistry()
+	require.NoError(t, metrics.Register(r, "v0", "v0"))
+	count := func() int {
+		n, err := testutil.GatherAndCount(r, "shimyard_rpcs_total")
+		require.NoError(t, err)
+		return n
+	}
+	was := count()
+	observe("Wait", nil, time.Hour)
+	observe("WaitSandbox", nil, time.Hour)
+	require.Equal(t, was, count())
+	observe("TestOfReport", nil, time.Second)
+	require.Equal(t, was+1, count())
 }

@@ -1,7 +1,9 @@
 // Copyright The Shimyard Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-package manager
+// Package features asks a shim's binary what its runtime can do, and remembers the answers. It knows nothing of a
+// container.
+package features
 
 import (
 	"context"
@@ -19,48 +21,53 @@ import (
 	"github.com/shimyard/shimyard/shimclient"
 )
 
-// infoCache keeps the answers of `-info`. The zero value is ready.
-type infoCache struct {
+// Cache keeps the answers of `-info`. Safe for concurrent use.
+type Cache struct {
+	launcher *shimclient.Launcher
+
 	// mu guards answers. A stale entry is replaced under its key's path when a binary is upgraded, so the map stays as
 	// small as the number of runtimes and options in use.
-	mu      sync.Mutex
-	answers map[infoQuestion]infoAnswer
+	mu sync.Mutex
+	// +checklocks:mu
+	answers map[question]answer
 }
 
-type infoQuestion struct {
+// New makes a cache without answers. The launcher runs the binaries.
+func New(l *shimclient.Launcher) *Cache {
+	return &Cache{launcher: l, answers: make(map[question]answer)}
+}
+
+type question struct {
 	path, options string
 }
 
-// infoAnswer holds for as long as the files that gave it are the same.
-type infoAnswer struct {
+// answer holds for as long as the files that gave it are the same.
+type answer struct {
 	shim    shimclient.FileID
 	runtime shimclient.FileID
 	info    *apitypes.RuntimeInfo
 }
 
-// info asks a shim's binary about its runtime, once per identity of the binary, options and identity of the OCI
+// Info asks a shim's binary about its runtime, once per identity of the binary, options and identity of the OCI
 // runtime.
-func (m *ShimManager) info(
+func (c *Cache) Info(
 	ctx context.Context, b shimclient.Binary, options *anypb.Any,
 ) (*apitypes.RuntimeInfo, error) {
-	q := infoQuestion{path: b.Path, options: options.GetTypeUrl() + "\x00" + string(options.GetValue())}
+	q := question{path: b.Path, options: options.GetTypeUrl() + "\x00" + string(options.GetValue())}
 	rt := ociRuntime(options)
-	m.infos.mu.Lock()
-	a, ok := m.infos.answers[q]
-	m.infos.mu.Unlock()
+	c.mu.Lock()
+	a, ok := c.answers[q]
+	c.mu.Unlock()
 	if ok && a.shim == b.File && a.runtime == rt {
 		return a.info, nil
 	}
-	info, err := m.launcher.Info(ctx, b, options)
+	info, err := c.launcher.Info(ctx, b, options)
 	if err != nil {
 		return nil, err
 	}
-	m.infos.mu.Lock()
-	defer m.infos.mu.Unlock()
-	if m.infos.answers == nil {
-		m.infos.answers = make(map[infoQuestion]infoAnswer)
-	}
-	m.infos.answers[q] = infoAnswer{shim: b.File, runtime: rt, info: info}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.answers[q] = answer{shim: b.File, runtime: rt, info: info}
 	return info, nil
 }
 
@@ -88,13 +95,13 @@ func ociRuntime(options *anypb.Any) shimclient.FileID {
 	return id
 }
 
-// checkIDMap refuses a spec with id-mapped mounts, at the destinations given, unless the OCI runtime says that it does
+// CheckIDMap refuses a spec with id-mapped mounts, at the destinations given, unless the OCI runtime says that it does
 // them: runc ignores what it does not know, and the files would get wrong owners
 // (https://github.com/opencontainers/runtime-spec/pull/1219). A runtime that tells nothing of its features may be an
 // old runc, so it is refused too. One that tells them in a form of its own is not of runc's kind and is not held to the
 // rule, as in containerd's own runtime. Errors: NotImplemented; that of `-info`.
-func (m *ShimManager) checkIDMap(ctx context.Context, b shimclient.Binary, options *anypb.Any, mounts []string) error {
-	info, err := m.info(ctx, b, options)
+func (c *Cache) CheckIDMap(ctx context.Context, b shimclient.Binary, options *anypb.Any, mounts []string) error {
+	info, err := c.Info(ctx, b, options)
 	if err != nil {
 		return errors.Wrap(err, "cannot tell whether the runtime supports id-mapped mounts")
 	}

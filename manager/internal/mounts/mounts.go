@@ -1,7 +1,8 @@
 // Copyright The Shimyard Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-package manager
+// Package mounts lets containerd's mount manager do those of a task's mounts that its shim does not do itself.
+package mounts
 
 import (
 	"context"
@@ -11,9 +12,14 @@ import (
 	apitypes "github.com/containerd/containerd/api/types"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/pkg/timeout"
+	"github.com/containerd/containerd/v2/plugins"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/pkg/errors"
+
+	"github.com/shimyard/shimyard/manager/internal/features"
+	"github.com/shimyard/shimyard/manager/internal/shimproc"
+	"github.com/shimyard/shimyard/shimclient"
 )
 
 // allowedMounts is the annotation of `-info` by which a shim from before the MountCapabilities extension names what it
@@ -24,31 +30,33 @@ const allowedMounts = "containerd.io/runtime-allow-mounts"
 const ownerLabel = "containerd.io/gc.bref.container"
 
 // noAnnotation are the runtimes that never used the annotation, so that their binaries need not be asked.
-var noAnnotation = map[string]bool{RuncV2: true, "io.containerd.runhcs.v1": true}
+var noAnnotation = map[string]bool{plugins.RuntimeRuncV2: true, "io.containerd.runhcs.v1": true}
 
-// mountController lets containerd's mount manager do those of a task's mounts that its shim does not do itself. A nil
-// manager means that there is none, and that shims do all mounts.
-type mountController struct {
-	manager mount.Manager
-	shims   *ShimManager
+// Controller activates and deactivates the mounts of tasks. Safe for concurrent use.
+type Controller struct {
+	manager  mount.Manager // nil: there is none, and shims do all mounts
+	features *features.Cache
 }
 
-// activate returns the mounts that are left for the shim. owned tells that a failed create has to deactivate them.
-func (c *mountController) activate(
-	ctx context.Context, i *Instance, r *bootapi.BootstrapResult, rootfs []mount.Mount,
+// New makes a controller. Without a mount manager shims do all mounts.
+func New(m mount.Manager, f *features.Cache) *Controller { return &Controller{m, f} }
+
+// Activate returns the mounts that are left for the shim. owned tells that a failed create has to deactivate them.
+func (c *Controller) Activate(
+	ctx context.Context, id string, b shimclient.Binary, r *bootapi.BootstrapResult, rootfs []mount.Mount,
 ) (left []mount.Mount, owned bool, err error) {
 	if c.manager == nil {
 		return rootfs, false, nil
 	}
-	opts := []mount.ActivateOpt{mount.WithLabels(map[string]string{ownerLabel: i.id})}
-	caps := c.capabilities(ctx, i, r)
+	opts := []mount.ActivateOpt{mount.WithLabels(map[string]string{ownerLabel: id})}
+	caps := c.capabilities(ctx, b, r)
 	for _, t := range caps.GetTypes() {
 		opts = append(opts, mount.WithAllowMountType(t))
 	}
 	for _, t := range caps.GetTransforms() {
 		opts = append(opts, mount.WithAllowTransform(t))
 	}
-	info, err := c.manager.Activate(ctx, i.id, rootfs, opts...)
+	info, err := c.manager.Activate(ctx, id, rootfs, opts...)
 	switch {
 	case err == nil:
 		return info.System, true, nil
@@ -56,21 +64,21 @@ func (c *mountController) activate(
 		return rootfs, false, nil // nothing among them needs the mount manager
 	case errdefs.IsAlreadyExists(err):
 		// The container's earlier task left them; its back reference keeps them while the container exists.
-		info, err := c.manager.Info(ctx, i.id)
+		info, err := c.manager.Info(ctx, id)
 		if err != nil {
-			return nil, false, errors.Wrapf(err, "cannot find the active mounts of %s", i.id)
+			return nil, false, errors.Wrapf(err, "cannot find the active mounts of %s", id)
 		}
 		return info.System, false, nil
 	}
-	return nil, false, errors.Wrapf(err, "cannot activate the mounts of %s", i.id)
+	return nil, false, errors.Wrapf(err, "cannot activate the mounts of %s", id)
 }
 
-// deactivate undoes an activation; none is fine.
-func (c *mountController) deactivate(ctx context.Context, id string) error {
+// Deactivate undoes an activation; none is fine.
+func (c *Controller) Deactivate(ctx context.Context, id string) error {
 	if c == nil || c.manager == nil {
 		return nil
 	}
-	ctx, cancel := timeout.WithContext(context.WithoutCancel(ctx), TimeoutCleanup)
+	ctx, cancel := timeout.WithContext(context.WithoutCancel(ctx), shimproc.TimeoutCleanup)
 	defer cancel()
 	if err := c.manager.Deactivate(ctx, id); err != nil && !errdefs.IsNotFound(err) {
 		return err
@@ -80,8 +88,8 @@ func (c *mountController) deactivate(ctx context.Context, id string) error {
 
 // capabilities is what the shim says it mounts itself: by its bootstrap answer, else by the annotation. What cannot be
 // read claims nothing, then the mount manager does the work.
-func (c *mountController) capabilities(
-	ctx context.Context, i *Instance, r *bootapi.BootstrapResult,
+func (c *Controller) capabilities(
+	ctx context.Context, b shimclient.Binary, r *bootapi.BootstrapResult,
 ) *apitypes.MountCapabilities {
 	var caps apitypes.MountCapabilities
 	found, err := r.FindExtension(&caps)
@@ -92,10 +100,10 @@ func (c *mountController) capabilities(
 	if found {
 		return &caps
 	}
-	if noAnnotation[i.binary.Runtime] {
+	if noAnnotation[b.Runtime] {
 		return nil
 	}
-	info, err := c.shims.info(ctx, i.binary, nil)
+	info, err := c.features.Info(ctx, b, nil)
 	if err != nil {
 		log.G(ctx).WithError(err).Warn("cannot ask the shim what it mounts itself, assuming nothing")
 		return nil
@@ -116,18 +124,4 @@ func parseAllowedMounts(v string) *apitypes.MountCapabilities {
 		}
 	}
 	return caps
-}
-
-// activated notes that the instance's mounts are to be deactivated when it goes.
-func (i *Instance) activated() {
-	if i.kind == KindTask {
-		i.remains.setMounted()
-	}
-}
-
-// deactivate is part of cleaning; what fails is left to the garbage collector, by the label.
-func (i *Instance) deactivate(ctx context.Context) {
-	if err := i.m.mounts.deactivate(ctx, i.id); err != nil {
-		log.G(ctx).WithError(err).Error("cannot deactivate the task's mounts, leaving them to the garbage collector")
-	}
 }
