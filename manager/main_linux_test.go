@@ -24,5 +24,5 @@ func TestMain(m *testing.M) {
 	for _, name := range []string{shimproc.TimeoutLoad, shimproc.TimeoutCleanup, shimproc.TimeoutShutdown} {
 		timeout.Set(name, time.Minute)
 	}
-	shimtest.Main(m)
+	shimtest.MainInParts(m, 4)
 }
