@@ -125,10 +125,8 @@ func (l *Ledger) InitGone() bool {
 
 // InitMayLive tells whether the process that is known as the container's init runs, ours to signal or not.
 func (l *Ledger) InitMayLive() bool {
-	l.mu.Lock()
-	t := l.copyTaskLocked()
-	l.mu.Unlock()
-	return t != nil && t.Exit == nil && t.PidStart != 0 && initOf(t).Alive()
+	t, _, known := l.task()
+	return known && t.Exit == nil && t.PidStart != 0 && initOf(&t).Alive()
 }
 
 // Runs tells whether a process is one that the shim has told as the container's, with Create, Start or an event, or

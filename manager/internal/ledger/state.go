@@ -45,45 +45,40 @@ func (l *Ledger) Changing(to tasktypes.Status, call func() error) error {
 	return err
 }
 
-// copyTaskLocked is a copy of what is on record of the init process; nil while nothing is.
-//
-// +checklocks:l.mu
-func (l *Ledger) copyTaskLocked() *bundle.TaskState {
+// task is a copy of what is on record of the init process, and whether the status there is what the shim would say: no
+// change of it is under way or has failed, and the pid is its init's. Not known: nothing is on record.
+func (l *Ledger) task() (t bundle.TaskState, sure, known bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	if l.rec.Task == nil {
-		return nil
+		return bundle.TaskState{}, false, false
 	}
-	t := *l.rec.Task
+	t = *l.rec.Task
 	t.Exit = copyExit(t.Exit)
-	return &t
+	return t, l.status.underway == 0 && !l.status.unsure && t.PidOwned, true
 }
 
 // LastKnown is the state as last known, while that can be stood for: with an exit on record, or with a pid that still
 // is the process it was.
 func (l *Ledger) LastKnown() (runtime.State, bool) {
-	l.mu.Lock()
-	t := l.copyTaskLocked()
-	l.mu.Unlock()
-	return standsFor(t)
+	t, _, known := l.task()
+	if !known {
+		return runtime.State{}, false
+	}
+	return standsFor(&t)
 }
 
-// Current is LastKnown where that is what the shim would say: no change of the status is under way or has failed, and
-// the pid is its init's.
+// Current is LastKnown where that is what the shim would say.
 func (l *Ledger) Current() (runtime.State, bool) {
-	l.mu.Lock()
-	t := l.copyTaskLocked()
-	sure := l.status.underway == 0 && !l.status.unsure && t != nil && t.PidOwned
-	l.mu.Unlock()
+	t, sure, _ := l.task()
 	if !sure {
 		return runtime.State{}, false
 	}
-	return standsFor(t)
+	return standsFor(&t)
 }
 
 // standsFor is the state that a record tells; false when it cannot stand for it.
 func standsFor(t *bundle.TaskState) (runtime.State, bool) {
-	if t == nil {
-		return runtime.State{}, false
-	}
 	s := runtime.State{
 		Status: StatusOf(tasktypes.Status(tasktypes.Status_value[t.Status])), Pid: t.Pid,
 		Stdin: t.Stdin, Stdout: t.Stdout, Stderr: t.Stderr, Terminal: t.Terminal, ExitedAt: t.Stopped,
