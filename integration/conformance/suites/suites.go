@@ -14,7 +14,7 @@ import (
 
 // All are the suites, in the order in which they are run.
 var All = []*suite.Suite{
-	client, cri, critest, criBench, nri, docker, pods, foreign, builds,
+	client, cri, critest, criBench, nri, docker, pods, foreign, builds, buildBench, dockerBench,
 }
 
 // Find is the suite of that name.
