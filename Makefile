@@ -100,7 +100,7 @@ QUICK = ContainerStart ContainerStartWithAbsRuntimePath ContainerOutput Containe
   DaemonRestart DaemonRestartWithRunningShim DaemonReconnectsToShimIOPipesOnRestart DeleteRunningContainer \
   DeleteContainerExecCreated WaitStoppedTask WaitStoppedProcess TaskForceDelete ProcessForceDelete TaskUpdate \
   TaskResize TaskSpec ShimInCgroup ShimOOMScore ShimSockLength ShimDoesNotLeakSockets ShortRunningTaskPid \
-  UserNamespaces RegressionIssue4769 RegressionIssue6429 Issue9103 Issue10589 Issue13030
+  UserNamespaces RegressionIssue4769 RegressionIssue6429 Issue9103 Issue13030
 
 conformance-quick:
 	go -C integration/conformance run ./cmd/conformance nri
