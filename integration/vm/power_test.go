@@ -53,6 +53,9 @@ func TestPowerCuts(t *testing.T) {
 
 func powerCuts(t *testing.T, name string, cuts int, chance *rand.Rand) {
 	n := newNode(t, name)
+	n.sh(t, "sync") // the image is to be there
+	n.Cut()
+	n.boot(t)
 	empty := n.readyTime(t)
 	var took []time.Duration
 	for cut := range cuts {
