@@ -5,7 +5,6 @@ package buildkit
 
 import (
 	"context"
-	"os"
 	"os/exec"
 	"sync"
 	"syscall"
@@ -16,7 +15,6 @@ import (
 	"github.com/pkg/errors"
 	"github.com/stretchr/testify/require"
 
-	"github.com/shimyard/shimyard/integration/conformance/procs"
 	"github.com/shimyard/shimyard/integration/conformance/suite"
 )
 
@@ -33,9 +31,8 @@ type host struct {
 	containerd *suite.Daemon
 	client     *client.Client
 
-	site *suite.Site
-	cmd  *exec.Cmd
-	done chan struct{} // closed when the buildkitd that was started last has ended
+	site      *suite.Site
+	buildkitd *suite.Service
 }
 
 var shared struct {
@@ -55,18 +52,13 @@ func theHost(t *testing.T) *host {
 }
 
 func TestMain(m *testing.M) {
-	code := m.Run()
-	if h := shared.host; h != nil {
-		for _, err := range []error{
-			errors.Wrap(h.end(syscall.SIGTERM), "buildkitd"), errors.Wrap(h.containerd.Stop(), "containerd"),
-		} {
-			if err != nil {
-				os.Stderr.WriteString(err.Error() + "\n")
-				code = 1
-			}
+	suite.Main(m, func() []*suite.Service {
+		h := shared.host
+		if h == nil {
+			return nil
 		}
-	}
-	os.Exit(code)
+		return []*suite.Service{h.buildkitd, h.containerd.Service}
+	})
 }
 
 func newHost(site *suite.Site) (*host, error) {
@@ -79,55 +71,11 @@ func newHost(site *suite.Site) (*host, error) {
 	if h.client, err = client.New(d.Address, client.WithDefaultNamespace(Namespace)); err != nil {
 		return nil, errors.Wrap(err, "cannot reach the daemon")
 	}
-	return h, h.start(ctx)
-}
-
-// start starts buildkitd and returns once it answers.
-func (h *host) start(ctx context.Context) error {
-	log, err := h.site.Log("buildkitd.log")
-	if err != nil {
-		return err
-	}
-	defer log.Close()
-	h.cmd = h.site.Command(context.WithoutCancel(ctx), log, h.site.Program("buildkitd"), "--addr="+socket,
-		"--oci-worker=false", "--containerd-worker=true", "--containerd-worker-addr="+h.containerd.Address,
+	serves := func(ctx context.Context) error { return h.buildctl(ctx, "debug", "workers").Run() }
+	h.buildkitd = site.Service("buildkitd", serves, site.Program("buildkitd"), "--addr="+socket,
+		"--oci-worker=false", "--containerd-worker=true", "--containerd-worker-addr="+d.Address,
 		"--containerd-worker-net=host")
-	if err := h.cmd.Start(); err != nil {
-		return errors.Wrap(err, "cannot start buildkitd")
-	}
-	h.done = make(chan struct{})
-	go func(cmd *exec.Cmd, done chan struct{}) {
-		_ = cmd.Wait() // its log tells
-		close(done)
-	}(h.cmd, h.done)
-	for end := time.Now().Add(procs.Patience); ; time.Sleep(procs.Tick) {
-		if err = h.buildctl(ctx, "debug", "workers").Run(); err == nil {
-			return nil
-		}
-		select {
-		case <-h.done:
-			return errors.New("buildkitd ended instead of serving, see buildkitd.log")
-		default:
-		}
-		if time.Now().After(end) {
-			return errors.Wrap(err, "buildkitd does not serve, see buildkitd.log")
-		}
-	}
-}
-
-// end ends buildkitd and waits until it is gone.
-func (h *host) end(sig syscall.Signal) error {
-	if err := h.cmd.Process.Signal(sig); err != nil {
-		return errors.Wrap(err, "cannot signal buildkitd")
-	}
-	select {
-	case <-h.done:
-		return nil
-	case <-time.After(procs.Patience):
-		_ = h.cmd.Process.Kill()
-		<-h.done
-		return errors.Errorf("buildkitd did not end on %v within %v", sig, procs.Patience)
-	}
+	return h, h.buildkitd.Start(ctx)
 }
 
 // restart ends the daemon under buildkitd and starts it again.

@@ -6,11 +6,9 @@ package docker
 import (
 	"bytes"
 	"context"
-	"os"
 	"os/exec"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -18,7 +16,6 @@ import (
 	"github.com/pkg/errors"
 	"github.com/stretchr/testify/require"
 
-	"github.com/shimyard/shimyard/integration/conformance/procs"
 	"github.com/shimyard/shimyard/integration/conformance/suite"
 )
 
@@ -33,10 +30,7 @@ const (
 // host is a dockerd over the daemon under test.
 type host struct {
 	containerd *suite.Daemon
-
-	site *suite.Site
-	cmd  *exec.Cmd
-	done chan struct{} // closed when the dockerd that was started last has ended
+	dockerd    *suite.Service
 }
 
 var shared struct {
@@ -55,18 +49,13 @@ func theHost(t *testing.T) *host {
 }
 
 func TestMain(m *testing.M) {
-	code := m.Run()
-	if h := shared.host; h != nil {
-		if err := errors.Wrap(h.end(syscall.SIGTERM), "dockerd"); err != nil {
-			os.Stderr.WriteString(err.Error() + "\n")
-			code = 1
+	suite.Main(m, func() []*suite.Service {
+		h := shared.host
+		if h == nil {
+			return nil
 		}
-		if err := h.containerd.Stop(); err != nil {
-			os.Stderr.WriteString(err.Error() + "\n")
-			code = 1
-		}
-	}
-	os.Exit(code)
+		return []*suite.Service{h.dockerd, h.containerd.Service}
+	})
 }
 
 func newHost(site *suite.Site) (*host, error) {
@@ -76,60 +65,20 @@ func newHost(site *suite.Site) (*host, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &host{containerd: d, site: site}
-	if err := h.start(ctx); err != nil {
+	h := &host{containerd: d}
+	h.dockerd = site.Service("dockerd", h.serves, "dockerd", "--containerd="+d.Address,
+		"--live-restore", "--storage-driver=overlay2", "--userland-proxy=false",
+		"--exec-opt=native.cgroupdriver=cgroupfs", "--shutdown-timeout=5")
+	if err := h.dockerd.Start(ctx); err != nil {
 		return nil, err
 	}
 	out, _, err := h.try(ctx, "pull", Image)
 	return h, errors.Wrapf(err, "cannot pull the image: %s", out)
 }
 
-// start starts dockerd and returns once it answers.
-func (h *host) start(ctx context.Context) error {
-	log, err := h.site.Log("dockerd.log")
-	if err != nil {
-		return err
-	}
-	defer log.Close()
-	h.cmd = h.site.Command(context.WithoutCancel(ctx), log, "dockerd", "--containerd="+h.containerd.Address,
-		"--live-restore", "--storage-driver=overlay2", "--userland-proxy=false",
-		"--exec-opt=native.cgroupdriver=cgroupfs", "--shutdown-timeout=5")
-	if err := h.cmd.Start(); err != nil {
-		return errors.Wrap(err, "cannot start dockerd")
-	}
-	h.done = make(chan struct{})
-	go func(cmd *exec.Cmd, done chan struct{}) {
-		_ = cmd.Wait() // its log tells
-		close(done)
-	}(h.cmd, h.done)
-	for end := time.Now().Add(procs.Patience); ; time.Sleep(procs.Tick) {
-		if _, _, err = h.try(ctx, "version"); err == nil {
-			return nil
-		}
-		select {
-		case <-h.done:
-			return errors.New("dockerd ended instead of serving, see dockerd.log")
-		default:
-		}
-		if time.Now().After(end) {
-			return errors.Wrap(err, "dockerd does not serve, see dockerd.log")
-		}
-	}
-}
-
-// end ends dockerd and waits until it is gone.
-func (h *host) end(sig syscall.Signal) error {
-	if err := h.cmd.Process.Signal(sig); err != nil {
-		return errors.Wrap(err, "cannot signal dockerd")
-	}
-	select {
-	case <-h.done:
-		return nil
-	case <-time.After(procs.Patience):
-		_ = h.cmd.Process.Kill()
-		<-h.done
-		return errors.Errorf("dockerd did not end on %v within %v", sig, procs.Patience)
-	}
+func (h *host) serves(ctx context.Context) error {
+	_, _, err := h.try(ctx, "version")
+	return err
 }
 
 // try runs the client and returns what it wrote to stdout, without white space around it, and its exit code.

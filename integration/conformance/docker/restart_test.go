@@ -54,13 +54,13 @@ func containerdStarts(t *testing.T, h *host) {
 func dockerdEnds(sig syscall.Signal) func(*testing.T, *host) {
 	return func(t *testing.T, h *host) {
 		t.Helper()
-		require.NoError(t, h.end(sig))
+		require.NoError(t, h.dockerd.End(sig))
 	}
 }
 
 func dockerdStarts(t *testing.T, h *host) {
 	t.Helper()
-	require.NoError(t, h.start(t.Context()))
+	require.NoError(t, h.dockerd.Start(t.Context()))
 }
 
 func TestLiveRestore(t *testing.T) {

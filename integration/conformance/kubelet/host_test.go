@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"net/http"
 	"os"
-	"os/exec"
 	"sync"
 	"syscall"
 	"testing"
@@ -19,7 +18,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/shimyard/shimyard/integration/conformance/crinode"
-	"github.com/shimyard/shimyard/integration/conformance/procs"
 	"github.com/shimyard/shimyard/integration/conformance/suite"
 )
 
@@ -29,11 +27,8 @@ const patience = 3 * time.Minute
 // host is a kubelet over the daemon under test.
 type host struct {
 	*crinode.Node
-	client *client.Client
-
-	site *suite.Site
-	cmd  *exec.Cmd
-	done chan struct{} // closed when the kubelet that was started last has ended
+	client  *client.Client
+	kubelet *suite.Service
 }
 
 var shared struct {
@@ -52,18 +47,13 @@ func theHost(t *testing.T) *host {
 }
 
 func TestMain(m *testing.M) {
-	code := m.Run()
-	if h := shared.host; h != nil {
-		for _, err := range []error{
-			errors.Wrap(h.end(syscall.SIGTERM), "kubelet"), errors.Wrap(h.Daemon.Stop(), "containerd"),
-		} {
-			if err != nil {
-				os.Stderr.WriteString(err.Error() + "\n")
-				code = 1
-			}
+	suite.Main(m, func() []*suite.Service {
+		h := shared.host
+		if h == nil {
+			return nil
 		}
-	}
-	os.Exit(code)
+		return []*suite.Service{h.kubelet, h.Daemon.Service}
+	})
 }
 
 const configFile = "/etc/kubernetes/kubelet.json"
@@ -80,67 +70,30 @@ func newHost(site *suite.Site) (*host, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &host{Node: n, site: site}
+	h := &host{Node: n}
 	if h.client, err = client.New(n.Address, client.WithDefaultNamespace("k8s.io")); err != nil {
 		return nil, errors.Wrap(err, "cannot reach the daemon")
 	}
-	return h, h.start(ctx)
+	h.kubelet = site.Service("kubelet", h.serves, site.Program("kubelet"), "--config="+configFile,
+		"--root-dir=/var/lib/kubelet", "--cert-dir=/var/lib/kubelet/pki", "--v=2")
+	h.kubelet.Within = patience
+	return h, h.kubelet.Start(ctx)
 }
 
-// start starts kubelet and returns once it is healthy.
-func (h *host) start(ctx context.Context) error {
-	log, err := h.site.Log("kubelet.log")
-	if err != nil {
+// serves tells whether kubelet is healthy and knows its pods.
+func (h *host) serves(context.Context) error {
+	if _, err := h.pods(); err != nil {
 		return err
 	}
-	defer log.Close()
-	h.cmd = h.site.Command(context.WithoutCancel(ctx), log, h.site.Program("kubelet"), "--config="+configFile,
-		"--root-dir=/var/lib/kubelet", "--cert-dir=/var/lib/kubelet/pki", "--v=2")
-	if err := h.cmd.Start(); err != nil {
-		return errors.Wrap(err, "cannot start kubelet")
-	}
-	h.done = make(chan struct{})
-	go func(cmd *exec.Cmd, done chan struct{}) {
-		_ = cmd.Wait() // its log tells
-		close(done)
-	}(h.cmd, h.done)
-	for end := time.Now().Add(patience); ; time.Sleep(procs.Tick) {
-		if _, err = h.pods(); err == nil && healthy() {
-			return nil
-		}
-		select {
-		case <-h.done:
-			return errors.New("kubelet ended instead of serving, see kubelet.log")
-		default:
-		}
-		if time.Now().After(end) {
-			return errors.Errorf("kubelet is not healthy (%v), see kubelet.log", err)
-		}
-	}
-}
-
-func healthy() bool {
 	resp, err := http.Get("http://127.0.0.1:10248/healthz")
 	if err != nil {
-		return false
+		return errors.Wrap(err, "cannot ask kubelet whether it is healthy")
 	}
 	resp.Body.Close()
-	return resp.StatusCode == http.StatusOK
-}
-
-// end ends kubelet and waits until it is gone.
-func (h *host) end(sig syscall.Signal) error {
-	if err := h.cmd.Process.Signal(sig); err != nil {
-		return errors.Wrap(err, "cannot signal kubelet")
+	if resp.StatusCode != http.StatusOK {
+		return errors.Errorf("kubelet says that it is not healthy: %s", resp.Status)
 	}
-	select {
-	case <-h.done:
-		return nil
-	case <-time.After(procs.Patience):
-		_ = h.cmd.Process.Kill()
-		<-h.done
-		return errors.Errorf("kubelet did not end on %v within %v", sig, procs.Patience)
-	}
+	return nil
 }
 
 // daemonEnds ends the daemon, daemonStarts starts it again.

@@ -116,9 +116,9 @@ func TestKubeletRestarts(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			h := theHost(t)
 			f := h.flock(t)
-			require.NoError(t, h.end(sig))
+			require.NoError(t, h.kubelet.End(sig))
 			h.restart(t, sig)
-			require.NoError(t, h.start(t.Context()))
+			require.NoError(t, h.kubelet.Start(t.Context()))
 			f.lives(t)
 		})
 	}

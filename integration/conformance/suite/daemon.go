@@ -6,29 +6,19 @@ package suite
 import (
 	"context"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"github.com/containerd/containerd/v2/client"
 	"github.com/pkg/errors"
 )
 
-// Daemon is the containerd under test, at the paths that it has on a node. Its methods may be called from several
-// goroutines, one at a time.
+// Daemon is the containerd under test, at the paths that it has on a node.
 type Daemon struct {
+	*Service
 	// Address is that of its socket.
 	Address string
-
-	site *Site
-	args []string
-	cmd  *exec.Cmd
-	done chan struct{} // closed when the process that was started last has ended
 }
-
-// patience is how long a daemon may take to serve, or to end.
-const patience = 60 * time.Second
 
 // DaemonOptions are those of one daemon.
 type DaemonOptions struct {
@@ -50,78 +40,24 @@ func (s *Site) Daemon(ctx context.Context, o DaemonOptions) (*Daemon, error) {
 		return nil, errors.Wrap(err, "cannot write the daemon's config")
 	}
 	state := "/run/containerd" + o.Suffix
-	d := &Daemon{site: s, Address: state + "/containerd.sock"}
-	d.args = append([]string{"--config", config, "--address", d.Address, "--state", state, "--root",
+	d := &Daemon{Address: state + "/containerd.sock"}
+	args := append([]string{"--config", config, "--address", d.Address, "--state", state, "--root",
 		"/var/lib/containerd" + o.Suffix}, o.Args...)
+	d.Service = s.Service("containerd", d.serves, "containerd", args...)
 	return d, d.Start(ctx)
 }
 
-// Start starts it again after Stop or Kill.
-func (d *Daemon) Start(ctx context.Context) error {
-	log, err := d.site.Log("containerd.log")
+func (d *Daemon) serves(ctx context.Context) error {
+	c, err := client.New(d.Address, client.WithTimeout(time.Second))
 	if err != nil {
-		return err
+		return errors.Wrap(err, "cannot reach the daemon")
 	}
-	defer log.Close()
-	d.cmd = d.site.Command(context.WithoutCancel(ctx), log, "containerd", d.args...)
-	if err := d.cmd.Start(); err != nil {
-		return errors.Wrap(err, "cannot start the daemon")
+	defer c.Close()
+	ok, err := c.IsServing(ctx)
+	if err == nil && !ok {
+		err = errors.New("it is not ready")
 	}
-	d.done = make(chan struct{})
-	go func(cmd *exec.Cmd, done chan struct{}) {
-		_ = cmd.Wait() // its log tells
-		close(done)
-	}(d.cmd, d.done)
-	return d.ready(ctx)
-}
-
-func (d *Daemon) ready(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	for {
-		if c, err := client.New(d.Address, client.WithTimeout(time.Second)); err == nil {
-			ok, err := c.IsServing(ctx)
-			c.Close()
-			if err == nil && ok {
-				return nil
-			}
-		}
-		select {
-		case <-d.done:
-			return errors.New("the daemon ended instead of serving, see containerd.log")
-		case <-ctx.Done():
-			return errors.New("the daemon does not serve, see containerd.log")
-		case <-time.After(100 * time.Millisecond):
-		}
-	}
-}
-
-// Pid is that of the daemon's process.
-func (d *Daemon) Pid() int { return d.cmd.Process.Pid }
-
-// Stop ends it as an init system would, Kill as a crash does. Both wait until it is gone.
-func (d *Daemon) Stop() error { return d.end(syscall.SIGTERM) }
-
-// Kill is described with Stop.
-func (d *Daemon) Kill() error { return d.end(syscall.SIGKILL) }
-
-func (d *Daemon) end(sig syscall.Signal) error {
-	select {
-	case <-d.done:
-		return errors.New("the daemon had ended by itself, see containerd.log")
-	default:
-	}
-	if err := d.cmd.Process.Signal(sig); err != nil {
-		return errors.Wrap(err, "cannot signal the daemon")
-	}
-	select {
-	case <-d.done:
-		return nil
-	case <-time.After(patience):
-		_ = d.cmd.Process.Kill()
-		<-d.done
-		return errors.Errorf("the daemon did not end on %v within %v", sig, patience)
-	}
+	return err
 }
 
 // KeepAlive starts the daemon again, pause after each of its ends, until the returned function is called, which does
