@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/timeout"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
+	"github.com/pkg/errors"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/shimyard/shimyard/bundle"
@@ -196,23 +197,22 @@ func (o *pool) ended(w *warmShim) {
 
 // clear makes sure that nothing of the shim's launch is left and removes its directory and sockets. Its instances
 // have left: what is ended here by force has no task, and what containers and their hooks have left behind is not
-// touched. What cannot be done is left for the next start of the daemon.
+// touched.
 func (o *pool) clear(w *warmShim) {
-	w.clearing.Lock()
-	defer w.clearing.Unlock()
-	if w.cleared {
-		return
+	token := w.token
+	if pid := w.p.Verified(); pid != (shimclient.ProcessID{}) && !pid.Alive() {
+		token = "" // it has ended by itself: nothing of its launch is to be ended
 	}
-	ctx := context.WithoutCancel(o.m.ctx)
-	if pid := w.p.Verified(); (pid == shimclient.ProcessID{}) || pid.Alive() {
-		ectx, cancel := timeout.WithContext(ctx, shimproc.TimeoutCleanup)
-		defer cancel()
-		if !o.m.endWarmLaunch(ectx, w.dir, w.token, w.sparing()) {
-			return
+	o.m.untilCleared(w.dir, func(ctx context.Context) error {
+		w.clearing.Lock()
+		defer w.clearing.Unlock()
+		if w.cleared {
+			return nil
 		}
-	}
-	o.m.removeWarm(ctx, w.dir, w.spec.namespace, w.reply.GetAddress())
-	w.cleared = true
+		err := o.m.clearWarm(ctx, w.dir, w.spec.namespace, w.reply.GetAddress(), token, w.sparing())
+		w.cleared = err == nil
+		return err
+	})
 }
 
 // sparing tells which carriers of the shim's token are not ended with it: what began since it served, but for the shim
@@ -226,24 +226,52 @@ func (w *warmShim) sparing() func(shimclient.ProcessID) bool {
 	return func(id shimclient.ProcessID) bool { return id != shim && id.StartTime >= from }
 }
 
-// endWarmLaunch ends what is left of the launch of a warm shim, but what is to be spared; "" is the token of none.
-// False when it could not, so that its directory stays for the next start of the daemon.
-func (m *ShimManager) endWarmLaunch(
-	ctx context.Context, dir *bundle.Warm, token string, spare func(shimclient.ProcessID) bool,
-) bool {
-	if token == "" {
-		return true
+// untilCleared has what is left of a warm shim removed. What fails is tried again with growing pauses until it
+// succeeds, in the background; at the end of the daemon it is left for the next start.
+func (m *ShimManager) untilCleared(dir *bundle.Warm, try func(context.Context) error) {
+	ctx := log.WithLogger(context.WithoutCancel(m.ctx), log.G(m.ctx).WithField("id", dir.ID))
+	err := try(ctx)
+	if err == nil {
+		return
 	}
+	log.G(ctx).WithError(err).Warn("cannot remove what a warm shim has left; it is tried again until it succeeds")
+	m.spawn(func() {
+		for pause := m.cleanPause; m.sleep(spread(pause)); pause = min(2*pause, lastCleanPause) {
+			if err = try(ctx); err == nil {
+				return
+			}
+		}
+		log.G(ctx).WithError(err).
+			Warn("cannot remove what a warm shim has left, leaving it for the next start of the daemon")
+	})
+}
+
+// clearWarm ends what is left of the launch of a warm shim that is over, but what is to be spared, and removes its
+// sockets and its directory. "" is the token of no launch.
+func (m *ShimManager) clearWarm(
+	ctx context.Context, dir *bundle.Warm, namespace, address, token string, spare func(shimclient.ProcessID) bool,
+) error {
+	if err := m.endWarmLaunch(ctx, token, spare); err != nil {
+		return err
+	}
+	m.removeSocketsOfDead(namespace, []string{dir.ID}, address)
+	return dir.Remove()
+}
+
+func (m *ShimManager) endWarmLaunch(ctx context.Context, token string, spare func(shimclient.ProcessID) bool) error {
+	if token == "" {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, endWarmTime)
+	defer cancel()
 	by, err := m.procs.LeftOver(token)
 	if err == nil {
 		err = shimproc.EndLaunch(ctx, by, spare)
 	}
-	if err != nil && !errdefs.IsNotImplemented(err) {
-		log.G(ctx).WithError(err).WithField("id", dir.ID).
-			Warn("cannot end a warm shim, leaving it for the next start of the daemon")
-		return false
+	if errdefs.IsNotImplemented(err) {
+		return nil
 	}
-	return true
+	return errors.Wrap(err, "cannot end the processes of its launch")
 }
 
 const (
@@ -259,15 +287,6 @@ func (m *ShimManager) removeSocketsOfDead(namespace string, ids []string, addres
 		if !m.launcher.RemoveSockets(namespace, ids, addresses...) || !m.sleep(forkPause) {
 			return
 		}
-	}
-}
-
-// removeWarm removes the sockets and the directory of a warm shim that is gone.
-func (m *ShimManager) removeWarm(ctx context.Context, dir *bundle.Warm, namespace, address string) {
-	m.removeSocketsOfDead(namespace, []string{dir.ID}, address)
-	if err := dir.Remove(); err != nil {
-		log.G(ctx).WithError(err).
-			Warn("cannot remove the directory of a warm shim, leaving it for the next start of the daemon")
 	}
 }
 

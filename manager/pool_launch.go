@@ -59,7 +59,7 @@ func (o *pool) tryStart(ctx context.Context, spec poolSpec) (*warmShim, error) {
 	}
 	w := o.newWarm(dir, token, spec)
 	if _, _, err := o.m.start(ctx, &warmLaunch{o: o, w: w}); err != nil {
-		o.undo(ctx, w)
+		o.undo(w)
 		return nil, err
 	}
 	return w, nil
@@ -133,17 +133,14 @@ func (w *warmShim) facts(pid shimclient.ProcessID) shimproc.KeptFacts {
 }
 
 // undo removes what a failed launch has made.
-func (o *pool) undo(ctx context.Context, w *warmShim) {
-	ctx = context.WithoutCancel(ctx)
+func (o *pool) undo(w *warmShim) {
 	if w.p != nil {
 		o.account.Ending(w.entry)
 		w.p.End()
 		o.clear(w)
 		return
 	}
-	ectx, cancel := context.WithTimeout(ctx, endWarmTime)
-	defer cancel()
-	if o.m.endWarmLaunch(ectx, w.dir, w.token, nil) {
-		o.m.removeWarm(ctx, w.dir, w.spec.namespace, w.reply.GetAddress())
-	}
+	o.m.untilCleared(w.dir, func(ctx context.Context) error {
+		return o.m.clearWarm(ctx, w.dir, w.spec.namespace, w.reply.GetAddress(), w.token, nil)
+	})
 }

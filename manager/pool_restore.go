@@ -45,7 +45,7 @@ func (m *ShimManager) restoreOneWarm(ctx context.Context, dir *bundle.Warm) {
 	switch {
 	case errdefs.IsNotFound(err):
 		// Nothing was started in it yet, or all but it was removed.
-		m.onBegin(func() { m.sweepWarm(ctx, dir, &bundle.WarmRecord{}, "") })
+		m.onBegin(func() { m.sweepWarm(dir, &bundle.WarmRecord{}, "") })
 		return
 	case err != nil:
 		log.G(ctx).WithError(err).Error("cannot read the record of a warm shim, leaving it alone")
@@ -57,7 +57,7 @@ func (m *ShimManager) restoreOneWarm(ctx context.Context, dir *bundle.Warm) {
 		return
 	}
 	if errdefs.IsNotFound(err) || rec.BootID != shimclient.BootID() {
-		m.onBegin(func() { m.sweepWarm(ctx, dir, rec, r.GetAddress()) })
+		m.onBegin(func() { m.sweepWarm(dir, rec, r.GetAddress()) })
 		return
 	}
 	if err != nil {
@@ -159,23 +159,29 @@ func (w *warmShim) hasChildren(ctx context.Context) (shimclient.ProcessID, bool)
 	return shimclient.ProcessID{}, false
 }
 
-// sweepWarm removes what is left of a launch that a crash cut short, or of a shim from before a reboot.
-func (m *ShimManager) sweepWarm(ctx context.Context, dir *bundle.Warm, rec *bundle.WarmRecord, address string) {
-	ectx, cancel := context.WithTimeout(ctx, endWarmTime)
-	defer cancel()
-	if !m.endWarmLaunch(ectx, dir, rec.Launch.Token, sparingAfter(rec.Launch.Answered)) {
-		return
-	}
+// sweepWarm removes what is left of a launch that a crash cut short, or of a shim from before a reboot. A directory that
+// a process works in is left alone for as long as it does.
+func (m *ShimManager) sweepWarm(dir *bundle.Warm, rec *bundle.WarmRecord, address string) {
 	any := func(shimclient.ProcessID) bool { return true }
-	if works, err := shimproc.Found(ctx, nil, []string{dir.Path}, any); works && !errdefs.IsNotImplemented(err) {
-		if err == nil {
-			err = errors.New("a process works in it")
+	m.untilCleared(dir, func(ctx context.Context) error {
+		if err := m.endWarmLaunch(ctx, rec.Launch.Token, sparingAfter(rec.Launch.Answered)); err != nil {
+			return err
 		}
-		log.G(ctx).WithError(err).Error("cannot remove the directory of a warm shim, leaving it alone")
-		return
-	}
-	m.removeWarm(ctx, dir, rec.Namespace, address)
-	log.G(ctx).Info("removed a warm shim that was left behind")
+		ctx, cancel := context.WithTimeout(ctx, endWarmTime)
+		defer cancel()
+		works, err := shimproc.Found(ctx, nil, []string{dir.Path}, any)
+		if works && !errdefs.IsNotImplemented(err) {
+			if err == nil {
+				err = errors.New("a process works in it")
+			}
+			return errors.Wrap(err, "its directory is left alone")
+		}
+		if err := m.clearWarm(ctx, dir, rec.Namespace, address, "", nil); err != nil {
+			return err
+		}
+		log.G(ctx).Info("removed a warm shim that was left behind")
+		return nil
+	})
 }
 
 // loadHouse is the warm shim whose directory the bundle is, nil when it is none's. id is the shim that serves the
