@@ -56,6 +56,7 @@ func powerCuts(t *testing.T, name string, cuts int, chance *rand.Rand) {
 	n.sh(t, "sync") // the image is to be there
 	n.Cut()
 	n.boot(t)
+	n.sh(t, "daemon_is $ours")
 	empty := n.readyTime(t)
 	var took []time.Duration
 	for cut := range cuts {
@@ -96,6 +97,7 @@ func (n *node) readyTime(t *testing.T) time.Duration {
 	output := n.sh(t, `
 a=$(systemctl show --property=ExecMainStartTimestampMonotonic --value containerd)
 b=$(systemctl show --property=ActiveEnterTimestampMonotonic --value containerd)
+[ "$b" -gt "$a" ] || fail "it is not ready yet"
 echo "ready after $((b - a)) us"`)
 	_, text, _ := strings.Cut(output, "ready after ")
 	text, _, _ = strings.Cut(text, " ")
