@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -44,6 +45,7 @@ type looks map[string]string
 func TestWarmShimIsLikeItsOwn(t *testing.T) {
 	t.Parallel()
 	needRoot(t)
+	ignoreNothing()
 	stock := newNode(t, func(o *daemon.Options) { o.Binary = tool(t, kit.Stock) })
 	want := lookAt(stock, "c")
 	require.NotEmpty(t, want["hook-create env PATH"], "the hook has not told its environment")
@@ -66,6 +68,16 @@ func TestWarmShimIsLikeItsOwn(t *testing.T) {
 		require.ElementsMatch(t, unlike, differ, "the docs name what is alike")
 	}
 	n.keepIdle(warmIdle)
+}
+
+// ignoreNothing lets daemons inherit no ignored signal, as they do from nohup. A container has them by chance: runc takes
+// its signals up beside the start of the container, and what it has taken up is not ignored any more.
+func ignoreNothing() {
+	for _, sig := range []os.Signal{unix.SIGHUP, unix.SIGINT} { // Go's programs pass on no others
+		if signal.Ignored(sig) {
+			signal.Notify(make(chan os.Signal, 1), sig)
+		}
+	}
 }
 
 // lookAt runs a container, and looks at all that it and others could look at.
