@@ -136,7 +136,7 @@ rm $dir/kill.conf
 systemctl daemon-reload
 unnoticed $(boxes)`}, true},
 		{check{"an ExecStart of the admin's is found and said", `
-dir=/etc/systemd/system/containerd.service.d
+dir=/etc/systemd/system/containerd.service.d; mkdir -p $dir
 printf '[Service]\nExecStart=\nExecStart=/usr/bin/containerd --log-level debug\n' >$dir/90-mine.conf
 systemctl daemon-reload
 install /payload/shimyard-1.deb
@@ -150,7 +150,7 @@ rm $dir/10-mine.conf
 systemctl daemon-reload
 systemctl restart containerd
 daemon_is $ours
-unnoticed $(boxes)`}, true},
+unnoticed $(boxes)`}, false},
 		{check{"all of them end with the exit code that they chose", `
 finish_box $(boxes)
 no_leftovers`}, false},
