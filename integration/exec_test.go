@@ -4,6 +4,8 @@
 package integration
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -35,15 +37,19 @@ func (j *job) exec(id string, args ...string) containerd.Process {
 func (j *job) execOutput(id string, args ...string) (string, uint32) {
 	t := j.b.n.t
 	t.Helper()
-	var out output
-	p, err := j.Exec(j.b.ctx, id, process(args...), j.b.n.fifos(nil, &out, &out))
+	// A file, which the shim writes: of a fifo the client may open its end only when the process, and with it what was
+	// in the fifo, is gone already.
+	out := filepath.Join(t.TempDir(), id)
+	p, err := j.Exec(j.b.ctx, id, process(args...), cio.LogFile(out))
 	require.NoError(t, err)
 	e := waitFor(t, j.b.ctx, p)
 	require.NoError(t, p.Start(j.b.ctx))
 	code := e.code()
 	_, err = p.Delete(j.b.ctx) // waits for the output as well
 	require.NoError(t, err)
-	return strings.TrimSpace(out.String()), code
+	data, err := os.ReadFile(out)
+	require.NoError(t, err)
+	return strings.TrimSpace(string(data)), code
 }
 
 func TestExec(t *testing.T) {
