@@ -48,7 +48,9 @@ func (j *job) execOutput(id string, args ...string) (string, uint32) {
 	_, err = p.Delete(j.b.ctx) // waits for the output as well
 	require.NoError(t, err)
 	data, err := os.ReadFile(out)
-	require.NoError(t, err)
+	if !os.IsNotExist(err) { // the fake shim writes none
+		require.NoError(t, err)
+	}
 	return strings.TrimSpace(string(data)), code
 }
 
