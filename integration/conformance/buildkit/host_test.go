@@ -6,7 +6,6 @@ package buildkit
 import (
 	"context"
 	"os/exec"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -35,30 +34,18 @@ type host struct {
 	buildkitd *suite.Service
 }
 
-var shared struct {
-	sync.Once
-	host *host
-	err  error
-}
+var shared suite.Shared[host]
 
 // theHost is the one of all tests, which run one after the other. When the test ends, nothing of its builds is left.
 func theHost(t *testing.T) *host {
 	t.Helper()
-	site := suite.Attach(t)
-	shared.Do(func() { shared.host, shared.err = newHost(site) })
-	require.NoError(t, shared.err)
-	t.Cleanup(func() { shared.host.isClean(t) })
-	return shared.host
+	h := shared.Of(t, newHost)
+	t.Cleanup(func() { h.isClean(t) })
+	return h
 }
 
 func TestMain(m *testing.M) {
-	suite.Main(m, func() []*suite.Service {
-		h := shared.host
-		if h == nil {
-			return nil
-		}
-		return []*suite.Service{h.buildkitd, h.containerd.Service}
-	})
+	shared.Main(m, func(h *host) []*suite.Service { return []*suite.Service{h.buildkitd, h.containerd.Service} })
 }
 
 func newHost(site *suite.Site) (*host, error) {

@@ -8,7 +8,6 @@ import (
 	"context"
 	"os/exec"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -33,29 +32,16 @@ type host struct {
 	dockerd    *suite.Service
 }
 
-var shared struct {
-	sync.Once
-	host *host
-	err  error
-}
+var shared suite.Shared[host]
 
 // theHost is the one of all tests. They run one after the other.
 func theHost(t *testing.T) *host {
 	t.Helper()
-	site := suite.Attach(t)
-	shared.Do(func() { shared.host, shared.err = newHost(site) })
-	require.NoError(t, shared.err)
-	return shared.host
+	return shared.Of(t, newHost)
 }
 
 func TestMain(m *testing.M) {
-	suite.Main(m, func() []*suite.Service {
-		h := shared.host
-		if h == nil {
-			return nil
-		}
-		return []*suite.Service{h.dockerd, h.containerd.Service}
-	})
+	shared.Main(m, func(h *host) []*suite.Service { return []*suite.Service{h.dockerd, h.containerd.Service} })
 }
 
 func newHost(site *suite.Site) (*host, error) {

@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"net/http"
 	"os"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -31,29 +30,16 @@ type host struct {
 	kubelet *suite.Service
 }
 
-var shared struct {
-	sync.Once
-	host *host
-	err  error
-}
+var shared suite.Shared[host]
 
 // theHost is the one of all tests, which run one after the other.
 func theHost(t *testing.T) *host {
 	t.Helper()
-	site := suite.Attach(t)
-	shared.Do(func() { shared.host, shared.err = newHost(site) })
-	require.NoError(t, shared.err)
-	return shared.host
+	return shared.Of(t, newHost)
 }
 
 func TestMain(m *testing.M) {
-	suite.Main(m, func() []*suite.Service {
-		h := shared.host
-		if h == nil {
-			return nil
-		}
-		return []*suite.Service{h.kubelet, h.Daemon.Service}
-	})
+	shared.Main(m, func(h *host) []*suite.Service { return []*suite.Service{h.kubelet, h.Daemon.Service} })
 }
 
 const configFile = "/etc/kubernetes/kubelet.json"

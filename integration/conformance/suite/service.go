@@ -7,11 +7,13 @@ import (
 	"context"
 	"os"
 	"os/exec"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/pkg/errors"
+	"github.com/stretchr/testify/require"
 )
 
 // patience is how long a service may take to serve, or to end.
@@ -106,10 +108,31 @@ func (v *Service) End(sig syscall.Signal) error {
 	}
 }
 
-// Main runs the tests of a suite and stops the services that they have left running, in this order. It is for TestMain.
-func Main(m *testing.M, services func() []*Service) {
+// Shared is the host of all tests of a suite, which run one after the other: made by the first that asks for it, and
+// ended after the last.
+type Shared[H any] struct {
+	once sync.Once
+	host *H
+	err  error
+}
+
+// Of is the host; the test fails if it cannot be made, and is skipped outside of a box.
+func (s *Shared[H]) Of(t *testing.T, begin func(*Site) (*H, error)) *H {
+	t.Helper()
+	site := Attach(t)
+	s.once.Do(func() { s.host, s.err = begin(site) })
+	require.NoError(t, s.err)
+	return s.host
+}
+
+// Main runs the tests and stops the services of the host, if one was made, in this order. It is for TestMain.
+func (s *Shared[H]) Main(m *testing.M, services func(*H) []*Service) {
 	code := m.Run()
-	for _, v := range services() {
+	var running []*Service
+	if s.host != nil {
+		running = services(s.host)
+	}
+	for _, v := range running {
 		if err := v.Stop(); err != nil {
 			os.Stderr.WriteString(err.Error() + "\n")
 			code = 1
