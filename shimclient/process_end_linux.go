@@ -92,8 +92,12 @@ func leftError(ctx context.Context, token string, spare func(ProcessID) bool) er
 	left := s.found
 	if spare != nil {
 		left = slices.DeleteFunc(left, spare)
+		s.passing = slices.DeleteFunc(s.passing, spare)
 	}
 	if len(left) == 0 {
+		if err == nil && len(s.passing) > 0 {
+			err = unclear(s.passing[0].Pid, errors.New("it is in an exec or an exit"))
+		}
 		return errors.WithMessage(err, "cannot tell whether all processes of the launch have ended")
 	}
 	pids := make([]string, len(left))

@@ -35,12 +35,13 @@ func environ(ctx context.Context, id ProcessID) ([]byte, error) {
 // each scan.
 var stuck struct {
 	mu sync.Mutex
-	at map[ProcessID]int // looks that have not returned
+	at map[ProcessID]int // looks that have not returned in time
 }
 
 // beside looks at a process on a goroutine of its own and gives up when ctx ends or
 // after lookTime. Errors: those of the look; Unavailable when it was given up, or
-// when an earlier one still has not returned.
+// when an earlier one still has not returned. That a caller went away before the
+// time was over says nothing of the process, so others may look at it.
 func beside[T any](ctx context.Context, id ProcessID, look func() (T, error)) (T, error) {
 	type result struct {
 		value T
@@ -50,24 +51,22 @@ func beside[T any](ctx context.Context, id ProcessID, look func() (T, error)) (T
 	if isStuck(id) {
 		return none, errors.Wrapf(errdefs.ErrUnavailable, "a look at process %d does not return", id.Pid)
 	}
+	over := make(chan struct{})
+	late := time.AfterFunc(lookTime, func() { setStuck(id, 1); close(over) })
 	done := make(chan result, 1)
 	go func() {
 		v, err := look()
+		if !late.Stop() {
+			setStuck(id, -1)
+		}
 		done <- result{v, err}
 	}()
-	t := time.NewTimer(lookTime)
-	defer t.Stop()
 	select {
 	case r := <-done:
 		return r.value, r.err
-	case <-t.C:
+	case <-over:
 	case <-ctx.Done():
 	}
-	setStuck(id, 1)
-	go func() {
-		<-done
-		setStuck(id, -1)
-	}()
 	return none, errors.Wrapf(errdefs.ErrUnavailable, "a look at process %d does not return", id.Pid)
 }
 

@@ -160,12 +160,17 @@ func TestScanWithStuckProcess(t *testing.T) {
 		require.Len(t, found, 1)
 		require.Equal(t, carrier, found[0].Pid)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	ended, err := LookupProcess(carrier)
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	err := EndLaunch(ctx, token, nil)
+	go func() {
+		_ = ended.Wait(t.Context()) // what was found is ended
+		cancel()
+	}()
+	err = EndLaunch(ctx, token, nil)
 	require.True(t, errdefs.IsUnavailable(err), "%v", err)
-	_, err = LookupProcess(carrier)
-	require.True(t, errdefs.IsNotFound(err), "what was found is ended: %v", err)
+	require.False(t, ended.Alive())
 	require.Equal(t, 1, reads(), "one look that does not return is enough")
 
 	// It cannot be of a launch that it is older than.
@@ -174,6 +179,24 @@ func TestScanWithStuckProcess(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, later)
 	require.NoError(t, EndLaunch(t.Context(), NewToken(), nil))
+}
+
+// A caller that goes away before a look has had its time has found nothing out about the process: the next look is made.
+func TestLookThatIsGivenUp(t *testing.T) {
+	id, err := LookupProcess(sleeper(t).Process.Pid)
+	require.NoError(t, err)
+	reads := blockEnviron(t, id.Pid)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for n := range 2 {
+		_, err := environ(ctx, id)
+		require.True(t, errdefs.IsUnavailable(err), "%v", err)
+		eventually(t, func() bool { return reads() == n+1 }, "it is looked at")
+	}
+	eventually(t, func() bool { return isStuck(id) }, "the look takes longer than it may")
+	_, err = environ(t.Context(), id)
+	require.True(t, errdefs.IsUnavailable(err), "%v", err)
+	require.Equal(t, 2, reads())
 }
 
 func startOf(t *testing.T, pid int) uint64 {

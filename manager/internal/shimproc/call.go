@@ -58,31 +58,44 @@ func (p *Process) Call(ctx context.Context, mode Mode, f func(context.Context, *
 }
 
 // afterLoss waits for what becomes of the process after its connection was lost during a call on used: ErrDead when
-// it is dead, nil when it is connected again and the call may be repeated. The call may have seen the loss before the
-// connection is given up, see shimclient.Conn.Done.
+// it is dead, nil when it lives and the call may be repeated. The call may have seen the loss before the connection is
+// given up, see shimclient.Conn.Done. The kernel accepts connections for a shim that is just dying, until its last
+// thread is gone: for a call that is not sent again it takes an answer on the next connection to know that the shim
+// lives, or the silence of one.
 func (p *Process) afterLoss(ctx context.Context, used *Link, mode Mode, lost error) error {
+	wait := mode
+	if mode != Repeatable {
+		wait = Forced // it is not sent again, so that only the verdict is awaited
+	}
+	wctx, cancel := timeout.WithContext(ctx, TimeoutLoad)
+	defer cancel()
+	for {
+		if !p.awaitLoss(wctx, used) {
+			return lost
+		}
+		l, err := p.Use(ctx, wait)
+		switch {
+		case err != nil && ctx.Err() != nil:
+			return lost
+		case err != nil:
+			return err
+		case mode == Repeatable, !errors.Is(p.Ask(wctx, l.Task), shimclient.ErrConnectionLost):
+			return nil
+		}
+		used = l
+	}
+}
+
+// awaitLoss waits until a lost connection is given up. False when the context or the daemon ends first: there is no
+// reconnect at the end of the daemon.
+func (p *Process) awaitLoss(ctx context.Context, lost *Link) bool {
 	var l *Link
 	err := await.Until(ctx, func() (await.Wake, bool) {
 		var changed <-chan struct{}
 		l, _, changed = p.Watch()
-		return await.Wake{changed, p.reg.ctx.Done()}, l == nil || l.Conn != used.Conn || p.reg.ctx.Err() != nil
+		return await.Wake{changed, p.reg.ctx.Done()}, l == nil || l.Conn != lost.Conn || p.reg.ctx.Err() != nil
 	})
-	if err != nil || l != nil && l.Conn == used.Conn { // no reconnect at the end of the daemon
-		return lost
-	}
-	if l != nil && !await.IsClosed(l.Conn.Done()) {
-		return nil
-	}
-	if mode != Repeatable {
-		mode = Forced // it is not sent again, so that only the verdict is awaited
-	}
-	if _, err := p.Use(ctx, mode); err != nil {
-		if ctx.Err() != nil {
-			return lost
-		}
-		return err
-	}
-	return nil
+	return err == nil && (l == nil || l.Conn != lost.Conn)
 }
 
 // Use returns the link for a call. While there is none it waits for one, up to the load timeout. Of an unresponsive

@@ -7,7 +7,9 @@ import (
 	"context"
 	"testing"
 	"testing/synctest"
+	"time"
 
+	"github.com/containerd/containerd/v2/pkg/timeout"
 	"github.com/stretchr/testify/require"
 
 	"github.com/shimyard/shimyard/shimclient"
@@ -23,6 +25,24 @@ func TestCallThatSeesTheLossFirst(t *testing.T) {
 		"dead": {func(_ *testing.T, p *Process) { p.die("test") }, ErrDead},
 		"connected again": {func(t *testing.T, p *Process) {
 			require.NoError(t, p.OnConnected(mute(t).Conn))
+		}, shimclient.ErrConnectionLost},
+		// Its socket accepts until its last thread is gone.
+		"accepted by a dying one": {func(t *testing.T, p *Process) {
+			l := mute(t)
+			require.NoError(t, p.OnConnected(l.Conn))
+			synctest.Wait()
+			require.NoError(t, l.Conn.Close())
+			p.OnLost()
+			p.die("test")
+		}, ErrDead},
+		"accepted and dropped for ever": {func(t *testing.T, p *Process) {
+			for until := time.Now().Add(2 * timeout.Get(TimeoutLoad)); time.Now().Before(until); {
+				l := mute(t)
+				require.NoError(t, p.OnConnected(l.Conn))
+				time.Sleep(100 * time.Millisecond)
+				require.NoError(t, l.Conn.Close())
+				p.OnLost()
+			}
 		}, shimclient.ErrConnectionLost},
 	} {
 		t.Run(name, func(t *testing.T) {
