@@ -191,7 +191,7 @@ func (i *Instance) cleanUpDead() {
 // waitInFlight waits until what the shim itself has told must have arrived and, at a start of the daemon, until
 // subscribers can listen.
 func (i *Instance) waitInFlight() bool {
-	return i.m.follower.HearAll(max(ledger.InFlight, subscribersBack-time.Since(i.m.desk.Started)))
+	return i.m.follower.HearAll(max(ledger.InFlight, subscribersBack-time.Since(i.m.desk.Started())))
 }
 
 // leaveProcess detaches the instance from its process and ends that when no instance is left in it.

@@ -184,7 +184,7 @@ func (i *Instance) replay() {
 			if !ok {
 				return await.Wake{}, 0, true
 			}
-			if wait := max(time.Until(due), subscribersBack-time.Since(i.m.desk.Started)); wait > 0 {
+			if wait := max(time.Until(due), subscribersBack-time.Since(i.m.desk.Started())); wait > 0 {
 				return await.Wake{changed, news}, wait, false
 			}
 			if !i.replayNow() {

@@ -135,6 +135,8 @@ func TestEventsWhileADiskIsSlow(t *testing.T) {
 		}
 	}
 	<-other.ledger.Exited()
+	require.Eventually(t, func() bool { mu.Lock(); defer mu.Unlock(); return len(writes) > 1 }, time.Minute,
+		time.Millisecond, "one for each task")
 	require.True(t, slow.ledger.Exit("e1").Told)
 	require.True(t, slow.ledger.Exit("").DeleteTold)
 	mu.Lock()

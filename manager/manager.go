@@ -84,7 +84,7 @@ func (m *ShimManager) begin() {
 	m.found = nil
 	m.begun = true
 	m.mu.Unlock()
-	metrics.RestoreStage("read", time.Since(m.desk.Started))
+	metrics.RestoreStage("read", time.Since(m.desk.Started()))
 	close(m.ready)
 	for _, f := range found {
 		m.spawn(f)

@@ -30,7 +30,7 @@ var noLayout bundle.Layout
 func memManager(t testing.TB, change ...func(*shimproc.Config)) *ShimManager {
 	m, err := newManager(context.Background(), Config{Events: testExchange, Sandboxes: &sandboxStore{}})
 	require.NoError(t, err)
-	m.desk.Started = time.Now().Add(-time.Hour)
+	m.desk.Started = ago(time.Hour)
 	c := m.registryConfig()
 	c.Begin = func(func()) {}
 	for _, f := range change {
@@ -40,6 +40,12 @@ func memManager(t testing.TB, change ...func(*shimproc.Config)) *ShimManager {
 	m.begin()
 	t.Cleanup(func() { require.NoError(t, m.Close()) })
 	return m
+}
+
+// ago is a constant for what tells a time.
+func ago(d time.Duration) func() time.Time {
+	t := time.Now().Add(-d)
+	return func() time.Time { return t }
 }
 
 func memInstance(m *ShimManager, id string, st life.State) *Instance {

@@ -37,7 +37,7 @@ func New(ctx context.Context, config Config) (*ShimManager, error) {
 			return nil, errors.Wrapf(err, "cannot list existing %ss", of.kind)
 		}
 	}
-	metrics.RestoreStage("listed", time.Since(m.desk.Started))
+	metrics.RestoreStage("listed", time.Since(m.desk.Started()))
 	// Not before: what is heard of an instance that is not listed is lost. No shim can tell anything before the daemon
 	// serves.
 	m.follow()
@@ -86,8 +86,9 @@ func newManager(ctx context.Context, config Config) (*ShimManager, error) {
 
 		cleanPause: firstCleanPause,
 	}
+	started := time.Now()
 	m.desk = ledger.NewDesk(ledger.Desk{
-		Started: time.Now(), Spawn: func(f func()) { m.spawn(f) }, Sleep: m.sleep,
+		Started: func() time.Time { return started }, Spawn: func(f func()) { m.spawn(f) }, Sleep: m.sleep,
 		Replay: func(k ledger.Keeper) { k.(keeper).i.replay() }, Repeat: func(k ledger.Keeper) { k.(keeper).i.repeat() },
 	})
 	m.features = features.New(m.launcher)

@@ -26,7 +26,7 @@ func owed(i *Instance) int {
 func youngTask(t *testing.T) *Instance {
 	t.Helper()
 	m := memManager(t)
-	m.desk.Started = time.Now()
+	m.desk.Started = ago(0)
 	i, _ := memTask(t, m, "c1", 200)
 	i.ledger.ExecAdded("e1")
 	i.ledger.ExecStarted("e1", 201)

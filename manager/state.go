@@ -223,6 +223,6 @@ func (i *Instance) observeRestoredLocked(st life.State) {
 	i.found = false
 	metrics.Restored(outcome)
 	if i.m.undecided.Add(-1) == 0 {
-		metrics.RestoreStage("settled", time.Since(i.m.desk.Started))
+		metrics.RestoreStage("settled", time.Since(i.m.desk.Started()))
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -35,7 +36,8 @@ type yard struct {
 	tasks *TaskManager
 	boxes *SandboxController
 
-	young       bool // its daemon has just started, so that not all subscribers may have come back
+	born        atomic.Value // when its daemon was started, a time.Time
+	young       bool         // its daemon has just started, so that not all subscribers may have come back
 	closeEvents func()
 	distrusts   func() float64 // how many warm shims were distrusted since the yard began
 	untidy      bool           // what is left in the directories is not looked at
@@ -111,6 +113,8 @@ func (y *yard) list() {
 	require.NoError(y, err)
 	cancel()
 	y.closeEvents = y.events.open() // a daemon serves once its plugins are there
+	y.born.Store(time.Now())
+	y.m.desk.Started = func() time.Time { return y.born.Load().(time.Time) }
 	if !y.young {
 		y.grow()
 	}
@@ -129,7 +133,7 @@ func (y *yard) begin() {
 }
 
 // grow makes the daemon so old that all subscribers have come back.
-func (y *yard) grow() { y.m.desk.Started = time.Now().Add(-time.Hour) }
+func (y *yard) grow() { y.born.Store(time.Now().Add(-time.Hour)) }
 
 // tasksOf are the tasks of a boot that is half done.
 func (y *yard) tasksOf() *TaskManager {

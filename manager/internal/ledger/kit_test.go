@@ -29,8 +29,9 @@ func newLedger(t *testing.T) (*Ledger, *testKeeper) {
 	t.Helper()
 	ctx := t.Context()
 	k := &testKeeper{ctx: ctx}
+	started := time.Now()
 	d := Desk{
-		Started: time.Now(), Spawn: func(f func()) { go f() },
+		Started: func() time.Time { return started }, Spawn: func(f func()) { go f() },
 		Sleep: func(d time.Duration) bool {
 			select {
 			case <-time.After(d):

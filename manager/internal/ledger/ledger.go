@@ -56,8 +56,8 @@ type Keeper interface {
 
 // Desk is what the ledgers of one daemon share.
 type Desk struct {
-	// Started is when the daemon began.
-	Started time.Time
+	// Started tells when the daemon began.
+	Started func() time.Time
 	// Spawn runs f in a goroutine that the daemon's end waits for.
 	Spawn func(f func())
 	// Sleep returns false when the daemon ends before d has passed.

@@ -158,7 +158,7 @@ func (l *Ledger) toldLocked(e *bundle.Exit) {
 	if e == l.exitOfLocked("") {
 		l.telling.oomDue = time.Time{} // from here on it precedes each repeat of the exit
 	}
-	if now := time.Now(); now.Sub(l.desk.Started) < youth {
+	if now := time.Now(); now.Sub(l.desk.Started()) < youth {
 		e.Owed, e.Spoken = repeats, now.UTC()
 		l.repeatLaterLocked()
 	}
@@ -169,7 +169,7 @@ func (l *Ledger) toldLocked(e *bundle.Exit) {
 // +checklocks:l.mu
 func (l *Ledger) repeatOOMLocked() {
 	l.telling.oomDue = time.Time{}
-	if now := time.Now(); now.Sub(l.desk.Started) < youth {
+	if now := time.Now(); now.Sub(l.desk.Started()) < youth {
 		l.telling.oomDue = now.Add(oomPause)
 		l.repeatLaterLocked()
 		l.announceLocked() // a repeat that waits for an exec's exit waits longer
@@ -226,8 +226,8 @@ func isOwed(e *bundle.Exit) bool { return e != nil && e.Told && e.Owed > 0 }
 // repeatDue is when an exit is to be told again. A new daemon begins its pauses at its own start.
 func (l *Ledger) repeatDue(e *bundle.Exit) time.Time {
 	from := e.Spoken
-	if from.Before(l.desk.Started) {
-		from = l.desk.Started
+	if from.Before(l.desk.Started()) {
+		from = l.desk.Started()
 	}
 	return from.Add(firstRepeatPause << max(0, repeats-e.Owed))
 }
