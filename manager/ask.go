@@ -32,15 +32,15 @@ func (i *Instance) learnPid(pid uint32) { i.ledger.LearnPid(pid, i.shimPid()) }
 
 // current is the state as the record has it, where that is known to be what the shim would say: the runtime is vouched
 // for (runc's shim answers from its memory too), the process answers, no change is under way or has failed, and the pid
-// is its init's and alive.
-func (i *Instance) current() (runtime.State, bool) {
+// is its init's and alive. record is which way of the ledger's that is looked up.
+func (i *Instance) current(record func(*ledger.Ledger) (runtime.State, bool)) (runtime.State, bool) {
 	i.mu.Lock()
-	st, b, p := i.state, i.binary, i.proc
+	st, vouched, p := i.state, i.binary.Runtime == plugins.RuntimeRuncV2, i.proc
 	i.mu.Unlock()
-	if st != life.Running || p == nil || b.Runtime != plugins.RuntimeRuncV2 || !p.IsCurrent() {
+	if st != life.Running || p == nil || !vouched || !p.IsCurrent() {
 		return runtime.State{}, false
 	}
-	return i.ledger.Current()
+	return record(i.ledger)
 }
 
 // fresh is the state of a task whose shim was asked for it less than stateFresh ago, see current.
@@ -48,7 +48,7 @@ func (i *Instance) fresh() (runtime.State, bool) {
 	if !i.ledger.StatedWithin(stateFresh) {
 		return runtime.State{}, false
 	}
-	return i.current()
+	return i.current((*ledger.Ledger).Current)
 }
 
 // stateNow asks for the state; with patience > 0 the last known one is the answer after that time.

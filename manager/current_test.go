@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	tasktypes "github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/containerd/v2/core/runtime"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
@@ -165,4 +166,62 @@ func TestStateThatWasJustAsked(t *testing.T) {
 		edit(task.i, func(r *bundle.Record) { r.Task.PidStart++ })
 		state(runtime.RunningStatus, 1)
 	})
+}
+
+// TestStateAfterStart is what the shim has said with its answer to Start, while init lives: containerd asks for it at
+// once, with every start. It is asked for where init has exited already, where the Start has failed, and where another
+// change of the status was under way beside it.
+func TestStateAfterStart(t *testing.T) {
+	for name, c := range map[string]struct {
+		start func(*testing.T, *memShim, *Task)
+		want  runtime.Status
+		asked bool
+	}{
+		"running": {func(t *testing.T, _ *memShim, task *Task) {
+			require.NoError(t, task.Start(t.Context()))
+		}, runtime.RunningStatus, false},
+		"exited at once": {func(t *testing.T, s *memShim, task *Task) {
+			require.NoError(t, task.Start(t.Context()))
+			edit(task.i, func(r *bundle.Record) { r.Task.PidStart++ })
+			s.say("State", &taskapi.StateResponse{Status: tasktypes.Status_STOPPED, Pid: ownPid()})
+		}, runtime.StoppedStatus, true},
+		"exit told before": {func(t *testing.T, _ *memShim, task *Task) {
+			require.NoError(t, task.Start(t.Context()))
+			task.i.onExitEvent("", exitOf(ownPid(), 3))
+		}, runtime.StoppedStatus, false},
+		"failed": {func(t *testing.T, s *memShim, task *Task) {
+			s.fail("Start", codes.Internal, "no mood")
+			require.Error(t, task.Start(t.Context()))
+			s.say("State", &taskapi.StateResponse{Status: tasktypes.Status_CREATED, Pid: ownPid()})
+		}, runtime.CreatedStatus, true},
+		"beside a pause": {func(t *testing.T, s *memShim, task *Task) {
+			s.stall("Pause")
+			paused := make(chan error)
+			go func() { paused <- task.Pause(t.Context()) }()
+			synctest.Wait()
+			require.NoError(t, task.Start(t.Context()))
+			time.Sleep(time.Millisecond)
+			s.resume("Pause")
+			require.NoError(t, <-paused)
+		}, runtime.RunningStatus, true},
+		"long ago": {func(t *testing.T, _ *memShim, task *Task) {
+			require.NoError(t, task.Start(t.Context()))
+			time.Sleep(stateFresh)
+		}, runtime.RunningStatus, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s, m := newMemShim(t), memManager(t)
+				task := runcTask(t, s, m)
+				edit(task.i, func(r *bundle.Record) { r.Task.Status = tasktypes.Status_CREATED.String() })
+				time.Sleep(stateFresh)
+				c.start(t, s, task)
+				before := s.count("State")
+				st, err := task.State(t.Context())
+				require.NoError(t, err)
+				require.Equal(t, c.want, st.Status)
+				require.Equal(t, c.asked, s.count("State") > before)
+			})
+		})
+	}
 }

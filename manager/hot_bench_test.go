@@ -65,6 +65,42 @@ func BenchmarkList(b *testing.B) {
 	}
 }
 
+// The states of many tasks whose shims are vouched for, as containerd's list asks for them, without the deadline that
+// it gives each. Every shim has a hundred of them. The first list is none of it.
+func BenchmarkListOfThousands(b *testing.B) {
+	const count, perShim = 5000, 100
+	s, m := newMemShim(b), memManager(b)
+	for n := range count {
+		i, p := memTask(b, m, fmt.Sprintf("task-%d", n), ownPid())
+		if n%perShim == 0 {
+			require.NoError(b, p.OnConnected(s.connect()))
+		}
+		first := m.find(testNamespace, fmt.Sprintf("task-%d", n/perShim*perShim))
+		i.proc, i.binary.Runtime = first.proc, plugins.RuntimeRuncV2
+		edit(i, func(r *bundle.Record) { r.Task.PidOwned = true })
+		b.Cleanup(i.ledger.Seal)
+	}
+	tasks, ctx := &TaskManager{shims: m}, namespaces.WithNamespace(context.Background(), testNamespace)
+	list := func() {
+		list, err := tasks.Tasks(ctx, false)
+		if err != nil || len(list) != count {
+			b.Fatal(len(list), err)
+		}
+		for _, t := range list {
+			if st, err := t.State(ctx); err != nil || st.Status != runtime.RunningStatus {
+				b.Fatal(st, err)
+			}
+		}
+	}
+	list()
+	b.ReportAllocs()
+	before := cpuTime(b)
+	for b.Loop() {
+		list()
+	}
+	b.ReportMetric(float64(cpuTime(b)-before)/float64(b.N), "cpu-ns/op")
+}
+
 // A call to a shim, with nothing around it and with what the manager does around it. The difference is the manager's;
 // the rest is ttrpc, over a pipe in this process.
 func BenchmarkCall(b *testing.B) {

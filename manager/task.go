@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/errdefs"
 	"google.golang.org/protobuf/types/known/anypb"
 
+	"github.com/shimyard/shimyard/manager/internal/ledger"
 	"github.com/shimyard/shimyard/manager/internal/life"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
@@ -221,10 +222,22 @@ func (t *Task) State(ctx context.Context) (runtime.State, error) {
 // record.
 const listPatience = 25 * time.Millisecond
 
-// listing is the tasks of one list.
+// listing is the tasks of one list. They are one piece of memory, since no caller keeps one of them for long.
 type listing struct {
-	tasks []*Task
+	tasks []Task
 	once  sync.Once
+}
+
+// newListing is the list of some instances, for a caller who will ask for their states.
+func newListing(all []*Instance) []runtime.Task {
+	l := &listing{tasks: make([]Task, len(all))}
+	tasks := make([]runtime.Task, len(all))
+	for n, i := range all {
+		t := &l.tasks[n]
+		t.i, t.list = i, l
+		tasks[n] = t
+	}
+	return tasks
 }
 
 // ask gets all states, once. Those that the records are not known to hold are asked for; what is not answered soon is
@@ -233,9 +246,10 @@ func (l *listing) ask(ctx context.Context) {
 	l.once.Do(func() {
 		ctx := context.WithoutCancel(ctx)
 		var wg sync.WaitGroup
-		for _, t := range l.tasks {
+		for n := range l.tasks {
+			t := &l.tasks[n]
 			t.i.read()
-			if s, ok := t.i.current(); ok {
+			if s, ok := t.i.current((*ledger.Ledger).CurrentOften); ok {
 				t.asked.state = s
 				continue
 			}

@@ -160,22 +160,17 @@ func (t *TaskManager) Get(ctx context.Context, id string) (runtime.Task, error) 
 // brought. Only containerd's list wants states; its metrics do not, nor does it at its start, when it looks for what
 // there is to monitor.
 func (t *TaskManager) Tasks(ctx context.Context, all bool) ([]runtime.Task, error) {
-	ns := ""
 	if !all {
-		var err error
-		if ns, err = namespaces.NamespaceRequired(ctx); err != nil {
+		ns, err := namespaces.NamespaceRequired(ctx)
+		if err != nil {
 			return nil, err
 		}
+		return newListing(t.shims.list(ns, life.Task)), nil
 	}
-	l := &listing{}
+	// Each by itself: those who list all keep some of them for as long as they like.
 	var tasks []runtime.Task
-	for _, i := range t.shims.list(ns, life.Task) {
-		task := &Task{i: i}
-		if !all {
-			task.list = l
-			l.tasks = append(l.tasks, task)
-		}
-		tasks = append(tasks, task)
+	for _, i := range t.shims.list("", life.Task) {
+		tasks = append(tasks, &Task{i: i})
 	}
 	return tasks, nil
 }

@@ -27,6 +27,9 @@ func LookupProcess(int) (ProcessID, error) {
 // platform, except that the zero value does not.
 func (p ProcessID) Alive() bool { return p.Pid > 0 }
 
+// Hold is not implemented on this platform.
+func (p ProcessID) Hold() (*Held, error) { return nil, notHere("hold a process") }
+
 // Signal is not implemented on this platform.
 func (p ProcessID) Signal(syscall.Signal) error { return notHere("signal a process by its identity") }
 

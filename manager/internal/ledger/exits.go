@@ -66,6 +66,7 @@ func (l *Ledger) exitLocked(e bundle.Exit) {
 		l.toldLocked(&e)
 	}
 	t.Status = tasktypes.Status_STOPPED.String()
+	l.releaseLocked()
 	close(l.exited)
 	l.wakeLocked("")
 }

@@ -44,6 +44,10 @@ type Ledger struct {
 	telling telling
 	// +checklocks:mu
 	writing writing
+	// +checklocks:mu
+	held *shimclient.Held // init, if its state is asked for often
+	// +checklocks:mu
+	over bool // sealed: init is not held any more
 }
 
 // Keeper is the instance that a ledger belongs to. Its methods are called with no lock of the ledger's held but saving.

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/containerd/containerd/v2/core/runtime"
+	"github.com/containerd/errdefs"
 
 	"github.com/shimyard/shimyard/bundle"
 	"github.com/shimyard/shimyard/shimclient"
@@ -113,6 +114,29 @@ func initOf(t *bundle.TaskState) shimclient.ProcessID {
 	return shimclient.ProcessID{Pid: int(t.Pid), StartTime: t.PidStart}
 }
 
+// hold tells whether init, whose identity is given, is alive, and holds it for the looks to come.
+func (l *Ledger) hold(id shimclient.ProcessID) bool {
+	h, err := id.Hold()
+	if err != nil {
+		return !errdefs.IsNotFound(err) && id.Alive()
+	}
+	l.mu.Lock()
+	if t := l.rec.Task; t != nil && t.Exit == nil && initOf(t) == id && !l.over {
+		h, l.held = l.held, h
+	}
+	l.mu.Unlock()
+	h.Close() // the one that was held before, or this one if it is not init any more
+	return true
+}
+
+// releaseLocked lets init go. Closing its descriptor waits for nothing.
+//
+// +checklocks:l.mu
+func (l *Ledger) releaseLocked() {
+	l.held.Close()
+	l.held = nil
+}
+
 // InitGone tells whether the container's init is certainly gone: its exit is on record, or it is known and not there
 // any more.
 func (l *Ledger) InitGone() bool {
@@ -125,8 +149,8 @@ func (l *Ledger) InitGone() bool {
 
 // InitMayLive tells whether the process that is known as the container's init runs, ours to signal or not.
 func (l *Ledger) InitMayLive() bool {
-	t, _, known := l.task()
-	return known && t.Exit == nil && t.PidStart != 0 && initOf(&t).Alive()
+	t, known := l.look()
+	return known && t.Exit == nil && t.PidStart != 0 && initOf(&t.TaskState).Alive()
 }
 
 // Runs tells whether a process is one that the shim has told as the container's, with Create, Start or an event, or

@@ -89,11 +89,15 @@ func (l *Ledger) Persist() error {
 	return b.WriteRecord(l.Record())
 }
 
-// Seal ends the writing of the record.
+// Seal ends the writing of the record, and the holding of init.
 func (l *Ledger) Seal() {
 	l.saving.Lock()
 	defer l.saving.Unlock()
 	l.sealed = true
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.over = true
+	l.releaseLocked()
 }
 
 func cloneRecord(r *bundle.Record) *bundle.Record {

@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/containerd/v2/core/runtime"
 
 	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/shimclient"
 )
 
 // statusChanges are the calls that give the task another status: an answer to State counts only if none was begun or
@@ -18,7 +19,7 @@ import (
 type statusChanges struct {
 	underway int
 	epoch    uint64    // counts them, begun and done
-	stated   time.Time // when the shim last answered State
+	stated   time.Time // when the shim last said the status: it answered State, or a call that gives it a new one
 	unsure   bool      // one has failed, or the record is an earlier daemon's: the status is what the shim says next
 }
 
@@ -28,15 +29,20 @@ func (l *Ledger) Changing(to tasktypes.Status, call func() error) error {
 	l.mu.Lock()
 	l.status.underway++
 	l.status.epoch++
+	begun := l.status.epoch
 	l.mu.Unlock()
 	err := call()
 	l.mu.Lock()
 	l.status.underway--
+	alone := l.status.epoch == begun && l.status.underway == 0
 	l.status.epoch++
 	known := err == nil && to != tasktypes.Status_UNKNOWN
 	l.status.unsure = l.status.unsure || !known
 	if known && l.rec.Task != nil && l.rec.Task.Exit == nil {
 		l.rec.Task.Status = to.String()
+		if alone {
+			l.status.stated = time.Now()
+		}
 	}
 	l.mu.Unlock()
 	if known {
@@ -45,40 +51,60 @@ func (l *Ledger) Changing(to tasktypes.Status, call func() error) error {
 	return err
 }
 
-// task is a copy of what is on record of the init process, and whether the status there is what the shim would say: no
-// change of it is under way or has failed, and the pid is its init's. Not known: nothing is on record.
-func (l *Ledger) task() (t bundle.TaskState, sure, known bool) {
+// looked is what is on record of the init process when its state is asked for.
+type looked struct {
+	bundle.TaskState
+	held *shimclient.Held // init, if it is held; nil if it is not
+	// sure: the status is what the shim would say. No change of it is under way or has failed, and the pid is its init's.
+	sure bool
+}
+
+// look is a copy of what is on record of the init process; false when nothing is.
+func (l *Ledger) look() (t looked, known bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.rec.Task == nil {
-		return bundle.TaskState{}, false, false
+		return looked{}, false
 	}
-	t = *l.rec.Task
+	t = looked{*l.rec.Task, l.held, l.status.underway == 0 && !l.status.unsure && l.rec.Task.PidOwned}
 	t.Exit = copyExit(t.Exit)
-	return t, l.status.underway == 0 && !l.status.unsure && t.PidOwned, true
+	return t, true
 }
 
 // LastKnown is the state as last known, while that can be stood for: with an exit on record, or with a pid that still
 // is the process it was.
 func (l *Ledger) LastKnown() (runtime.State, bool) {
-	t, _, known := l.task()
+	t, known := l.look()
 	if !known {
 		return runtime.State{}, false
 	}
-	return standsFor(&t)
+	return t.state(t.alive)
 }
 
 // Current is LastKnown where that is what the shim would say.
 func (l *Ledger) Current() (runtime.State, bool) {
-	t, sure, _ := l.task()
-	if !sure {
+	t, _ := l.look()
+	if !t.sure {
 		return runtime.State{}, false
 	}
-	return standsFor(&t)
+	return t.state(t.alive)
 }
 
-// standsFor is the state that a record tells; false when it cannot stand for it.
-func standsFor(t *bundle.TaskState) (runtime.State, bool) {
+// CurrentOften is Current for one who will ask again: init is held from now on, where it can be.
+func (l *Ledger) CurrentOften() (runtime.State, bool) {
+	t, _ := l.look()
+	if !t.sure {
+		return runtime.State{}, false
+	}
+	return t.state(func() bool {
+		id := initOf(&t.TaskState)
+		return t.held.Is(id) && t.held.Alive() || !t.held.Is(id) && l.hold(id)
+	})
+}
+
+// state is what the record tells; false when it cannot stand for it. alive is asked whether init is alive, if that
+// matters.
+func (t *looked) state(alive func() bool) (runtime.State, bool) {
 	s := runtime.State{
 		Status: StatusOf(tasktypes.Status(tasktypes.Status_value[t.Status])), Pid: t.Pid,
 		Stdin: t.Stdin, Stdout: t.Stdout, Stderr: t.Stderr, Terminal: t.Terminal, ExitedAt: t.Stopped,
@@ -89,7 +115,16 @@ func standsFor(t *bundle.TaskState) (runtime.State, bool) {
 	}
 	// A created task may have been started just before its shim fell silent, and CRI deletes one that it takes for
 	// never started.
-	return s, s.Status != runtime.CreatedStatus && s.Status != 0 && t.PidStart != 0 && initOf(t).Alive()
+	return s, s.Status != runtime.CreatedStatus && s.Status != 0 && t.PidStart != 0 && alive()
+}
+
+// alive tells whether init is.
+func (t *looked) alive() bool {
+	id := initOf(&t.TaskState)
+	if t.held.Is(id) {
+		return t.held.Alive()
+	}
+	return id.Alive()
 }
 
 // StatusOf is a status of the Task API as containerd has it; 0 for one that is not known.
@@ -174,7 +209,8 @@ func (l *Ledger) taskLocked() *bundle.TaskState {
 	return l.rec.Task
 }
 
-// StatedWithin tells whether the shim has answered State in the time d before now.
+// StatedWithin tells whether the shim has said the status in the time d before now. containerd asks for the State of
+// each task right after its Start was answered.
 func (l *Ledger) StatedWithin(d time.Duration) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
