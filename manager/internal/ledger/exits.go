@@ -5,12 +5,10 @@ package ledger
 
 import (
 	"context"
-	"math"
+	"maps"
 	"time"
 
 	tasktypes "github.com/containerd/containerd/api/types/task"
-	"github.com/containerd/containerd/v2/core/runtime"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/shimyard/shimyard/bundle"
 )
@@ -21,12 +19,6 @@ const (
 	// ExitKilled is the status of a process that SIGKILL ended: the kernel's for lack of memory, or a client's.
 	ExitKilled = 128 + 9
 )
-
-// process names one process of a task: init ("") or an exec, by its pid, since ids are used again.
-type process struct {
-	exec string
-	pid  uint32
-}
 
 // LearnExit records the exit of the init process, once: the first one that is learnt stays, so that State, Wait,
 // Delete and events agree. It wakes all Waits.
@@ -109,28 +101,6 @@ func (l *Ledger) Exit(execID string) *bundle.Exit {
 // Exited is closed when the exit of init is known.
 func (l *Ledger) Exited() <-chan struct{} { return l.exited }
 
-// exitOfLocked is the exit in the record itself.
-//
-// +checklocks:l.mu
-func (l *Ledger) exitOfLocked(execID string) *bundle.Exit {
-	if execID == "" {
-		if l.rec.Task == nil {
-			return nil
-		}
-		return l.rec.Task.Exit
-	}
-	if x := l.rec.Execs[execID]; x != nil {
-		return x.Exit
-	}
-	return nil
-}
-
-// waiting is a Wait call that is under way.
-type waiting struct {
-	execID string
-	cancel context.CancelFunc
-}
-
 // OnWake registers the cancel of a Wait call; the Wait calls the returned func when it is through.
 func (l *Ledger) OnWake(execID string, cancel context.CancelFunc) (forget func()) {
 	w := &waiting{execID, cancel}
@@ -144,26 +114,6 @@ func (l *Ledger) OnWake(execID string, cancel context.CancelFunc) (forget func()
 	}
 }
 
-// ToExit is an exit as containerd has it.
-func ToExit(e *bundle.Exit) *runtime.Exit {
-	return &runtime.Exit{Pid: e.Pid, Status: e.Status, Timestamp: e.At}
-}
-
-// HasTime tells whether a shim's timestamp of an exit can be one. Shims leave it out, or write the zero time (year 1).
-// Clients convert what they get to Unix nanoseconds, which end in the year 2262.
-func HasTime(t *timestamppb.Timestamp) bool {
-	return t != nil && t.IsValid() && t.Seconds > 0 && t.Seconds < math.MaxInt64/int64(time.Second)
-}
-
-// TimeOf reads a shim's timestamp of an exit; the zero time when it gives none. Where the exit is recorded the time of
-// first sight is put there.
-func TimeOf(t *timestamppb.Timestamp) time.Time {
-	if !HasTime(t) {
-		return time.Time{}
-	}
-	return t.AsTime()
-}
-
 // orFirst is the time of an exit: as the shim gave it, else when the process was first seen stopped, else now.
 func orFirst(at, seen time.Time) time.Time {
 	switch {
@@ -173,4 +123,188 @@ func orFirst(at, seen time.Time) time.Time {
 		return seen
 	}
 	return time.Now().UTC()
+}
+
+// Exec is one exec, as opposed to a successor under its id: what is asked of it is recorded for it.
+type Exec struct {
+	id string
+	x  *bundle.ExecState // its fields are the ledger's lock's
+}
+
+// IsKnown tells whether there was such an exec on record.
+func (x Exec) IsKnown() bool { return x.x != nil }
+
+// ExecOf is the exec that has the id now.
+func (l *Ledger) ExecOf(id string) Exec {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return Exec{id, l.rec.Execs[id]}
+}
+
+// isCurrentLocked tells whether an exec is on record still.
+//
+// +checklocks:l.mu
+func (l *Ledger) isCurrentLocked(x Exec) bool { return x.x != nil && l.rec.Execs[x.id] == x.x }
+
+// ExecAdded, ExecStarted and ExecDeleted keep the list of execs, which a dead shim's exits are told from. The shim has
+// added the exec: an earlier one under the id, which it has deleted for a caller that never came back for the exit, is
+// over.
+func (l *Ledger) ExecAdded(id string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.forgetHeardLocked(id)
+	if l.rec.Execs == nil {
+		l.rec.Execs = make(map[string]*bundle.ExecState)
+	}
+	l.rec.Execs[id] = &bundle.ExecState{}
+}
+
+// ExecStarted records the pid of an exec, and its exit if that was told before the pid was.
+func (l *Ledger) ExecStarted(id string, pid uint32) {
+	l.mu.Lock()
+	if x := l.rec.Execs[id]; x != nil {
+		x.Pid = pid
+		if x.Exit != nil && x.Exit.Pid == 0 {
+			x.Exit.Pid = pid // a Wait was answered before
+		}
+		if e, ok := l.hearing.exits[process{id, pid}]; ok {
+			l.execExitLocked(id, x, e)
+		}
+		l.replayLaterLocked()
+	}
+	l.mu.Unlock()
+	l.Save()
+}
+
+// LearnExecExit records the exit of an exec that was on record when it was asked for, as an answer told it. Its pid
+// is that on record: 0 while Start is not answered. It returns the exit that was learnt first.
+func (l *Ledger) LearnExecExit(x Exec, e bundle.Exit) (first *bundle.Exit) {
+	l.mu.Lock()
+	if !l.isCurrentLocked(x) {
+		l.mu.Unlock()
+		e.At = orFirst(e.At, time.Time{})
+		return &e
+	}
+	news := x.x.Exit == nil
+	if news {
+		e.Pid = x.x.Pid
+		l.setExecExitLocked(x.id, x.x, e)
+		l.replayLaterLocked()
+	}
+	e = *x.x.Exit
+	l.mu.Unlock()
+	if news {
+		l.Save()
+	}
+	return &e
+}
+
+// ExecDeleted records that the shim has deleted an exec, and its exit where that is not known yet. It returns the
+// exit that was learnt first.
+func (l *Ledger) ExecDeleted(x Exec, e bundle.Exit) *bundle.Exit {
+	l.mu.Lock()
+	if !l.isCurrentLocked(x) {
+		l.mu.Unlock()
+		e.At = orFirst(e.At, time.Time{})
+		return &e
+	}
+	x.x.Deleted = true
+	if x.x.Exit == nil {
+		l.setExecExitLocked(x.id, x.x, e)
+	}
+	first := *x.x.Exit
+	l.mu.Unlock()
+	l.Save()
+	return &first
+}
+
+// ForgetExec takes an exec off the record, unless the id is another's by now.
+func (l *Ledger) ForgetExec(x Exec) {
+	l.mu.Lock()
+	ours := l.isCurrentLocked(x)
+	if ours {
+		delete(l.rec.Execs, x.id)
+		l.forgetHeardLocked(x.id)
+	}
+	l.mu.Unlock()
+	if ours {
+		l.Save()
+	}
+}
+
+// +checklocks:l.mu
+func (l *Ledger) keepLocked(execID string, e bundle.Exit) {
+	if l.hearing.exits == nil {
+		l.hearing.exits = make(map[process]bundle.Exit)
+	}
+	l.hearing.exits[process{execID, e.Pid}] = e
+}
+
+// heardLocked is what was heard of init's exit e before it was known: by its pid or, where the shim does not answer
+// with one, by its words.
+//
+// +checklocks:l.mu
+func (l *Ledger) heardLocked(e bundle.Exit) (bundle.Exit, bool) {
+	if e.Pid != 0 {
+		h, ok := l.hearing.exits[process{"", e.Pid}]
+		return h, ok
+	}
+	for p, h := range l.hearing.exits {
+		if p.exec == "" && h.Status == e.Status && h.At.Equal(e.At) {
+			return h, true
+		}
+	}
+	return bundle.Exit{}, false
+}
+
+// forgetHeardLocked forgets what was heard of an exec before it was known whose it is.
+//
+// +checklocks:l.mu
+func (l *Ledger) forgetHeardLocked(id string) {
+	maps.DeleteFunc(l.hearing.exits, func(p process, _ bundle.Exit) bool { return p.exec == id })
+}
+
+// setExecExitLocked records the exit of an exec.
+//
+// +checklocks:l.mu
+func (l *Ledger) setExecExitLocked(id string, x *bundle.ExecState, e bundle.Exit) {
+	if e.Pid == 0 {
+		e.Pid = x.Pid
+	}
+	e.At = orFirst(e.At, x.Stopped)
+	x.Exit = &e
+	l.wakeLocked(id)
+}
+
+// execExitLocked records the exit of an exec as it was told; one that an answer told before stays, and was told now.
+//
+// +checklocks:l.mu
+func (l *Ledger) execExitLocked(id string, x *bundle.ExecState, e bundle.Exit) {
+	if x.Exit == nil {
+		e.Told = false
+		l.setExecExitLocked(id, x, e)
+	}
+	l.toldLocked(x.Exit)
+	l.announceLocked()
+}
+
+// ExecWasDeleted tells whether the shim has deleted an exec that is still on record, with its exit.
+func (l *Ledger) ExecWasDeleted(id string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	x := l.rec.Execs[id]
+	return x != nil && x.Deleted && x.Exit != nil
+}
+
+// Execs are copies of the execs on record, by their ids.
+func (l *Ledger) Execs() map[string]*bundle.ExecState { return l.Record().Execs }
+
+// PendingExecs are the execs that were started and whose exit is not known.
+func (l *Ledger) PendingExecs() (pending []string) {
+	for id, x := range l.Execs() {
+		if x.Pid != 0 && x.Exit == nil {
+			pending = append(pending, id)
+		}
+	}
+	return pending
 }

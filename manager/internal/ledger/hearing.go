@@ -12,12 +12,6 @@ import (
 	"github.com/shimyard/shimyard/manager/internal/life"
 )
 
-// hearing is what the shim has told before it could be recorded.
-type hearing struct {
-	exits   map[process]bundle.Exit // heard before it was known whose pid it is
-	deleted bool                    // the shim has told the deletion
-}
-
 // HearExit takes an exit that the shim told: an event with another pid than ours belongs to an earlier instance
 // of the id, one that comes before the pid is known for good is kept until it is. True when the exit is the
 // instance's and is recorded: the caller saves that soon. The state and that are one step, see the package's doc.
@@ -58,31 +52,6 @@ func (l *Ledger) pidOpenLocked(s life.State) bool {
 	return status == tasktypes.Status_CREATED || status == tasktypes.Status_UNKNOWN
 }
 
-// +checklocks:l.mu
-func (l *Ledger) keepLocked(execID string, e bundle.Exit) {
-	if l.hearing.exits == nil {
-		l.hearing.exits = make(map[process]bundle.Exit)
-	}
-	l.hearing.exits[process{execID, e.Pid}] = e
-}
-
-// heardLocked is what was heard of init's exit e before it was known: by its pid or, where the shim does not answer
-// with one, by its words.
-//
-// +checklocks:l.mu
-func (l *Ledger) heardLocked(e bundle.Exit) (bundle.Exit, bool) {
-	if e.Pid != 0 {
-		h, ok := l.hearing.exits[process{"", e.Pid}]
-		return h, ok
-	}
-	for p, h := range l.hearing.exits {
-		if p.exec == "" && h.Status == e.Status && h.At.Equal(e.At) {
-			return h, true
-		}
-	}
-	return bundle.Exit{}, false
-}
-
 // HearDelete takes the deletion that the shim told. True when it is the instance's and is recorded: the caller saves
 // that soon. The state and that are one step, see the package's doc.
 func (l *Ledger) HearDelete(s life.State, pid uint32) (ours bool) {
@@ -118,12 +87,4 @@ func (l *Ledger) HearOOM(at time.Time) (news bool) {
 		l.repeatOOMLocked()
 	}
 	return news
-}
-
-// StoppedUntimed tells whether init is stopped and its exit not known: the shim gives no time with the state.
-func (l *Ledger) StoppedUntimed() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	t := l.rec.Task
-	return t != nil && t.Exit == nil && !t.Stopped.IsZero()
 }

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/containerd/log"
 	"golang.org/x/sync/semaphore"
 
 	"github.com/shimyard/shimyard/bundle"
@@ -58,6 +59,49 @@ type Keeper interface {
 	Bundle() *bundle.Bundle
 }
 
+// statusChanges are the calls that give the task another status: an answer to State counts only if none was begun or
+// done since it was asked.
+type statusChanges struct {
+	underway int
+	epoch    uint64    // counts them, begun and done
+	stated   time.Time // when the shim last said the status: it answered State, or a call that gives it a new one
+	unsure   bool      // one has failed, or the record is an earlier daemon's: the status is what the shim says next
+}
+
+// hearing is what the shim has told before it could be recorded.
+type hearing struct {
+	exits   map[process]bundle.Exit // heard before it was known whose pid it is
+	deleted bool                    // the shim has told the deletion
+}
+
+// process names one process of a task: init ("") or an exec, by its pid, since ids are used again.
+type process struct {
+	exec string
+	pid  uint32
+}
+
+// telling is what is being told to subscribers.
+type telling struct {
+	replaying bool          // exits that are known are told if the shim does not
+	repeating bool          // exits that were told to a young daemon's subscribers are told again
+	speakers  int           // what is being told at this moment
+	silence   chan struct{} // closed when there are no speakers any more
+	oomTold   bool          // this daemon has told that init was ended for lack of memory
+	oomDue    time.Time     // when an OOM kill that the shim has told is to be told again; zero when it is not
+}
+
+// waiting is a Wait call that is under way.
+type waiting struct {
+	execID string
+	cancel context.CancelFunc
+}
+
+// writing is what is known of the record's file.
+type writing struct {
+	due    bool // a write behind the follower has not begun yet
+	failed bool // the record is not as it should be on disk
+}
+
 // Desk is what the ledgers of one daemon share.
 type Desk struct {
 	// Started tells when the daemon began.
@@ -74,8 +118,12 @@ type Desk struct {
 	turns *semaphore.Weighted
 }
 
-// savesAtOnce bounds the writes of records that the events of shims cause.
-const savesAtOnce = 4
+const (
+	// savesAtOnce bounds the writes of records that the events of shims cause.
+	savesAtOnce = 4
+	// savePause is between two attempts to write a record that could not be written.
+	savePause = time.Second
+)
 
 // NewDesk makes d, whose exported fields are set, ready for use.
 func NewDesk(d Desk) *Desk {
@@ -123,6 +171,40 @@ func (l *Ledger) Record() *bundle.Record {
 	return cloneRecord(&l.rec)
 }
 
+// exitOfLocked is the exit in the record itself.
+//
+// +checklocks:l.mu
+func (l *Ledger) exitOfLocked(execID string) *bundle.Exit {
+	if execID == "" {
+		if l.rec.Task == nil {
+			return nil
+		}
+		return l.rec.Task.Exit
+	}
+	if x := l.rec.Execs[execID]; x != nil {
+		return x.Exit
+	}
+	return nil
+}
+
+// taskLocked is the task's part of the record itself, which is there from now on.
+//
+// +checklocks:l.mu
+func (l *Ledger) taskLocked() *bundle.TaskState {
+	if l.rec.Task == nil {
+		l.rec.Task = &bundle.TaskState{}
+	}
+	return l.rec.Task
+}
+
+// +checklocks:l.mu
+func (l *Ledger) taskPidLocked() uint32 {
+	if l.rec.Task == nil {
+		return 0
+	}
+	return l.rec.Task.Pid
+}
+
 // News is closed at the next change that a caller may wait for: an exit is learnt or told, or is to be told at another
 // time. It is taken before the ledger is looked at.
 func (l *Ledger) News() <-chan struct{} {
@@ -137,48 +219,107 @@ func (l *Ledger) announceLocked() {
 	l.news = make(chan struct{})
 }
 
-// Fate is how far a task, or a sandbox, has come.
-type Fate struct {
-	Created   bool // the shim has made it
-	Abandoned bool // its create, or the start of a sandbox, has come to nothing
-	Deleted   bool // the shim has deleted it
-	Lingers   bool // all that is left to do is to wait for the end of the shim
+// Save writes the record. One that cannot be written does not fail the call that caused it; it is tried again until it
+// is written, since an exit that is not on record when the daemon dies may be told a second time, and differently.
+func (l *Ledger) Save() {
+	err := l.Persist()
+	if err == nil {
+		return
+	}
+	l.mu.Lock()
+	again := !l.writing.failed
+	l.writing.failed = true
+	l.mu.Unlock()
+	if again {
+		log.G(l.keeper.Context()).WithError(err).
+			Warn("cannot write the instance's record; it is tried again until it succeeds")
+		l.desk.Spawn(l.saveLater)
+	}
 }
 
-// NeverCreated tells whether a create has come to nothing. For what was created once, as a sandbox that did not start,
-// it has no meaning.
-func (f Fate) NeverCreated() bool { return f.Abandoned && !f.Created }
+// SaveSoon is Save for the follower, which must not wait for a disk: thousands of events may be behind this one. Of the
+// changes that are made before the write begins it takes all.
+func (l *Ledger) SaveSoon() {
+	l.mu.Lock()
+	due := l.writing.due
+	l.writing.due = true
+	l.mu.Unlock()
+	if due {
+		return
+	}
+	l.desk.Spawn(func() {
+		// It cannot fail: records are written even while the daemon ends.
+		_ = l.desk.turns.Acquire(context.Background(), 1)
+		defer l.desk.turns.Release(1)
+		l.mu.Lock()
+		l.writing.due = false
+		l.mu.Unlock()
+		l.Save()
+	})
+}
 
-// Fate of the task or sandbox, as far as it is on record.
-func (l *Ledger) Fate() Fate {
+// saveLater tries to write the record until that succeeds, the bundle goes, or the daemon ends.
+func (l *Ledger) saveLater() {
+	for l.desk.Sleep(savePause) {
+		if l.Persist() == nil {
+			l.mu.Lock()
+			l.writing.failed = false
+			l.mu.Unlock()
+			log.G(l.keeper.Context()).Info("the instance's record is written")
+			return
+		}
+	}
+}
+
+// Persist writes the record, unless the bundle is being removed: what is written then could land in the bundle of a
+// successor.
+func (l *Ledger) Persist() error {
+	l.saving.Lock()
+	defer l.saving.Unlock()
+	if l.sealed {
+		return nil
+	}
+	// Not in one step: the instance gets and loses a bundle at moments that its create saves the record after.
+	b := l.keeper.Bundle()
+	if b == nil {
+		return nil
+	}
+	return b.WriteRecord(l.Record())
+}
+
+// Seal ends the writing of the record, and the holding of init.
+func (l *Ledger) Seal() {
+	l.saving.Lock()
+	defer l.saving.Unlock()
+	l.sealed = true
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return Fate{Created: l.rec.Created, Abandoned: l.rec.Abandoned, Deleted: l.rec.Deleted, Lingers: l.rec.Lingers}
+	l.over = true
+	l.releaseLocked()
 }
 
-// Abandon records that the create has come to nothing. A daemon that dies while it is undone, which may take as long
-// as a shim is silent, leaves the bundle for the next one, which must not take what the shim has made after all for a
-// task.
-func (l *Ledger) Abandon() error {
-	l.mu.Lock()
-	l.rec.Abandoned = true
-	l.mu.Unlock()
-	return l.Persist()
+func cloneRecord(r *bundle.Record) *bundle.Record {
+	c := *r
+	if r.Task != nil {
+		t := *r.Task
+		t.Exit = copyExit(t.Exit)
+		c.Task = &t
+	}
+	if r.Execs != nil {
+		c.Execs = make(map[string]*bundle.ExecState, len(r.Execs))
+		for id, x := range r.Execs {
+			y := *x
+			y.Exit = copyExit(x.Exit)
+			c.Execs[id] = &y
+		}
+	}
+	return &c
 }
 
-// MarkLingering records that all that is left to do is to wait for the end of the shim. A daemon that dies meanwhile
-// leaves the bundle for the next one, which must not take the task for a living one.
-func (l *Ledger) MarkLingering() {
-	l.mu.Lock()
-	l.rec.Lingers = true
-	l.mu.Unlock()
-	l.Save()
-}
-
-// MarkDeleted records that the shim has deleted the task.
-func (l *Ledger) MarkDeleted() {
-	l.mu.Lock()
-	l.rec.Deleted = true
-	l.mu.Unlock()
-	l.Save()
+func copyExit(e *bundle.Exit) *bundle.Exit {
+	if e == nil {
+		return nil
+	}
+	c := *e
+	return &c
 }

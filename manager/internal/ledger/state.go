@@ -4,24 +4,16 @@
 package ledger
 
 import (
+	"math"
 	"time"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	tasktypes "github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/containerd/v2/core/runtime"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/shimyard/shimyard/bundle"
-	"github.com/shimyard/shimyard/shimclient"
 )
-
-// statusChanges are the calls that give the task another status: an answer to State counts only if none was begun or
-// done since it was asked.
-type statusChanges struct {
-	underway int
-	epoch    uint64    // counts them, begun and done
-	stated   time.Time // when the shim last said the status: it answered State, or a call that gives it a new one
-	unsure   bool      // one has failed, or the record is an earlier daemon's: the status is what the shim says next
-}
 
 // Changing runs a call that gives the task a new status, which is kept if the call succeeds; with UNKNOWN the shim is
 // asked for it. While it runs, and after it has failed, the record does not stand for the status.
@@ -49,26 +41,6 @@ func (l *Ledger) Changing(to tasktypes.Status, call func() error) error {
 		l.Save()
 	}
 	return err
-}
-
-// looked is what is on record of the init process when its state is asked for.
-type looked struct {
-	bundle.TaskState
-	held *shimclient.Held // init, if it is held; nil if it is not
-	// sure: the status is what the shim would say. No change of it is under way or has failed, and the pid is its init's.
-	sure bool
-}
-
-// look is a copy of what is on record of the init process; false when nothing is.
-func (l *Ledger) look() (t looked, known bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.rec.Task == nil {
-		return looked{}, false
-	}
-	t = looked{*l.rec.Task, l.held, l.status.underway == 0 && !l.status.unsure && l.rec.Task.PidOwned}
-	t.Exit = copyExit(t.Exit)
-	return t, true
 }
 
 // LastKnown is the state as last known, while that can be stood for: with an exit on record, or with a pid that still
@@ -118,15 +90,6 @@ func (t *looked) state(alive func() bool) (runtime.State, bool) {
 	return s, s.Status != runtime.CreatedStatus && s.Status != 0 && t.PidStart != 0 && alive()
 }
 
-// alive tells whether init is.
-func (t *looked) alive() bool {
-	id := initOf(&t.TaskState)
-	if t.held.Is(id) {
-		return t.held.Alive()
-	}
-	return id.Alive()
-}
-
 // StatusOf is a status of the Task API as containerd has it; 0 for one that is not known.
 func StatusOf(s tasktypes.Status) runtime.Status {
 	switch s {
@@ -143,6 +106,26 @@ func StatusOf(s tasktypes.Status) runtime.Status {
 	default:
 		return 0
 	}
+}
+
+// ToExit is an exit as containerd has it.
+func ToExit(e *bundle.Exit) *runtime.Exit {
+	return &runtime.Exit{Pid: e.Pid, Status: e.Status, Timestamp: e.At}
+}
+
+// HasTime tells whether a shim's timestamp of an exit can be one. Shims leave it out, or write the zero time (year 1).
+// Clients convert what they get to Unix nanoseconds, which end in the year 2262.
+func HasTime(t *timestamppb.Timestamp) bool {
+	return t != nil && t.IsValid() && t.Seconds > 0 && t.Seconds < math.MaxInt64/int64(time.Second)
+}
+
+// TimeOf reads a shim's timestamp of an exit; the zero time when it gives none. Where the exit is recorded the time of
+// first sight is put there.
+func TimeOf(t *timestamppb.Timestamp) time.Time {
+	if !HasTime(t) {
+		return time.Time{}
+	}
+	return t.AsTime()
 }
 
 // StoppedAs is how a stopped process is answered for: with its exit where that is known, else with the status that the
@@ -179,6 +162,33 @@ func (l *Ledger) SeenStopped(execID string) (first time.Time) {
 	return first
 }
 
+// StoppedUntimed tells whether init is stopped and its exit not known: the shim gives no time with the state.
+func (l *Ledger) StoppedUntimed() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	t := l.rec.Task
+	return t != nil && t.Exit == nil && !t.Stopped.IsZero()
+}
+
+// Fate is how far a task, or a sandbox, has come.
+type Fate struct {
+	Created   bool // the shim has made it
+	Abandoned bool // its create, or the start of a sandbox, has come to nothing
+	Deleted   bool // the shim has deleted it
+	Lingers   bool // all that is left to do is to wait for the end of the shim
+}
+
+// NeverCreated tells whether a create has come to nothing. For what was created once, as a sandbox that did not start,
+// it has no meaning.
+func (f Fate) NeverCreated() bool { return f.Abandoned && !f.Created }
+
+// Fate of the task or sandbox, as far as it is on record.
+func (l *Ledger) Fate() Fate {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return Fate{Created: l.rec.Created, Abandoned: l.rec.Abandoned, Deleted: l.rec.Deleted, Lingers: l.rec.Lingers}
+}
+
 // Created records that the shim has made the task, or the sandbox, and the exit of its init if that was told already.
 // The state of the instance changes in the same step.
 func (l *Ledger) Created(t *bundle.TaskState) {
@@ -199,14 +209,31 @@ func (l *Ledger) Answered() {
 	l.rec.Created = true
 }
 
-// taskLocked is the task's part of the record itself, which is there from now on.
-//
-// +checklocks:l.mu
-func (l *Ledger) taskLocked() *bundle.TaskState {
-	if l.rec.Task == nil {
-		l.rec.Task = &bundle.TaskState{}
-	}
-	return l.rec.Task
+// Abandon records that the create has come to nothing. A daemon that dies while it is undone, which may take as long
+// as a shim is silent, leaves the bundle for the next one, which must not take what the shim has made after all for a
+// task.
+func (l *Ledger) Abandon() error {
+	l.mu.Lock()
+	l.rec.Abandoned = true
+	l.mu.Unlock()
+	return l.Persist()
+}
+
+// MarkLingering records that all that is left to do is to wait for the end of the shim. A daemon that dies meanwhile
+// leaves the bundle for the next one, which must not take the task for a living one.
+func (l *Ledger) MarkLingering() {
+	l.mu.Lock()
+	l.rec.Lingers = true
+	l.mu.Unlock()
+	l.Save()
+}
+
+// MarkDeleted records that the shim has deleted the task.
+func (l *Ledger) MarkDeleted() {
+	l.mu.Lock()
+	l.rec.Deleted = true
+	l.mu.Unlock()
+	l.Save()
 }
 
 // StatedWithin tells whether the shim has said the status in the time d before now. containerd asks for the State of

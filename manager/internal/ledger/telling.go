@@ -39,16 +39,6 @@ const (
 // a connection of their own.
 const InFlight = 200 * time.Millisecond
 
-// telling is what is being told to subscribers.
-type telling struct {
-	replaying bool          // exits that are known are told if the shim does not
-	repeating bool          // exits that were told to a young daemon's subscribers are told again
-	speakers  int           // what is being told at this moment
-	silence   chan struct{} // closed when there are no speakers any more
-	oomTold   bool          // this daemon has told that init was ended for lack of memory
-	oomDue    time.Time     // when an OOM kill that the shim has told is to be told again; zero when it is not
-}
-
 // Untold lists the processes whose exit is known and was not told: execs in order of their ids, then init ("").
 func (l *Ledger) Untold() []string {
 	l.mu.Lock()
@@ -73,7 +63,9 @@ func (l *Ledger) untoldLocked() []string {
 
 // Unspoken tells whether something of init's exit and of the deletion was not told yet; false while there is no exit.
 func (l *Ledger) Unspoken() bool {
-	e := l.Exit("")
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e := l.exitOfLocked("")
 	return e != nil && !(e.Told && e.DeleteTold)
 }
 

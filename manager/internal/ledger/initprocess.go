@@ -6,6 +6,7 @@ package ledger
 import (
 	"slices"
 
+	tasktypes "github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/containerd/v2/core/runtime"
 	"github.com/containerd/errdefs"
 
@@ -91,14 +92,6 @@ func (l *Ledger) Pid(execID string) uint32 {
 	return 0
 }
 
-// +checklocks:l.mu
-func (l *Ledger) taskPidLocked() uint32 {
-	if l.rec.Task == nil {
-		return 0
-	}
-	return l.rec.Task.Pid
-}
-
 // Init is the container's init process; zero when it is not known which process of this machine that is, or when it
 // has exited.
 func (l *Ledger) Init() shimclient.ProcessID {
@@ -112,6 +105,35 @@ func (l *Ledger) Init() shimclient.ProcessID {
 
 func initOf(t *bundle.TaskState) shimclient.ProcessID {
 	return shimclient.ProcessID{Pid: int(t.Pid), StartTime: t.PidStart}
+}
+
+// looked is what is on record of the init process when its state is asked for.
+type looked struct {
+	bundle.TaskState
+	held *shimclient.Held // init, if it is held; nil if it is not
+	// sure: the status is what the shim would say. No change of it is under way or has failed, and the pid is its init's.
+	sure bool
+}
+
+// look is a copy of what is on record of the init process; false when nothing is.
+func (l *Ledger) look() (t looked, known bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.rec.Task == nil {
+		return looked{}, false
+	}
+	t = looked{*l.rec.Task, l.held, l.status.underway == 0 && !l.status.unsure && l.rec.Task.PidOwned}
+	t.Exit = copyExit(t.Exit)
+	return t, true
+}
+
+// alive tells whether init is.
+func (t *looked) alive() bool {
+	id := initOf(&t.TaskState)
+	if t.held.Is(id) {
+		return t.held.Alive()
+	}
+	return id.Alive()
 }
 
 // hold tells whether init, whose identity is given, is alive, and holds it for the looks to come.
@@ -179,4 +201,111 @@ func (l *Ledger) toldPids() (pids []uint32) {
 		pids = append(pids, p.pid)
 	}
 	return pids
+}
+
+// Foreign is what a bundle of stock containerd tells of its task: init.pid, written by the runc shim.
+func Foreign(b *bundle.Bundle) *bundle.TaskState {
+	pid, start := foreignPid(b)
+	if pid == 0 {
+		return &bundle.TaskState{}
+	}
+	return &bundle.TaskState{Status: tasktypes.Status_RUNNING.String(), Pid: uint32(pid), PidStart: start}
+}
+
+// foreignPid judges the init.pid of a bundle that stock containerd left, whose shim may be silent: the process is taken
+// for the container's if it began before the file was written. That is good for answering, not for signals.
+func foreignPid(b *bundle.Bundle) (pid int, start uint64) {
+	pid, written, err := b.InitPid()
+	if err != nil {
+		return 0, 0
+	}
+	id, err := shimclient.LookupProcess(pid)
+	if err != nil || !id.StartedBefore(written) {
+		return pid, 0
+	}
+	return pid, id.StartTime
+}
+
+// A shim tells TaskOOM before the exit, and both are lost when the daemon is away for longer than the shim tries. The
+// exit is found out from the shim afterwards; why it came about only the container's cgroup knows, which is there until
+// the task is deleted. Clients take the reason from the event alone: CRI its OOMKilled, moby its State.OOMKilled.
+
+// PlaceMemory records where it can be seen whether init is ended for lack of memory, once its pid is known to be its
+// own. shim is the verified pid of its shim.
+func (l *Ledger) PlaceMemory(shim shimclient.ProcessID) {
+	l.mu.Lock()
+	var pid uint32 // of an init that is the task's own and whose memory cgroup is not on record
+	if t := l.rec.Task; t != nil && t.Exit == nil && t.PidOwned && t.Cgroup == "" {
+		pid = t.Pid
+	}
+	l.mu.Unlock()
+	if pid == 0 {
+		return
+	}
+	cgroup, kills := memoryOf(pid, shim)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if t := l.rec.Task; t != nil && t.Pid == pid && t.Exit == nil {
+		t.Cgroup, t.OOMKills = cgroup, kills
+	}
+}
+
+// memoryOf is the memory cgroup of a process, and how many were killed in it so far. Nothing where the process has no
+// cgroup other than its shim's: what is killed there may be another's.
+func memoryOf(pid uint32, shim shimclient.ProcessID) (cgroup string, kills uint64) {
+	cgroup, err := shimclient.MemoryCgroup(int(pid))
+	if err != nil {
+		return "", 0
+	}
+	if own, err := shimclient.MemoryCgroup(shim.Pid); err != nil || own == cgroup {
+		return "", 0
+	}
+	if kills, err = shimclient.OOMKills(cgroup); err != nil {
+		return "", 0
+	}
+	return cgroup, kills
+}
+
+// NoteOOM looks whether init was ended for lack of memory. It must come before anything that removes the cgroup, and
+// means something only when init has ended by itself.
+func (l *Ledger) NoteOOM() {
+	cgroup, before, ok := l.memory()
+	if !ok {
+		return
+	}
+	if kills, err := shimclient.OOMKills(cgroup); err != nil || kills <= before {
+		return
+	}
+	l.mu.Lock()
+	if l.rec.Task != nil {
+		l.rec.Task.OOM = true
+	}
+	l.mu.Unlock()
+	l.Save()
+}
+
+// memory is where it can be seen whether init was ended for lack of memory, and how many had been there before it.
+// Not ok: that is known already, or cannot be known.
+func (l *Ledger) memory() (cgroup string, kills uint64, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	t := l.rec.Task
+	if !l.tells || t == nil || t.Cgroup == "" || t.OOM || t.Exit != nil && t.Exit.Status != ExitKilled {
+		return "", 0, false
+	}
+	return t.Cgroup, t.OOMKills, true
+}
+
+// TakeOOM tells whether it is to be told that init was ended for lack of memory, and notes that it is; again also if
+// this daemon has told it before.
+func (l *Ledger) TakeOOM(again bool) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	t := l.rec.Task
+	oom := t != nil && t.OOM && t.Exit != nil && t.Exit.Status == ExitKilled
+	if l.telling.oomTold && !again {
+		return false
+	}
+	l.telling.oomTold = l.telling.oomTold || oom
+	return oom
 }
