@@ -226,7 +226,7 @@ func (m *ShimManager) dump(ctx context.Context, q *inspect.DumpRequest) (*inspec
 	}
 	ctx, cancel := context.WithTimeout(ctx, dumpPatience)
 	defer cancel()
-	text, err := logs.DumpStacks(ctx, func() error { return shimproc.DumpStacks(pid) })
+	text, err := logs.DumpStacks(ctx, pid.DumpStacks)
 	if err != nil {
 		return nil, errors.Wrapf(err, "cannot get the stacks of the shim of %s (pid %d)", q.ID, pid.Pid)
 	}

@@ -120,7 +120,7 @@ func TestDumpIsNotFatal(t *testing.T) {
 	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
 	pid, err := shimclient.LookupProcess(cmd.Process.Pid)
 	require.NoError(t, err)
-	require.True(t, errdefs.IsFailedPrecondition(shimproc.DumpStacks(pid)))
+	require.True(t, errdefs.IsFailedPrecondition(pid.DumpStacks()))
 	require.True(t, pid.Alive())
 }
 

@@ -64,6 +64,9 @@ func (p ProcessID) OwnMemory() (uint64, error) { return 0, notHere("look at a pr
 // Usage is not available.
 func (p ProcessID) Usage() (Usage, error) { return Usage{}, notHere("look at a process") }
 
+// DumpStacks is not implemented on this platform.
+func (p ProcessID) DumpStacks() error { return notHere("make a shim dump its stacks") }
+
 // Catches is not implemented on this platform.
 func (p ProcessID) Catches(syscall.Signal) (bool, error) {
 	return false, notHere("tell what a process catches")

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/pkg/errors"
 )
 
@@ -55,6 +56,21 @@ func (p ProcessID) OwnMemory() (uint64, error) {
 		return 0, errors.Errorf("cannot read the memory of process %d", p.Pid)
 	}
 	return (resident - shared) * uint64(os.Getpagesize()), nil
+}
+
+// DumpStacks makes a shim write the stacks of its goroutines to its log, as runc's shim and all that are made with
+// containerd's package do at SIGUSR1. FailedPrecondition for a shim that has no handler for the signal, as Rust's
+// have not: it would end.
+func (p ProcessID) DumpStacks() error {
+	caught, err := p.Catches(syscall.SIGUSR1)
+	if err != nil {
+		return err
+	}
+	if !caught {
+		return errors.Wrapf(errdefs.ErrFailedPrecondition,
+			"the shim (pid %d) does not catch SIGUSR1, which would end it", p.Pid)
+	}
+	return p.Signal(syscall.SIGUSR1)
 }
 
 // Catches tells whether the process has a handler for the signal: one that it neither catches nor ignores does what the

@@ -24,7 +24,7 @@ func (p *Process) Suspect() {
 	p.probing = p.probing || start
 	p.mu.Unlock()
 	if start {
-		p.reg.spawn(p.probe)
+		p.spawn(p.probe)
 	}
 }
 
@@ -152,7 +152,7 @@ func (p *Process) fallSilent(what string, from State, on *Link) {
 	p.logger(p.reg.ctx).
 		Warnf("shim %s; its containers are left alone and it is tried until it answers", what)
 	if escalates {
-		p.reg.spawn(p.escalateWhenDue)
+		p.spawn(p.escalateWhenDue)
 	}
 }
 

@@ -5,13 +5,16 @@ package shimproc
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/v2/pkg/timeout"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/log"
 	"github.com/pkg/errors"
+	"google.golang.org/grpc/status"
 
 	"github.com/shimyard/shimyard/manager/internal/await"
 	"github.com/shimyard/shimyard/manager/internal/metrics"
@@ -68,7 +71,7 @@ func (p *Process) watchPid(ctx context.Context) <-chan struct{} {
 		return nil
 	}
 	gone := make(chan struct{})
-	p.reg.spawn(func() {
+	p.spawn(func() {
 		if pid.Wait(ctx) == nil {
 			close(gone)
 		}
@@ -183,7 +186,7 @@ func (p *Process) recognize(ctx context.Context, conn *shimclient.Conn) error {
 	// A silent stranger does not hold up the news that the process has ended.
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	p.reg.spawn(func() {
+	p.spawn(func() {
 		if pid.Wait(ctx) == nil {
 			cancel()
 		}
@@ -198,31 +201,12 @@ func (p *Process) recognize(ctx context.Context, conn *shimclient.Conn) error {
 	return nil
 }
 
-// isOther tells whether a pid is known not to be the process's.
-func (p *Process) isOther(pid shimclient.ProcessID) bool {
-	mine, none := p.Verified(), shimclient.ProcessID{}
-	return mine != none && pid != none && mine != pid
-}
-
-// contest notes that another process has, or had, its address.
-func (p *Process) contest() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.contested = true
-}
-
-// IsGone tells whether the process, by its verified pid, has ended, whatever listens at its address by now.
-func (p *Process) IsGone() bool {
-	pid := p.Verified()
-	return pid != (shimclient.ProcessID{}) && !pid.Alive()
-}
-
 // OnConnected: there is a connection. The kernel accepts it for a stopped process too, and one that was silent has to
 // answer first.
 func (p *Process) OnConnected(conn *shimclient.Conn) error {
 	probes, err := p.setLink(conn)
 	if probes {
-		p.reg.spawn(p.probe)
+		p.spawn(p.probe)
 	}
 	return err
 }
@@ -308,4 +292,22 @@ func (p *Process) downgradeFor(ctx context.Context, seen *Link) bool {
 			p.Endpoint).Info("shim serves version 2 of the Task API, not the version it told")
 	}
 	return true
+}
+
+// observe counts a call to a shim.
+func observe(method string, err error, took time.Duration) {
+	if strings.HasPrefix(method, "Wait") {
+		return
+	}
+	if errors.Is(err, shimclient.ErrNoAnswer) {
+		metrics.DeadlinePassed(method)
+	}
+	metrics.RPC(method, codeOf(err), took)
+}
+
+func codeOf(err error) string {
+	if err == nil {
+		return "OK"
+	}
+	return status.Code(errgrpc.ToGRPC(err)).String()
 }

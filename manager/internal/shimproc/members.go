@@ -4,8 +4,12 @@
 package shimproc
 
 import (
+	"context"
+	"fmt"
 	"maps"
 	"slices"
+
+	"github.com/containerd/log"
 
 	"github.com/shimyard/shimyard/shimclient"
 )
@@ -258,4 +262,34 @@ func (p *Process) runtimeName() string {
 		return m.Facts().Binary.Runtime
 	}
 	return ""
+}
+
+// namedInLog is how many instances a line of the log names; a shim may serve hundreds.
+const namedInLog = 8
+
+// logger is for lines that an operator acts on: they name the shim's address, its pid if that is verified, its runtime,
+// and whom it serves.
+func (p *Process) logger(ctx context.Context) *log.Entry {
+	fields := log.Fields{"address": p.Endpoint}
+	p.mu.Lock()
+	if p.pid != (shimclient.ProcessID{}) {
+		fields["pid"] = p.pid.Pid
+	}
+	served := make([]string, 0, len(p.behind))
+	for m := range p.behind {
+		f := m.Facts()
+		served = append(served, f.Namespace+"/"+f.ID)
+		if f.Binary.Runtime != "" {
+			fields["runtime"] = f.Binary.Runtime
+		}
+	}
+	p.mu.Unlock()
+	slices.Sort(served)
+	if more := len(served) - namedInLog; more > 0 {
+		served = append(served[:namedInLog], fmt.Sprintf("and %d more", more))
+	}
+	if len(served) > 0 {
+		fields["serves"] = served
+	}
+	return log.G(ctx).WithFields(fields)
 }

@@ -10,8 +10,11 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
+	"github.com/pkg/errors"
 
+	"github.com/shimyard/shimyard/manager/internal/await"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -36,6 +39,17 @@ const (
 	// the first version of the Task API whose shims tell all changes by themselves
 	vouchedVersion = 3
 	anewRounds     = 30 // probes between two on a connection of their own, after the first few
+)
+
+// Names of the timeouts in containerd's [timeouts] section, as stock containerd calls them. They are read at each use.
+const (
+	// TimeoutLoad bounds how long a call waits for the connection to a shim, and how long a shim that can only be
+	// judged by its connection (vsock, not launched by us) may stay unreachable before it counts as dead.
+	TimeoutLoad = "io.containerd.timeout.shim.load"
+	// TimeoutCleanup bounds one attempt to clean up, and how long a create waits for an id that is still being cleaned.
+	TimeoutCleanup = "io.containerd.timeout.shim.cleanup"
+	// TimeoutShutdown bounds the Shutdown call and the wait for the process to go after it.
+	TimeoutShutdown = "io.containerd.timeout.shim.shutdown"
 )
 
 // Link is one connection with its Task client; immutable, replaced as a whole.
@@ -133,6 +147,8 @@ func newProcess(r *Registry, ep shimclient.Endpoint) *Process {
 	}
 }
 
+func (p *Process) spawn(f func()) <-chan struct{} { return p.reg.config.Spawn(f) }
+
 // Traces are the tokens and directories by which processes of this shim can be found.
 func (p *Process) Traces() (tokens, dirs []string) {
 	p.mu.Lock()
@@ -165,11 +181,40 @@ func (p *Process) limits() shimclient.Deadlines {
 	return p.deadlines
 }
 
+// IsOver tells whether the process is proven dead, or the daemon has no use for it any more.
+func (p *Process) IsOver() bool { return await.IsClosed(p.over) }
+
 // IsDead tells whether the process is proven dead.
 func (p *Process) IsDead() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.died
+}
+
+// Verified is the pid of the shim, as it was verified once; zero where it is not, or not yet.
+func (p *Process) Verified() shimclient.ProcessID {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.pid
+}
+
+// IsGone tells whether the process, by its verified pid, has ended, whatever listens at its address by now.
+func (p *Process) IsGone() bool {
+	pid := p.Verified()
+	return pid != (shimclient.ProcessID{}) && !pid.Alive()
+}
+
+// isOther tells whether a pid is known not to be the process's.
+func (p *Process) isOther(pid shimclient.ProcessID) bool {
+	mine, none := p.Verified(), shimclient.ProcessID{}
+	return mine != none && pid != none && mine != pid
+}
+
+// contest notes that another process has, or had, its address.
+func (p *Process) contest() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.contested = true
 }
 
 // SetLog gives the process the log of its shim, which it closes at its end. One that has a log, or has ended, closes
@@ -249,4 +294,33 @@ func (p *Process) Log() *shimclient.Log {
 // String names the state for people.
 func (s State) String() string {
 	return [...]string{"connecting", "connected", "unresponsive", "ended"}[s]
+}
+
+var (
+	// ErrDead is returned by calls on a shim process that is proven dead. Its class is NotFound: containerd's clients
+	// (CRI, moby) take NotFound from State, Kill and Delete for "already gone".
+	ErrDead = errors.Wrap(errdefs.ErrNotFound, "the shim process is dead")
+
+	// ErrClosing is returned for a join of a process whose last instance has just left it.
+	ErrClosing = errors.Wrap(errdefs.ErrUnavailable, "the shim process is shutting down")
+
+	// ErrStranger: what listens at the address is not the process on record.
+	ErrStranger = errors.Wrap(errdefs.ErrNotFound, "another process listens at the address that it should have")
+)
+
+// Unavailable says since when a shim cannot be used and what can be done about it.
+func Unavailable(id string, since time.Time, what string) error {
+	return errors.Wrapf(errdefs.ErrUnavailable,
+		"shim of %s %s since %s (%s ago); its containers go on, calls work again as soon as it answers",
+		id, what, since.UTC().Format(time.RFC3339), time.Since(since).Round(time.Second))
+}
+
+// errLost says why a process cannot be reached at all, and what becomes of what it serves.
+func errLost(why error) error {
+	return errors.Wrapf(errdefs.ErrUnavailable, "cannot tell how to reach the shim, which runs, as do its containers; "+
+		"what is left is cleaned up once it has ended: %v", why)
+}
+
+func errNotOurs(p *Process) error {
+	return errors.Wrapf(errdefs.ErrFailedPrecondition, "another shim is known at %s", p.Endpoint)
 }

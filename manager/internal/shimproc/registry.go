@@ -11,7 +11,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/containerd/errdefs"
 	"github.com/pkg/errors"
 	"golang.org/x/sync/semaphore"
 
@@ -62,8 +61,6 @@ func NewRegistry(c Config) *Registry {
 		config: c, ctx: c.Context, dials: semaphore.NewWeighted(dialsAtOnce), processes: make(map[string]*Process),
 	}
 }
-
-func (r *Registry) spawn(f func()) <-chan struct{} { return r.config.Spawn(f) }
 
 // Attach puts a member behind the process at an endpoint, making that where it is new; a new one starts to connect at
 // once. It fails when the process at that address is dead or on its way out, and returns that process then. Every
@@ -206,10 +203,6 @@ func (r *Registry) AttachKept(k Keeper, ep shimclient.Endpoint, from KeptFacts, 
 		r.config.Begin(p.run)
 	}
 	return created, nil
-}
-
-func errNotOurs(p *Process) error {
-	return errors.Wrapf(errdefs.ErrFailedPrecondition, "another shim is known at %s", p.Endpoint)
 }
 
 // At is the process that is known at an endpoint; nil when there is none.
