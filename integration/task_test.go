@@ -244,6 +244,9 @@ func TestManyAtOnce(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, list.Tasks, many)
 
+	for _, j := range jobs {
+		require.Eventually(t, func() bool { return traps(t, j.Pid(), unix.SIGTERM) }, patience, tick)
+	}
 	codes := make([]uint32, many)
 	for i, j := range jobs {
 		g.Go(func() error {
@@ -269,6 +272,19 @@ func TestManyAtOnce(t *testing.T) {
 	for i, code := range codes {
 		require.EqualValues(t, 100+i, code)
 	}
+}
+
+// traps tells whether a shell catches a signal. A runtime written in Go, which is about to become the shell, catches
+// nearly all.
+func traps(t *testing.T, pid uint32, sig unix.Signal) bool {
+	t.Helper()
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	require.NoError(t, err)
+	_, after, _ := strings.Cut(string(data), "SigCgt:")
+	var caught uint64
+	_, err = fmt.Sscanf(after, "%x", &caught)
+	require.NoError(t, err)
+	return caught&(1<<(sig-1)) != 0 && caught&(1<<(unix.SIGURG-1)) == 0
 }
 
 func TestReuseOfID(t *testing.T) {

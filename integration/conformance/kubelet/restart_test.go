@@ -130,6 +130,7 @@ func TestExitWhileTheDaemonIsDown(t *testing.T) {
 	p := h.run(t, "down", nil, container("c", obedient), container("other", obedient)).ready()
 	pid, other := p.pid("c"), p.pid("other")
 	h.daemonEnds(t, syscall.SIGKILL)
+	procs.Trapped(t, pid, syscall.SIGTERM)
 	procs.Signal(t, pid, syscall.SIGTERM)
 	procs.Gone(t, pid)
 	h.daemonStarts(t)

@@ -281,6 +281,7 @@ func TestExitWhileTheDaemonIsDown(t *testing.T) {
 	resp, err := n.Runtime.ContainerStatus(t.Context(), &cri.ContainerStatusRequest{ContainerId: id, Verbose: true})
 	require.NoError(t, err)
 	pid := infoPid(t, resp.Info)
+	procs.Trapped(t, pid, unix.SIGTERM)
 	restart(t, n, func(n *crinode.Node) error {
 		if err := n.Daemon.Kill(); err != nil {
 			return err

@@ -5,6 +5,7 @@
 package procs
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -67,4 +68,22 @@ func Parent(t testing.TB, pid int) int {
 func Signal(t testing.TB, pid int, sig unix.Signal) {
 	t.Helper()
 	require.NoError(t, unix.Kill(pid, sig))
+}
+
+// Trapped waits until a shell has its trap for the signal. A runtime written in Go, which is about to become the shell,
+// catches nearly all signals.
+func Trapped(t testing.TB, pid int, sig unix.Signal) {
+	t.Helper()
+	Eventually(t, Patience, func() bool {
+		caught := caughtBy(pid)
+		return caught&(1<<(sig-1)) != 0 && caught&(1<<(unix.SIGURG-1)) == 0
+	})
+}
+
+// caughtBy is the mask of the signals that a process catches.
+func caughtBy(pid int) (mask uint64) {
+	data, _ := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "status"))
+	_, after, _ := strings.Cut(string(data), "SigCgt:")
+	_, _ = fmt.Sscanf(after, "%x", &mask) // a process that is gone catches none
+	return mask
 }
