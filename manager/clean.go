@@ -14,17 +14,13 @@ import (
 	"github.com/pkg/errors"
 
 	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/manager/internal/await"
 	"github.com/shimyard/shimyard/manager/internal/failpoint"
 	"github.com/shimyard/shimyard/manager/internal/ledger"
 	"github.com/shimyard/shimyard/manager/internal/life"
 	"github.com/shimyard/shimyard/manager/internal/metrics"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/manager/internal/spans"
-)
-
-const (
-	firstCleanPause = time.Second
-	lastCleanPause  = time.Minute
 )
 
 // cleaning is the removal of what is left of an instance.
@@ -43,19 +39,16 @@ func (i *Instance) cleaningAfter(orderly bool) cleaning {
 // clean removes what is left of the instance and then the instance, trying with growing pauses until it succeeds or the
 // manager is closed. Until then the id stays reserved; after a close the next start goes on.
 func (i *Instance) clean(c cleaning) {
-	for pause := i.m.cleanPause; ; pause = min(2*pause, lastCleanPause) {
+	cleaned := await.Retry(i.m.ctx, i.m.cleanPauses, func() bool {
 		err := i.cleanOnce(i.context(), &c)
-		if err == nil {
-			i.m.forget(i)
-			return
-		}
-		if i.remains.SetLeft(err) {
+		if err != nil && i.remains.SetLeft(err) {
 			log.G(i.context()).WithError(err).Errorf("cannot clean up after %s; it is tried again until it succeeds",
 				i.kind)
 		}
-		if !i.m.sleep(spread(pause)) {
-			return
-		}
+		return err == nil
+	})
+	if cleaned {
+		i.m.forget(i)
 	}
 }
 

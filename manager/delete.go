@@ -271,24 +271,22 @@ func (i *Instance) cleanUpDeleted() {
 	ctx := i.context()
 	i.activated()
 	c := i.cleaningAfter(i.ledger.Exit("") != nil)
-	for pause := i.m.cleanPause; ; pause = min(2*pause, lastCleanPause) {
-		p := i.process()
-		lingering, err := i.releaseProcess(ctx, p, false)
-		if err == nil && lingering == nil {
-			i.clean(c)
-			return
-		}
-		if err == nil {
-			i.cleanUpOnceGone(lingering, c)
-			return
-		}
-		if i.remains.SetLeft(err) {
+	var lingering *shimproc.Leaving
+	released := await.Retry(i.m.ctx, i.m.cleanPauses, func() (done bool) {
+		var err error
+		lingering, err = i.releaseProcess(ctx, i.process(), false)
+		if err != nil && i.remains.SetLeft(err) {
 			log.G(ctx).WithError(err).
 				Errorf("cannot release the shim of a deleted %s; it is tried again until it succeeds", i.kind)
 		}
-		if !i.m.sleep(pause) {
-			return
-		}
+		return err == nil
+	})
+	switch {
+	case !released: // the manager was closed; the next start goes on
+	case lingering != nil:
+		i.cleanUpOnceGone(lingering, c)
+	default:
+		i.clean(c)
 	}
 }
 
@@ -320,7 +318,7 @@ func (i *Instance) finishDelete(ctx context.Context, c cleaning) {
 	log.G(ctx).WithError(err).Errorf("cannot clean up after a deleted %s; it is tried again until it succeeds", i.kind)
 	i.onDeleted()
 	i.m.spawn(func() {
-		if i.m.sleep(spread(i.m.cleanPause)) {
+		if i.m.sleep(await.Spread(i.m.cleanPauses.First)) {
 			i.clean(c)
 		}
 	})

@@ -5,7 +5,6 @@ package manager
 
 import (
 	"context"
-	"math/rand/v2"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -53,8 +52,8 @@ type ShimManager struct {
 	work await.Group
 
 	follower *follow.Follower
-	// cleanPause comes before the second attempt at a clean-up; those that follow it are longer.
-	cleanPause time.Duration
+	// cleanPauses are between the attempts at a clean-up.
+	cleanPauses await.Pauses
 	// desk is what all ledgers share, the daemon's start among it.
 	desk  *ledger.Desk
 	procs *shimproc.Registry
@@ -221,9 +220,6 @@ func (m *ShimManager) list(namespace string, kind life.Kind) []*Instance {
 		return !st.IsListed()
 	})
 }
-
-// spread is a pause of half to one and a half times d, so that cleanups that failed together are retried apart.
-func spread(d time.Duration) time.Duration { return d/2 + rand.N(d) }
 
 // boot is what is waited for when the daemon has started.
 type boot struct {

@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/pkg/errors"
 
+	"github.com/shimyard/shimyard/manager/internal/await"
 	"github.com/shimyard/shimyard/manager/internal/features"
 	"github.com/shimyard/shimyard/manager/internal/follow"
 	"github.com/shimyard/shimyard/manager/internal/ledger"
@@ -84,7 +85,7 @@ func newManager(ctx context.Context, config Config) (*ShimManager, error) {
 		leaving:   make(map[key][]*Instance),
 		boot:      boot{ready: make(chan struct{}), urgent: make(chan struct{})},
 
-		cleanPause: firstCleanPause,
+		cleanPauses: await.Pauses{First: time.Second, Last: time.Minute},
 	}
 	started := time.Now()
 	m.desk = ledger.NewDesk(ledger.Desk{

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/manager/internal/await"
 	"github.com/shimyard/shimyard/manager/internal/failpoint"
 	"github.com/shimyard/shimyard/manager/internal/metrics"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
@@ -236,13 +237,14 @@ func (m *ShimManager) untilCleared(dir *bundle.Warm, try func(context.Context) e
 	}
 	log.G(ctx).WithError(err).Warn("cannot remove what a warm shim has left; it is tried again until it succeeds")
 	m.spawn(func() {
-		for pause := m.cleanPause; m.sleep(spread(pause)); pause = min(2*pause, lastCleanPause) {
-			if err = try(ctx); err == nil {
-				return
-			}
+		cleared := await.RetryLater(m.ctx, m.cleanPauses, func() bool {
+			err = try(ctx)
+			return err == nil
+		})
+		if !cleared {
+			log.G(ctx).WithError(err).
+				Warn("cannot remove what a warm shim has left, leaving it for the next start of the daemon")
 		}
-		log.G(ctx).WithError(err).
-			Warn("cannot remove what a warm shim has left, leaving it for the next start of the daemon")
 	})
 }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/pkg/errors"
 
 	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/manager/internal/await"
 	"github.com/shimyard/shimyard/manager/internal/failpoint"
 	"github.com/shimyard/shimyard/manager/internal/ledger"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
@@ -42,7 +43,7 @@ var errNoBinary = errors.Wrap(errdefs.ErrNotFound, "the shim's binary is gone")
 // unknown. A delete that fails, as many do when hundreds of shims die at once, is tried some times more before the exit
 // is unknown for good. Not ok: the manager was closed before.
 func (i *Instance) findExit(ctx context.Context) (exit bundle.Exit, ok bool) {
-	for pause := i.m.cleanPause; ; pause *= 2 {
+	for pause := i.m.cleanPauses.First; ; pause *= 2 {
 		r, err := i.shimDelete(ctx)
 		if err != nil && i.m.ctx.Err() != nil {
 			return bundle.Exit{}, false
@@ -59,7 +60,7 @@ func (i *Instance) findExit(ctx context.Context) (exit bundle.Exit, ok bool) {
 		if err == nil || errors.Is(err, errNoBinary) || i.remains.DeleteTries() >= exitTries {
 			return bundle.Exit{Pid: i.ledger.Pid(""), Status: ledger.ExitUnknown}, true
 		}
-		if !i.m.sleep(spread(pause)) {
+		if !i.m.sleep(await.Spread(pause)) {
 			return bundle.Exit{}, false
 		}
 	}

@@ -153,7 +153,7 @@ func (i *Instance) undoTask(ctx context.Context, p *shimproc.Process) bool {
 			return false
 		}
 		// A Delete that has timed out goes on in the shim, and the next one waits behind it.
-		limit, pause = min(2*limit, lastCleanPause), min(2*pause, lastUndoPause)
+		limit, pause = min(2*limit, i.m.cleanPauses.Last), min(2*pause, lastUndoPause)
 	}
 }
 

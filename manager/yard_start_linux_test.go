@@ -119,7 +119,7 @@ func (y *yard) list() {
 		y.grow()
 	}
 	y.m.urge() // no start of a daemon is there to be left the machine to
-	y.m.cleanPause = 10 * time.Millisecond
+	y.m.cleanPauses.First = 10 * time.Millisecond
 }
 
 // begin is the second half of a boot.
