@@ -7,7 +7,6 @@ import (
 	"context"
 	"os"
 	"path/filepath"
-	"slices"
 	"time"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
@@ -17,23 +16,77 @@ import (
 	"github.com/containerd/containerd/v2/pkg/archive/compression"
 	"github.com/containerd/errdefs"
 	"github.com/pkg/errors"
+	"go.opentelemetry.io/otel/trace"
 
+	"github.com/shimyard/shimyard/manager/internal/failpoint"
+	"github.com/shimyard/shimyard/manager/internal/metrics"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
+	"github.com/shimyard/shimyard/manager/internal/spans"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
-const (
-	// createGrace is how long the undo of a create waits for a Create call whose caller has left, helperGrace for what
-	// the shim has run for one that was cut off, before the launch is ended by force, where the shim serves no other
-	// instance. Until then it is not known what is being made, and what is made afterwards would be left behind: an OCI
-	// runtime that is ended half way leaves cgroups that its own delete does not know of.
-	createGrace = 30 * time.Second
-	helperGrace = 10 * time.Second
-	helperPause = 20 * time.Millisecond // between looks at what the shim runs
-	// strandedLimit is how many Creates of callers that have left a shim may leave unanswered before it gets no further
-	// one. Each keeps an instance and a goroutine until it is answered.
-	strandedLimit = 8
-)
+// buildTask makes all of a task whose id is reserved, step by step. What it has made when it fails is for the caller to
+// undo.
+func (m *ShimManager) buildTask(ctx context.Context, i *Instance, opts runtime.CreateOpts, w *watched) error {
+	r, err := readRequest(opts)
+	if err != nil {
+		return err
+	}
+	to, joinErr := m.sandboxShimFor(ctx, i, opts)
+	b, err := m.binaryFor(ctx, opts.Runtime, to)
+	if err != nil {
+		return err
+	}
+	if len(r.idmapped) > 0 {
+		if err := m.features.CheckIDMap(ctx, b, r.options, r.idmapped); err != nil {
+			return err
+		}
+	}
+	defer i.describe(r, b)()
+	// The shim starts before the mounts are activated: it says which of them it does itself.
+	ctx = w.enter(metrics.PhaseLaunch)
+	if joinErr != nil {
+		return joinErr
+	}
+	boot, err := m.shimFor(ctx, i, to)
+	if err != nil {
+		return err
+	}
+	w.launchedBy(i)
+	failpoint.Here("create-shim")
+	ctx = w.enter(metrics.PhaseMounts)
+	rootfs, owned, err := m.mounts.Activate(ctx, i.id, b, boot, opts.Rootfs)
+	if owned {
+		i.activated()
+	}
+	if err != nil {
+		return err
+	}
+	failpoint.Here("create-mounts")
+	ctx = w.enter(metrics.PhaseCreate)
+	pid, err := i.createTask(ctx, opts, rootfs)
+	if err != nil {
+		return err
+	}
+	// Some shims, runwasi's among them, know no Connect before they have a task.
+	i.verifyAgain(ctx)
+	failpoint.Here("create-task")
+	if opts.RestoreFromPath {
+		if pid, err = i.restoreCheckpoint(ctx, opts.Checkpoint); err != nil {
+			return err
+		}
+	}
+	i.onCreated(pid, opts.IO)
+	i.ledger.PlaceMemory(i.shimPid())
+	i.ledger.Save()
+	i.cleanUpIfDead()
+	failpoint.Here("create-recorded")
+	return nil
+}
+
+// strandedLimit is how many Creates of callers that have left a shim may leave unanswered before it gets no further
+// one. Each keeps an instance and a goroutine until it is answered.
+const strandedLimit = 8
 
 // createTask sends Create. When ctx ends first, the call goes on without the caller and its answer is left for the undo
 // to wait for.
@@ -41,7 +94,7 @@ func (i *Instance) createTask(ctx context.Context, opts runtime.CreateOpts, root
 	req := &taskapi.CreateTaskRequest{
 		ID: i.id, Bundle: i.home().Path,
 		Stdin: opts.IO.Stdin, Stdout: opts.IO.Stdout, Stderr: opts.IO.Stderr, Terminal: opts.IO.Terminal,
-		Checkpoint: opts.Checkpoint, Options: options(opts), Rootfs: mount.ToProto(rootfs),
+		Checkpoint: opts.Checkpoint, Options: i.request.options, Rootfs: mount.ToProto(rootfs),
 	}
 	var resp *taskapi.CreateTaskResponse
 	err := i.detached(ctx, func(ctx context.Context) (err error) {
@@ -93,82 +146,6 @@ func (i *Instance) sendCreate(
 	return resp, err
 }
 
-// endLaunchOf makes cleaning begin with the end of all processes of the instance's launch, and of those that made its
-// process, which no other instance is behind.
-func (i *Instance) endLaunchOf(p *shimproc.Process) {
-	var tokens []string
-	var spare func(shimclient.ProcessID) bool
-	if p != nil {
-		tokens, _ = p.Traces()
-		spare = p.Sparing(i.ledger.Passage().Took)
-		p.End()
-	}
-	i.mu.Lock()
-	way, house := i.ledger.Passage(), i.house
-	i.mu.Unlock()
-	if way.Took == 0 && !way.Joined {
-		spare = nil // the record of an earlier version; the launch is the instance's own
-	}
-	if way.Launch != nil && !way.Joined && !slices.Contains(tokens, way.Launch.Token) {
-		tokens = append(tokens, way.Launch.Token)
-	}
-	if p == nil && house != nil {
-		tokens = append(tokens, house.token)
-		spare = shimproc.Sparing(shimclient.ProcessID{}, house.answered, way.Took)
-	}
-	i.remains.SetLaunches(tokens, spare)
-}
-
-// endOwnLaunch makes cleaning begin with the end of all processes of a launch whose answer is not on record, so that no
-// Create was sent: which shim it has made is not known, it may be another than the one that has died.
-func (i *Instance) endOwnLaunch() {
-	way := i.ledger.Passage()
-	if way.Launch == nil || way.Joined || way.Launch.Answered != 0 {
-		return
-	}
-	i.remains.SetLaunches([]string{way.Launch.Token}, shimproc.Sparing(shimclient.ProcessID{}, 0, way.Took))
-}
-
-// awaitHelpers waits until no process of the instance's launch is left but the shim itself: a Create that a crash of
-// the daemon, or the death of the shim, has cut off goes on in the OCI runtime that the shim has run for it. What was
-// there before, and what was detached, as a hook detaches a daemon, is not waited for.
-func (i *Instance) awaitHelpers(p *shimproc.Process) {
-	tokens := i.launchTokens(p)
-	if len(tokens) == 0 || p == nil {
-		return
-	}
-	took := i.ledger.Passage().Took
-	helps := func(id shimclient.ProcessID) bool {
-		return !p.MayBeShim(id) && id.StartTime >= took && !id.LeadsSession()
-	}
-	until := time.Now().Add(helperGrace)
-	for time.Now().Before(until) {
-		others := func(token string) bool {
-			ids, err := i.m.findByToken(token)
-			return err != nil && !errdefs.IsNotImplemented(err) || slices.ContainsFunc(ids, helps)
-		}
-		if !slices.ContainsFunc(tokens, others) || !i.m.sleep(helperPause) {
-			return
-		}
-	}
-}
-
-// launchTokens are the launches by which what the shim runs for the instance is found, if a Create of it may still be
-// under way.
-func (i *Instance) launchTokens(p *shimproc.Process) []string {
-	way := i.ledger.Passage()
-	switch {
-	case !i.creation.WasCut() || p == nil:
-		return nil
-	case way.Warm != "":
-		tokens, _ := p.Traces()
-		return tokens
-	case way.Launch == nil || way.Joined:
-		return nil
-	}
-	return []string{way.Launch.Token}
-}
-
 // rootfsDiff is the archive of what a container had changed in its rootfs, beside the checkpoint's directory: part of
 // the layout that CRIU tooling writes (github.com/checkpoint-restore/checkpointctl).
 const rootfsDiff = "rootfs-diff.tar"
@@ -205,9 +182,95 @@ func (i *Instance) applyDiff(ctx context.Context, path string) error {
 	return nil
 }
 
-// findByToken is shimclient's, bounded.
-func (m *ShimManager) findByToken(token string) ([]shimclient.ProcessID, error) {
-	ctx, cancel := context.WithTimeout(m.ctx, shimproc.ScanTime)
-	defer cancel()
-	return shimclient.FindByToken(ctx, token)
+// watched is a create that is being measured. For one goroutine.
+type watched struct {
+	ctx            context.Context // of the span of the whole
+	endSpan        func(error)
+	begin, entered time.Time
+	phase          string
+	phaseSpan      trace.Span
+	endPhase       func(error) // nil where the phase has no span
+}
+
+// watchCreate begins to measure a create, and its span. The context is for its first phase.
+func watchCreate(ctx context.Context, i *Instance) (context.Context, *watched) {
+	w := &watched{begin: time.Now()}
+	ctx, w.endSpan = i.startSpan(ctx, spans.Create)
+	w.ctx = spans.WithCreate(ctx)
+	return w.enter(metrics.PhaseResolve), w
+}
+
+// enter ends the present phase of the create and begins another, whose context it returns. "" is for none.
+func (w *watched) enter(phase string) context.Context {
+	w.leave(nil)
+	w.phase, w.entered = phase, time.Now()
+	if phase == "" || phase == metrics.PhaseCreate { // the call has a span of its own
+		return w.ctx
+	}
+	ctx, end := spans.Child(w.ctx, spans.Create+"."+phase)
+	w.endPhase, w.phaseSpan = end, trace.SpanFromContext(ctx)
+	return ctx
+}
+
+// leave ends the present phase. Only one that went well counts.
+func (w *watched) leave(err error) {
+	if w.phase != "" && err == nil {
+		metrics.Phase(w.phase, w.entered)
+	}
+	if w.endPhase != nil {
+		w.endPhase(err)
+		w.endPhase = nil
+	}
+}
+
+// launchedBy tells the phase that is about to end by its right name: only now it is known whether a shim was started.
+func (w *watched) launchedBy(i *Instance) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.ledger.Passage().Source() != metrics.Start {
+		w.phase = metrics.PhaseAdopt
+		w.phaseSpan.SetName(spans.Create + "." + metrics.PhaseAdopt)
+	}
+}
+
+// done counts the create of an instance. runtime is the name that its client gave: it counts as a name only once it has
+// resolved.
+func (w *watched) done(i *Instance, runtime string, err error) {
+	i.mu.Lock()
+	source, resolved := i.ledger.Passage().Source(), i.binary.Path != ""
+	i.mu.Unlock()
+	if !resolved {
+		runtime = ""
+	}
+	w.leave(err)
+	w.endSpan(err)
+	if err != nil {
+		metrics.CreateFailed(runtime, source, w.reason(err))
+		return
+	}
+	metrics.Created(runtime, source, time.Since(w.begin))
+}
+
+// reason puts a failed create into one of the closed list of reasons, by its error and by the phase in which it came.
+func (w *watched) reason(err error) string {
+	switch {
+	case errdefs.IsCanceled(err), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return metrics.ReasonCanceled
+	case errdefs.IsAlreadyExists(err):
+		return metrics.ReasonExists
+	case errors.Is(err, shimclient.ErrConnectionLost), errors.Is(err, shimproc.ErrDead):
+		return metrics.ReasonShimDied
+	case metrics.IsOfBundle(err):
+		return metrics.ReasonBundle
+	case w.phase == metrics.PhaseLaunch && errdefs.IsUnavailable(err):
+		return metrics.ReasonConnect // it has started, or was there
+	case w.phase == metrics.PhaseResolve && errdefs.IsInvalidArgument(err):
+		return metrics.ReasonSpec
+	}
+	return reasonOfPhase[w.phase]
+}
+
+var reasonOfPhase = map[string]string{
+	metrics.PhaseResolve: metrics.ReasonRuntime, metrics.PhaseLaunch: metrics.ReasonLaunch,
+	metrics.PhaseMounts: metrics.ReasonMounts, metrics.PhaseCreate: metrics.ReasonShim,
 }

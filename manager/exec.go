@@ -169,6 +169,12 @@ func (i *Instance) execWasDeleted(id string) bool {
 	return st.IsListed() && i.ledger.ExecWasDeleted(id)
 }
 
+// knowsExec tells whether a living task has the exec.
+func (i *Instance) knowsExec(id string) bool {
+	st, _ := i.watch()
+	return st.IsListed() && i.ledger.ExecOf(id).IsKnown()
+}
+
 // execStopped is the state of an exec whose exit is on record.
 func (i *Instance) execStopped(id string) runtime.State {
 	s := runtime.State{Status: runtime.StoppedStatus, Pid: i.ledger.Pid(id)}

@@ -100,7 +100,7 @@ func (i *Instance) view(processes bool) inspect.Instance {
 			shim = pid
 		}
 	}
-	v.Shim, v.Init = look(shim, processes), look(init, processes)
+	v.Shim, v.Init = processView(shim, processes), processView(init, processes)
 	return v
 }
 
@@ -142,8 +142,8 @@ func describe(p *shimproc.Process, v *inspect.Instance) {
 	}
 }
 
-// look is what is told of a process that is known to be this one; nil for none.
-func look(id shimclient.ProcessID, closely bool) *inspect.Process {
+// processView is what is told of a process that is known to be this one; nil for none.
+func processView(id shimclient.ProcessID, closely bool) *inspect.Process {
 	if (id == shimclient.ProcessID{}) {
 		return nil
 	}

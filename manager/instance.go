@@ -34,6 +34,9 @@ type Instance struct {
 	// reading fills it, once, from what is on disk; nil for one that is new.
 	reading func()
 
+	// request is what its create asks for; nil once that has ended. The goroutine of the create alone uses it.
+	request *createRequest
+
 	// deletes lets one Delete of an exec at a time go to the shim, by the exec's id.
 	deletes await.KeyedLock
 
@@ -165,12 +168,6 @@ func (i *Instance) socketIDs() []string {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return i.groups
-}
-
-// knowsExec tells whether a living task has the exec.
-func (i *Instance) knowsExec(id string) bool {
-	st, _ := i.watch()
-	return st.IsListed() && i.ledger.ExecOf(id).IsKnown()
 }
 
 // keeper is an instance as its ledger sees it.

@@ -86,13 +86,13 @@ func (m *ShimManager) start(ctx context.Context, of launchSteps) (*bootapi.Boots
 		return nil, nil, errors.Wrap(err, "cannot start the shim")
 	}
 	of.started(r)
-	p, err := reach(ctx, r, of, logs)
+	p, err := reachShim(ctx, r, of, logs)
 	return r, p, err
 }
 
-// reach connects to the shim that an answer names, one that was just launched or one to join. logs is drained for as
-// long as the process is known, where that is a new one, and closed otherwise; nil where nothing was launched.
-func reach(
+// reachShim connects to the shim that an answer names, one that was just launched or one to join. logs is drained for
+// as long as the process is known, where that is a new one, and closed otherwise; nil where nothing was launched.
+func reachShim(
 	ctx context.Context, r *bootapi.BootstrapResult, of launchSteps, logs *shimclient.Log,
 ) (*shimproc.Process, error) {
 	ep, err := shimclient.EndpointOf(r)
@@ -201,70 +201,105 @@ func (t *taskLaunch) connected(ctx context.Context, p *shimproc.Process, l *shim
 // shimFor finds or starts the process that is to serve the instance: the sandbox's, one of the pool, or a new one, and
 // makes the bundle.
 func (m *ShimManager) shimFor(
-	ctx context.Context, i *Instance, facts specFacts, opts runtime.CreateOpts,
+	ctx context.Context, i *Instance, to *sandboxShim,
 ) (*bootapi.BootstrapResult, error) {
-	r, err := m.sandboxShim(ctx, i, opts)
+	if to == nil {
+		return m.ownShim(ctx, i)
+	}
+	if err := m.prepare(ctx, i); err != nil {
+		return nil, err
+	}
+	if err := i.recordJoin(to); err != nil {
+		return nil, err
+	}
+	_, err := reachShim(ctx, to.reply, &taskLaunch{m: m, i: i, from: shimproc.Origin{Group: to.sandbox}}, nil)
+	return to.reply, errors.Wrapf(err, "cannot join the shim of sandbox %s", to.sandbox)
+}
+
+// sandboxShim is the shim of a sandbox that a container is to be served by.
+type sandboxShim struct {
+	sandbox string
+	box     *Instance // that; nil where only another's sandboxer knows it
+	reply   *bootapi.BootstrapResult
+}
+
+// sandboxShimFor is the shim of the sandbox that opts names; nil when there is none to join: no sandbox named, one from
+// before containerd had a sandbox store, or one with a shim that does not serve it by itself, whose containers are
+// grouped by the shim's own `start`.
+func (m *ShimManager) sandboxShimFor(ctx context.Context, i *Instance, opts runtime.CreateOpts) (*sandboxShim, error) {
+	if opts.SandboxID == "" {
+		return nil, nil
+	}
+	if _, err := m.config.Sandboxes.Get(ctx, opts.SandboxID); errdefs.IsNotFound(err) {
+		log.G(ctx).WithField("sandbox", opts.SandboxID).Debug("sandbox is not in the store, starting a shim of its own")
+		return nil, nil
+	} else if err != nil {
+		return nil, errors.Wrapf(err, "cannot look up sandbox %s", opts.SandboxID)
+	}
+	to := &sandboxShim{sandbox: opts.SandboxID, box: m.find(i.namespace, opts.SandboxID)}
+	var err error
+	if to.reply, err = to.bootstrap(opts.Address, opts.Version); err != nil || to.reply.Version < sandboxVersion {
+		return nil, err
+	}
+	return to, nil
+}
+
+// bootstrap says how to reach the shim: at the address that the sandbox's controller hands over, or at its own.
+func (s *sandboxShim) bootstrap(address string, version uint32) (*bootapi.BootstrapResult, error) {
+	if address == "" {
+		if s.box == nil {
+			return nil, errors.Wrapf(errdefs.ErrNotFound, "cannot find the shim of sandbox %s", s.sandbox)
+		}
+		return s.box.bootstrap()
+	}
+	ep, err := shimclient.ParseEndpoint(address, version)
 	if err != nil {
-		return nil, err
+		return nil, errors.Wrapf(err, "cannot use the address of sandbox %s", s.sandbox)
 	}
-	if r == nil || r.Version < sandboxVersion {
-		return m.ownShim(ctx, i, facts, options(opts))
+	r := &bootapi.BootstrapResult{Version: int32(ep.Version), Protocol: ep.Protocol, Address: ep.Address}
+	if s.box != nil {
+		// The sandbox's controller hands over only an address; what the shim advertised at its start is in the bundle.
+		if own, err := s.box.bootstrap(); err == nil {
+			r.Extensions = own.Extensions
+		}
 	}
-	if err := m.prepare(ctx, i, facts); err != nil {
-		return nil, err
-	}
-	if err := i.recordJoin(opts.SandboxID, r); err != nil {
-		return nil, err
-	}
-	_, err = reach(ctx, r, &taskLaunch{m: m, i: i, from: shimproc.Origin{Group: opts.SandboxID}}, nil)
-	return r, errors.Wrapf(err, "cannot join the shim of sandbox %s", opts.SandboxID)
+	return r, nil
 }
 
 // ownShim gives the instance a shim of the pool, or a new one.
 func (m *ShimManager) ownShim(
-	ctx context.Context, i *Instance, facts specFacts, given *anypb.Any,
+	ctx context.Context, i *Instance,
 ) (*bootapi.BootstrapResult, error) {
 	b := i.startedFrom()
-	opts, err := m.config.startOptions(b, given)
+	opts, err := m.config.startOptions(b, i.request.options)
 	if err != nil {
 		return nil, err
 	}
-	if spec, ok := m.pool.specFor(i, facts, b, opts); ok {
-		return m.launchWarm(ctx, i, facts, spec)
-	}
-	if m.config.pool(b).Warm > 0 {
+	if spec, ok := m.pool.specFor(i, b, opts); ok {
+		r, err := m.launchWarm(ctx, i, spec)
+		if !errors.Is(err, errAlone) {
+			return r, err
+		}
+	} else if m.config.pool(b).Warm > 0 {
 		metrics.WarmRequest(b.Runtime, "ineligible")
 	}
-	return m.launchAlone(ctx, i, facts, opts)
-}
-
-// resolve finds the binary of a runtime that is to be started or asked for a client, if it may be.
-func (m *ShimManager) resolve(ctx context.Context, runtime string) (shimclient.Binary, error) {
-	b, err := m.resolver.Resolve(runtime)
-	if err != nil {
-		return b, err
-	}
-	return b, m.policy.Admit(ctx, b)
+	return m.launchAlone(ctx, i, opts)
 }
 
 // launchAlone makes the bundle and starts a shim in it.
 func (m *ShimManager) launchAlone(
-	ctx context.Context, i *Instance, facts specFacts, opts *anypb.Any,
+	ctx context.Context, i *Instance, opts *anypb.Any,
 ) (*bootapi.BootstrapResult, error) {
-	if err := m.prepare(ctx, i, facts); err != nil {
+	if err := m.prepare(ctx, i); err != nil {
 		return nil, err
 	}
 	return m.launch(ctx, i, opts)
 }
 
-// sandboxVersion is the first version of the Task API whose shims serve a whole sandbox by themselves. Older ones want
-// `start` for each container, even where a group shares one process.
-const sandboxVersion = 3
-
 // recordJoin notes that another's shim is to serve the instance. The record first: a bundle with a sandbox or a
 // bootstrap and without a record is one of stock containerd, of a task that was created.
-func (i *Instance) recordJoin(sandbox string, r *bootapi.BootstrapResult) error {
-	if ep, err := shimclient.EndpointOf(r); err == nil {
+func (i *Instance) recordJoin(to *sandboxShim) error {
+	if ep, err := shimclient.EndpointOf(to.reply); err == nil {
 		if p := i.m.procs.At(ep.Followed()); p != nil {
 			i.ledger.RecordShim(p.Verified())
 		}
@@ -277,72 +312,25 @@ func (i *Instance) recordJoin(sandbox string, r *bootapi.BootstrapResult) error 
 		return err
 	}
 	failpoint.Here("join-recorded")
-	return d.WriteSandbox(sandbox)
-}
-
-// sandboxShim returns how to reach the shim of the sandbox that opts names; nil when there is none to join: no sandbox
-// named, or one from before containerd had a sandbox store, whose containers are grouped by the shim's own `start`.
-func (m *ShimManager) sandboxShim(
-	ctx context.Context, i *Instance, opts runtime.CreateOpts,
-) (*bootapi.BootstrapResult, error) {
-	if opts.SandboxID == "" {
-		return nil, nil
-	}
-	if _, err := m.config.Sandboxes.Get(ctx, opts.SandboxID); errdefs.IsNotFound(err) {
-		log.G(ctx).WithField("sandbox", opts.SandboxID).Debug("sandbox is not in the store, starting a shim of its own")
-		return nil, nil
-	} else if err != nil {
-		return nil, errors.Wrapf(err, "cannot look up sandbox %s", opts.SandboxID)
-	}
-	box := m.find(i.namespace, opts.SandboxID)
-	if opts.Address == "" {
-		if box == nil {
-			return nil, errors.Wrapf(errdefs.ErrNotFound, "cannot find the shim of sandbox %s", opts.SandboxID)
-		}
-		return box.bootstrap()
-	}
-	ep, err := shimclient.ParseEndpoint(opts.Address, opts.Version)
-	if err != nil {
-		return nil, errors.Wrapf(err, "cannot use the address of sandbox %s", opts.SandboxID)
-	}
-	r := &bootapi.BootstrapResult{Version: int32(ep.Version), Protocol: ep.Protocol, Address: ep.Address}
-	if box != nil {
-		// The sandbox's controller hands over only an address; what the shim advertised at its start is in the bundle.
-		if own, err := box.bootstrap(); err == nil {
-			r.Extensions = own.Extensions
-		}
-	}
-	return r, nil
+	return d.WriteSandbox(to.sandbox)
 }
 
 // binaryFor finds the binary of a create's runtime. A container that joins the shim of a sandbox starts none, so that a
 // binary that is gone does not keep it from being created: then Path is where the binary was, as far as that is known.
-func (m *ShimManager) binaryFor(ctx context.Context, i *Instance, opts runtime.CreateOpts) (shimclient.Binary, error) {
-	b, err := m.resolve(ctx, opts.Runtime)
-	if !errdefs.IsNotFound(err) {
+func (m *ShimManager) binaryFor(ctx context.Context, runtime string, to *sandboxShim) (shimclient.Binary, error) {
+	b, err := m.resolve(ctx, runtime)
+	if !errdefs.IsNotFound(err) || to == nil {
 		return b, err
 	}
-	r, jerr := m.sandboxShim(ctx, i, opts)
-	if jerr != nil || r == nil || r.Version < sandboxVersion {
-		return b, err
-	}
-	log.G(ctx).WithError(err).WithField("sandbox", opts.SandboxID).
+	log.G(ctx).WithError(err).WithField("sandbox", to.sandbox).
 		Warn("the shim's binary is gone; joining the sandbox's shim without it")
-	path := filepath.Clean(opts.Runtime)
+	path := filepath.Clean(runtime)
 	if !filepath.IsAbs(path) {
-		path = m.binaryPath(i.namespace, opts.SandboxID)
+		path = ""
+		if to.box != nil {
+			to.box.read()
+			path = to.box.startedFrom().Path
+		}
 	}
-	return shimclient.Binary{Runtime: opts.Runtime, Path: path}, nil
-}
-
-// binaryPath is where the binary was that started the shim of an id; "" when that is not known.
-func (m *ShimManager) binaryPath(namespace, id string) string {
-	i := m.find(namespace, id)
-	if i == nil {
-		return ""
-	}
-	i.read()
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	return i.binary.Path
+	return shimclient.Binary{Runtime: runtime, Path: path}, nil
 }

@@ -32,6 +32,10 @@ const (
 	readers = 4
 )
 
+// sandboxVersion is the first version of the Task API whose shims serve a whole sandbox by themselves. Older ones want
+// `start` for each container, even where a group shares one process.
+const sandboxVersion = 3
+
 // key is what an instance is known by.
 type key struct{ namespace, id string }
 

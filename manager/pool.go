@@ -10,15 +10,14 @@ import (
 	"time"
 
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
-	"github.com/containerd/containerd/v2/pkg/timeout"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/pkg/errors"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/shimyard/shimyard/bundle"
-	"github.com/shimyard/shimyard/manager/internal/await"
 	"github.com/shimyard/shimyard/manager/internal/failpoint"
+	"github.com/shimyard/shimyard/manager/internal/ledger"
 	"github.com/shimyard/shimyard/manager/internal/metrics"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/manager/internal/warm"
@@ -157,6 +156,146 @@ func (w *warmShim) StartID() string { return w.dir.ID }
 // take makes p the process of the shim.
 func (w *warmShim) Take(p *shimproc.Process) { w.p = p }
 
+// warmOf is a warm shim as its record tells of it, without a process.
+func (m *ShimManager) warmOf(dir *bundle.Warm, rec *bundle.WarmRecord) *warmShim {
+	b := shimclient.Binary{Runtime: rec.Runtime, Path: rec.Launch.Binary}
+	w := m.pool.newWarm(dir, rec.Launch.Token, poolSpec{
+		key: rec.Key, namespace: rec.Namespace, binary: b, limits: m.config.pool(b),
+	})
+	w.answered = rec.Launch.Answered
+	if w.answered != 0 {
+		w.using.Lock()
+		defer w.using.Unlock()
+		w.served = w.answered + 1 // it may have been
+	}
+	return w
+}
+
+// errNameless: the shim does not give its id to what it runs. No launch of its binary relies on it from now on.
+var errNameless = errors.New("the shim does not pass on its id")
+
+// errNotWarm: the shim is none that can be started for no container in particular.
+var errNotWarm = errors.Wrap(errdefs.ErrNotImplemented, "the shim does not speak version 3 of the Task API")
+
+// spare is start, for the account.
+func (o *pool) spare(ctx context.Context, spec poolSpec) (*warm.Entry[*warmShim], error) {
+	w, err := o.start(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	return w.entry, nil
+}
+
+// start launches a shim for no container in particular and connects to it. When it fails nothing of it is left, or the
+// next start of the daemon finds it by its directory.
+func (o *pool) start(ctx context.Context, spec poolSpec) (*warmShim, error) {
+	w, err := o.tryStart(ctx, spec)
+	if errors.Is(err, errNameless) {
+		log.G(ctx).WithError(err).WithField("shim", spec.binary.Path).
+			Info("a shim is not to be found by its id; starting it once more, with a variable in its environment")
+		w, err = o.tryStart(ctx, spec)
+	}
+	return w, err
+}
+
+func (o *pool) tryStart(ctx context.Context, spec poolSpec) (*warmShim, error) {
+	dir, err := o.m.config.Tasks.layout().CreateWarm()
+	if err != nil {
+		return nil, err
+	}
+	// Nothing of ours is in the environment of containers' hooks, where the shim gives them what it is found by itself.
+	token := shimclient.NewToken()
+	if o.m.launcher.PassesOnID(spec.binary) {
+		token = shimclient.NamedToken(dir.ID)
+	}
+	w := o.newWarm(dir, token, spec)
+	if _, _, err := o.m.start(ctx, &warmLaunch{o: o, w: w}); err != nil {
+		o.undo(w)
+		return nil, err
+	}
+	return w, nil
+}
+
+// warmLaunch is the launch of a shim for a directory that waits for its container.
+type warmLaunch struct {
+	o   *pool
+	w   *warmShim
+	rec bundle.WarmRecord
+}
+
+func (t *warmLaunch) record() (shimclient.StartRequest, string, error) {
+	w := t.w
+	b := w.spec.binary
+	t.rec = bundle.WarmRecord{
+		Namespace: w.spec.namespace, Runtime: b.Runtime, Key: w.spec.key, BootID: shimclient.BootID(),
+		Launch: bundle.Launch{Token: w.token, Binary: b.Path, At: time.Now().UTC()},
+	}
+	if err := w.dir.WriteRecord(&t.rec); err != nil {
+		return shimclient.StartRequest{}, "", err
+	}
+	failpoint.Here("warm-recorded")
+	return shimclient.StartRequest{
+		Binary: b, Protocol: t.o.m.config.runtime(b).StartProtocol, Namespace: w.spec.namespace, ID: w.dir.ID,
+		Bundle: w.dir.Path, Token: w.token, Options: w.spec.options,
+	}, w.dir.LogPath(), nil
+}
+
+func (t *warmLaunch) started(r *bootapi.BootstrapResult) {
+	t.w.reply = r
+	failpoint.Here("warm-started")
+}
+
+func (t *warmLaunch) attach(
+	_ context.Context, ep shimclient.Endpoint, r *bootapi.BootstrapResult,
+) (*shimproc.Process, bool, error) {
+	if ep.Version < sandboxVersion || !ep.Local() {
+		return nil, false, errNotWarm
+	}
+	if err := t.w.dir.WriteBootstrap(r); err != nil {
+		return nil, false, err
+	}
+	created, err := t.o.m.procs.AttachKept(t.w, ep, t.w.facts(shimclient.ProcessID{}), true)
+	return t.w.p, created, err
+}
+
+func (t *warmLaunch) dial(ctx context.Context, p *shimproc.Process) (*shimproc.Link, error) {
+	return p.Use(ctx, shimproc.Once)
+}
+
+func (t *warmLaunch) connected(ctx context.Context, p *shimproc.Process, l *shimproc.Link, _ bool) (err error) {
+	w := t.w
+	p.Verify(ctx, l, w.spec.binary, w.token)
+	w.answered = p.AnsweredNow()
+	if err := t.o.m.launcher.CheckNamed(ctx, w.spec.binary, w.token, p.Verified()); err != nil {
+		return errors.Wrapf(errNameless, "%v", err)
+	}
+	t.rec.Launch.Answered = w.answered
+	t.rec.Shim = ledger.ProcOf(p.Verified())
+	if t.rec.Files, err = w.dir.Names(); err != nil {
+		return err
+	}
+	w.home.Store(true) // no task has it yet
+	return w.dir.WriteRecord(&t.rec)
+}
+
+// facts are what is known of the shim's process. pid is its verified pid; zero where that is not known.
+func (w *warmShim) facts(pid shimclient.ProcessID) shimproc.KeptFacts {
+	return shimproc.KeptFacts{Pid: pid, Answered: w.answered, Token: w.token, Dir: w.dir.Path, Binary: w.spec.binary}
+}
+
+// undo removes what a failed launch has made.
+func (o *pool) undo(w *warmShim) {
+	if w.p != nil {
+		o.account.Ending(w.entry)
+		w.p.End()
+		o.clear(w)
+		return
+	}
+	o.m.untilCleared(w.dir, func(ctx context.Context) error {
+		return o.m.clearWarm(ctx, w.dir, w.spec.namespace, w.reply.GetAddress(), w.token, nil)
+	})
+}
+
 // finish ends a shim that has no instance and is given to no task any more, in the background.
 func (o *pool) finish(w *warmShim) {
 	o.m.spawn(func() { o.end(w) })
@@ -178,167 +317,4 @@ func (o *pool) end(w *warmShim) {
 	}
 	w.p.End()
 	o.clear(w)
-}
-
-// ended sees to what a warm shim leaves, once its process is over for us: dead, shut down, or ended with a create that
-// failed.
-func (o *pool) ended(w *warmShim) {
-	if o.account.Died(w.entry) {
-		return // by end, or by the undoing of its launch, which see to it
-	}
-	o.m.spawn(func() {
-		if pid := w.p.Verified(); pid != (shimclient.ProcessID{}) {
-			ctx, cancel := timeout.WithContext(o.m.ctx, shimproc.TimeoutCleanup)
-			defer cancel()
-			_ = pid.Wait(ctx) // one that goes by itself is given the time to
-		}
-		o.clear(w)
-	})
-}
-
-// clear makes sure that nothing of the shim's launch is left and removes its directory and sockets. Its instances
-// have left: what is ended here by force has no task, and what containers and their hooks have left behind is not
-// touched.
-func (o *pool) clear(w *warmShim) {
-	token := w.token
-	if pid := w.p.Verified(); pid != (shimclient.ProcessID{}) && !pid.Alive() {
-		token = "" // it has ended by itself: nothing of its launch is to be ended
-	}
-	o.m.untilCleared(w.dir, func(ctx context.Context) error {
-		w.clearing.Lock()
-		defer w.clearing.Unlock()
-		if w.cleared {
-			return nil
-		}
-		err := o.m.clearWarm(ctx, w.dir, w.spec.namespace, w.reply.GetAddress(), token, w.sparing())
-		w.cleared = err == nil
-		return err
-	})
-}
-
-// sparing tells which carriers of the shim's token are not ended with it: what began since it served, but for the shim
-// itself. nil: it has not served, and all that its launch has left is ended.
-func (w *warmShim) sparing() func(shimclient.ProcessID) bool {
-	from := w.servedFrom()
-	if from == 0 {
-		return nil
-	}
-	shim := w.p.Verified()
-	return func(id shimclient.ProcessID) bool { return id != shim && id.StartTime >= from }
-}
-
-// untilCleared has what is left of a warm shim removed. What fails is tried again with growing pauses until it
-// succeeds, in the background; at the end of the daemon it is left for the next start.
-func (m *ShimManager) untilCleared(dir *bundle.Warm, try func(context.Context) error) {
-	ctx := log.WithLogger(context.WithoutCancel(m.ctx), log.G(m.ctx).WithField("id", dir.ID))
-	err := try(ctx)
-	if err == nil {
-		return
-	}
-	log.G(ctx).WithError(err).Warn("cannot remove what a warm shim has left; it is tried again until it succeeds")
-	m.spawn(func() {
-		cleared := await.RetryLater(m.ctx, m.cleanPauses, func() bool {
-			err = try(ctx)
-			return err == nil
-		})
-		if !cleared {
-			log.G(ctx).WithError(err).
-				Warn("cannot remove what a warm shim has left, leaving it for the next start of the daemon")
-		}
-	})
-}
-
-// clearWarm ends what is left of the launch of a warm shim that is over, but what is to be spared, and removes its
-// sockets and its directory. "" is the token of no launch.
-func (m *ShimManager) clearWarm(
-	ctx context.Context, dir *bundle.Warm, namespace, address, token string, spare func(shimclient.ProcessID) bool,
-) error {
-	if err := m.endWarmLaunch(ctx, token, spare); err != nil {
-		return err
-	}
-	m.removeSocketsOfDead(namespace, []string{dir.ID}, address)
-	return dir.Remove()
-}
-
-func (m *ShimManager) endWarmLaunch(ctx context.Context, token string, spare func(shimclient.ProcessID) bool) error {
-	if token == "" {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, endWarmTime)
-	defer cancel()
-	by, err := m.procs.LeftOver(token)
-	if err == nil {
-		err = shimproc.EndLaunch(ctx, by, spare)
-	}
-	if errdefs.IsNotImplemented(err) {
-		return nil
-	}
-	return errors.Wrap(err, "cannot end the processes of its launch")
-}
-
-const (
-	// forkTries and forkPause are for what a shim had just forked when it died: it has the shim's socket open, and so
-	// answers there, until it becomes the program that it was forked for.
-	forkTries = 20
-	forkPause = 20 * time.Millisecond
-)
-
-// removeSocketsOfDead removes the sockets of a shim that is gone and was alone there.
-func (m *ShimManager) removeSocketsOfDead(namespace string, ids []string, addresses ...string) {
-	for range forkTries {
-		if !m.launcher.RemoveSockets(namespace, ids, addresses...) || !m.sleep(forkPause) {
-			return
-		}
-	}
-}
-
-// warmOf is a warm shim as its record tells of it, without a process.
-func (m *ShimManager) warmOf(dir *bundle.Warm, rec *bundle.WarmRecord) *warmShim {
-	b := shimclient.Binary{Runtime: rec.Runtime, Path: rec.Launch.Binary}
-	w := m.pool.newWarm(dir, rec.Launch.Token, poolSpec{
-		key: rec.Key, namespace: rec.Namespace, binary: b, limits: m.config.pool(b),
-	})
-	w.answered = rec.Launch.Answered
-	if w.answered != 0 {
-		w.using.Lock()
-		defer w.using.Unlock()
-		w.served = w.answered + 1 // it may have been
-	}
-	return w
-}
-
-// vacate takes the directory of a warm shim out of the bundle of a task that has ended. That of a shim which goes on
-// waits for another task then; of one that is over it goes with the bundle.
-func (o *pool) vacate(w *warmShim, d *bundle.Bundle) error {
-	if w.p == nil {
-		// How to reach it is not known, and it is not there any more.
-		o.m.removeSocketsOfDead(w.spec.namespace, []string{w.dir.ID})
-		return nil
-	}
-	return o.takeHome(w, d)
-}
-
-// takeHome moves the directory of a shim that goes on without the task whose bundle it was to where it waits, and
-// empties it.
-func (o *pool) takeHome(w *warmShim, d *bundle.Bundle) error {
-	w.clearing.Lock()
-	defer w.clearing.Unlock()
-	if w.p.IsOver() {
-		return nil
-	}
-	err := d.Return(w.dir)
-	if errdefs.IsNotFound(err) {
-		o.distrust(w.p) // it works in a directory that is not there any more
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	failpoint.Here("warm-returned")
-	if err := w.dir.Empty(); err != nil {
-		return err
-	}
-	failpoint.Here("warm-emptied")
-	w.home.Store(true)
-	return nil
 }

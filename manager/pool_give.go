@@ -9,6 +9,7 @@ import (
 	"runtime"
 
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
+	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/pkg/errors"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -22,10 +23,13 @@ import (
 	"github.com/shimyard/shimyard/shimclient"
 )
 
+// errAlone: the shim is to be started for its container alone.
+var errAlone = errors.New("the shim cannot be started as one that can serve again")
+
 // launchWarm gives the instance a shim of the pool, or starts one that can be of use to others after it. A binary that
-// does not let itself be started so is launched as any other.
+// does not let itself be started so is launched as any other: errAlone.
 func (m *ShimManager) launchWarm(
-	ctx context.Context, i *Instance, facts specFacts, spec poolSpec,
+	ctx context.Context, i *Instance, spec poolSpec,
 ) (*bootapi.BootstrapResult, error) {
 	leave, err := m.enter()
 	if err != nil {
@@ -48,7 +52,7 @@ func (m *ShimManager) launchWarm(
 			m.pool.account.GiveUp(e)
 			continue
 		}
-		err := m.occupy(ctx, i, w, facts)
+		err := m.occupy(ctx, i, w)
 		if err == nil {
 			metrics.WarmRequest(spec.binary.Runtime, "hit")
 			return w.reply, nil
@@ -66,12 +70,12 @@ func (m *ShimManager) launchWarm(
 		log.G(ctx).WithError(err).
 			Info("cannot start the shim as one that can serve again, starting it for this container alone")
 		m.pool.refused.Add(spec.binary.File)
-		return m.launchAlone(ctx, i, facts, spec.options)
+		return nil, errAlone
 	}
 	m.pool.account.Missed(spec.key, spec.limits.Warm)
 	m.pool.account.Put(w.entry, 1)
 	i.ledger.StartedWarm()
-	if err := m.occupy(ctx, i, w, facts); err != nil {
+	if err := m.occupy(ctx, i, w); err != nil {
 		return nil, err
 	}
 	return w.reply, nil
@@ -96,12 +100,12 @@ func (w *warmShim) usable(ctx context.Context, ask bool) bool {
 // occupy makes a shim of the pool the instance's. The bundle says who serves it from its first moment on, so that the
 // daemon may die at any. When it fails and returns ErrDead or ErrClosing, nothing of it is left; after another
 // failure what is left is undone with the create.
-func (m *ShimManager) occupy(ctx context.Context, i *Instance, w *warmShim, facts specFacts) error {
+func (m *ShimManager) occupy(ctx context.Context, i *Instance, w *warmShim) error {
 	took := w.tookNow()
 	takeBack := i.ledger.GivenWarm(w.dir.ID, took)
 	i.recordEndpoint(w.p.Endpoint)
 	i.ledger.RecordShim(w.p.Verified())
-	err := m.moveIn(ctx, i, w, facts)
+	err := m.moveIn(ctx, i, w)
 	if err == nil {
 		if err = w.p.Join(behind{i}, shimproc.Origin{Launched: true, Owned: true}); err != nil {
 			err = moveOut(i, w, err)
@@ -178,16 +182,16 @@ func (i *Instance) backToPool(clean bool) {
 
 // moveIn makes the directory of a shim that the instance was given its bundle, or makes one beside it where another
 // task has that.
-func (m *ShimManager) moveIn(ctx context.Context, i *Instance, w *warmShim, facts specFacts) error {
+func (m *ShimManager) moveIn(ctx context.Context, i *Instance, w *warmShim) error {
 	if !w.home.Swap(false) { // another task of the shim has it
-		return m.moveBeside(ctx, i, w, facts)
+		return m.moveBeside(ctx, i, w)
 	}
-	return metrics.MakingBundle(func() error { return lendHome(i, w, facts) })
+	return metrics.MakingBundle(func() error { return lendHome(i, w) })
 }
 
 // lendHome makes the directory of the shim the bundle. That of a shim which is found dead meanwhile is removed, or
 // about to be: shimproc.ErrDead.
-func lendHome(i *Instance, w *warmShim, facts specFacts) error {
+func lendHome(i *Instance, w *warmShim) error {
 	w.clearing.Lock()
 	defer w.clearing.Unlock()
 	if w.p.IsOver() {
@@ -197,7 +201,7 @@ func lendHome(i *Instance, w *warmShim, facts specFacts) error {
 	binary := i.binary
 	i.mu.Unlock()
 	d, err := w.dir.Assemble(i.namespace, i.id, bundle.AssembleOptions{
-		CreateOptions: bundle.CreateOptions{Spec: facts.raw, GID: facts.gid}, Binary: binary.Path, Record: i.ledger.Record(),
+		CreateOptions: i.request.files(), Binary: binary.Path, Record: i.ledger.Record(),
 	})
 	if err != nil {
 		return err
@@ -214,8 +218,8 @@ func lendHome(i *Instance, w *warmShim, facts specFacts) error {
 }
 
 // moveBeside makes the bundle of a task that shares a shim with the one whose bundle the shim's directory is.
-func (m *ShimManager) moveBeside(ctx context.Context, i *Instance, w *warmShim, facts specFacts) error {
-	if err := m.prepare(ctx, i, facts); err != nil {
+func (m *ShimManager) moveBeside(ctx context.Context, i *Instance, w *warmShim) error {
+	if err := m.prepare(ctx, i); err != nil {
 		return err
 	}
 	// The record first: a bundle with a bootstrap and without a record is one of stock containerd, of a task that was
@@ -256,12 +260,13 @@ func moveOut(i *Instance, w *warmShim, why error) error {
 }
 
 // specFor says what shim of the pool could serve a new task, if any could.
-func (o *pool) specFor(i *Instance, facts specFacts, b shimclient.Binary, opts *anypb.Any) (poolSpec, bool) {
+func (o *pool) specFor(i *Instance, b shimclient.Binary, opts *anypb.Any) (poolSpec, bool) {
 	limits := o.m.config.pool(b)
 	if runtime.GOOS != "linux" || i.kind != life.Task || limits.Warm <= 0 || o.refused.Has(b.File) {
 		return poolSpec{}, false
 	}
-	if !(warm.Wish{ID: i.id, Groups: facts.groups, RuncGroup: facts.runcGroup, Options: opts}).Allowed() {
+	r := i.request
+	if !(warm.Wish{ID: i.id, Groups: r.groups, RuncGroup: r.runcGroup, Options: opts}).Allowed() {
 		return poolSpec{}, false
 	}
 	key := o.key(i.namespace, b, opts)
@@ -277,4 +282,40 @@ func (o *pool) key(namespace string, b shimclient.Binary, opts *anypb.Any) strin
 	}
 	parts = append(parts, c.Env...)
 	return o.keys.Of(append(parts, c.runtime(b).Env...)...)
+}
+
+// vacate takes the directory of a warm shim out of the bundle of a task that has ended. That of a shim which goes on
+// waits for another task then; of one that is over it goes with the bundle.
+func (o *pool) vacate(w *warmShim, d *bundle.Bundle) error {
+	if w.p == nil {
+		// How to reach it is not known, and it is not there any more.
+		o.m.removeSocketsOfDead(w.spec.namespace, []string{w.dir.ID})
+		return nil
+	}
+	return o.takeHome(w, d)
+}
+
+// takeHome moves the directory of a shim that goes on without the task whose bundle it was to where it waits, and
+// empties it.
+func (o *pool) takeHome(w *warmShim, d *bundle.Bundle) error {
+	w.clearing.Lock()
+	defer w.clearing.Unlock()
+	if w.p.IsOver() {
+		return nil
+	}
+	err := d.Return(w.dir)
+	if errdefs.IsNotFound(err) {
+		o.distrust(w.p) // it works in a directory that is not there any more
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	failpoint.Here("warm-returned")
+	if err := w.dir.Empty(); err != nil {
+		return err
+	}
+	failpoint.Here("warm-emptied")
+	w.home.Store(true)
+	return nil
 }

@@ -27,12 +27,12 @@ import (
 )
 
 // prepare makes the bundle of a reserved instance whose shim has none for it.
-func (m *ShimManager) prepare(ctx context.Context, i *Instance, facts specFacts) error {
-	return metrics.MakingBundle(func() error { return m.makeBundle(ctx, i, facts) })
+func (m *ShimManager) prepare(ctx context.Context, i *Instance) error {
+	return metrics.MakingBundle(func() error { return m.makeBundle(ctx, i) })
 }
 
-func (m *ShimManager) makeBundle(ctx context.Context, i *Instance, facts specFacts) error {
-	o := bundle.CreateOptions{Spec: facts.raw, GID: facts.gid}
+func (m *ShimManager) makeBundle(ctx context.Context, i *Instance) error {
+	o := i.request.files()
 	d, err := i.layout.Create(i.namespace, i.id, o)
 	if errdefs.IsAlreadyExists(err) {
 		// The id is ours, so no other instance has this directory: a create or a removal was cut short and could not be
@@ -114,6 +114,26 @@ type specFacts struct {
 	runcGroup bool
 }
 
+// createRequest is what a create asks for.
+type createRequest struct {
+	specFacts
+	options *anypb.Any // of the runtime
+}
+
+// readRequest reads what a create asks for. Errors: InvalidArgument.
+func readRequest(opts runtime.CreateOpts) (*createRequest, error) {
+	facts, err := readSpec(opts.Spec)
+	if err != nil {
+		return nil, err
+	}
+	return &createRequest{specFacts: facts, options: options(opts)}, nil
+}
+
+// files are what the client has in the bundle.
+func (r *createRequest) files() bundle.CreateOptions {
+	return bundle.CreateOptions{Spec: r.raw, GID: r.gid}
+}
+
 // groupLabels are the annotations by which runc's shim, and those made after it, group containers.
 var groupLabels = []string{runcGroupLabel, "io.kubernetes.cri.sandbox-id"}
 
@@ -172,12 +192,15 @@ func parseSpec(raw []byte) (specFacts, error) {
 	return facts, nil
 }
 
-// describe fills a new instance with what is known of it before there is anything of it.
-func (i *Instance) describe(facts specFacts, b shimclient.Binary) {
+// describe fills a new instance with what is known of it before there is anything of it. forget is for the end of the
+// create: the spec is as large as a client makes it.
+func (i *Instance) describe(r *createRequest, b shimclient.Binary) (forget func()) {
+	i.request = r
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.binary, i.groups = b, facts.groups
+	i.binary, i.groups = b, r.groups
 	i.ledger.Begin(b.Runtime)
+	return func() { i.request = nil }
 }
 
 // reserve enters i into the map. Where an earlier instance of the id is on its way out it waits, up to the cleanup
@@ -228,4 +251,13 @@ func options(opts runtime.CreateOpts) *anypb.Any {
 		return nil
 	}
 	return typeurl.MarshalProto(o)
+}
+
+// resolve finds the binary of a runtime that is to be started or asked for a client, if it may be.
+func (m *ShimManager) resolve(ctx context.Context, runtime string) (shimclient.Binary, error) {
+	b, err := m.resolver.Resolve(runtime)
+	if err != nil {
+		return b, err
+	}
+	return b, m.policy.Admit(ctx, b)
 }

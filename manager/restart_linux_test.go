@@ -198,9 +198,8 @@ func TestLaunchCutShort(t *testing.T) {
 			i := newInstance(y.m, y.tasks.layout, life.Task, testNamespace, "c1", life.Launching)
 			b, err := y.m.resolver.Resolve(y.shim.Path)
 			require.NoError(t, err)
-			facts := specFacts{raw: []byte("{}")}
-			i.describe(facts, b)
-			require.NoError(t, y.m.prepare(y.ctx, i, facts))
+			i.describe(&createRequest{specFacts: specFacts{raw: []byte("{}")}}, b)
+			require.NoError(t, y.m.prepare(y.ctx, i))
 			end := y.launchByHand(i)
 			y.restart()
 			// its address is told already; helpers of a shim that answers are waited for

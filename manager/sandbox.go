@@ -77,7 +77,7 @@ func (c *SandboxController) Create(ctx context.Context, info sandbox.Sandbox, op
 func (c *SandboxController) build(
 	ctx context.Context, i *Instance, info sandbox.Sandbox, o *sandbox.CreateOptions,
 ) error {
-	facts, err := readSpec(info.Spec)
+	r, err := readRequest(runtime.CreateOpts{Spec: info.Spec, RuntimeOptions: info.Runtime.Options})
 	if err != nil {
 		return err
 	}
@@ -85,12 +85,12 @@ func (c *SandboxController) build(
 	if err != nil {
 		return err
 	}
-	i.describe(facts, b)
-	opts, err := c.shims.config.startOptions(b, options(runtime.CreateOpts{RuntimeOptions: info.Runtime.Options}))
+	defer i.describe(r, b)()
+	opts, err := c.shims.config.startOptions(b, r.options)
 	if err != nil {
 		return err
 	}
-	if _, err := c.shims.launchAlone(ctx, i, facts, opts); err != nil {
+	if _, err := c.shims.launchAlone(ctx, i, opts); err != nil {
 		return err
 	}
 	req := &sandboxapi.CreateSandboxRequest{
@@ -150,7 +150,7 @@ func (c *SandboxController) Start(ctx context.Context, id string) (sandbox.Contr
 		return err
 	})
 	if err != nil {
-		if i != nil && refused(err) {
+		if i != nil && isRefusal(err) {
 			c.end(ctx, i)
 		}
 		return sandbox.ControllerInstance{}, errors.Wrapf(err, "cannot start sandbox %s", id)
@@ -164,9 +164,9 @@ func (c *SandboxController) Start(ctx context.Context, id string) (sandbox.Contr
 	}, nil
 }
 
-// refused tells an answer of the shim's from the lack of one: only after an answer is it certain that the sandbox does
-// not run.
-func refused(err error) bool {
+// isRefusal tells an answer of the shim's from the lack of one: only after an answer is it certain that the sandbox
+// does not run.
+func isRefusal(err error) bool {
 	return !errdefs.IsUnavailable(err) && !errdefs.IsDeadlineExceeded(err) && !errdefs.IsCanceled(err) &&
 		!errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded)
 }

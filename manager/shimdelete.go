@@ -268,3 +268,14 @@ func (i *Instance) container(ctx context.Context) containers.Container {
 	}
 	return c
 }
+
+// deletesAlways tells whether `shim delete` is due after an orderly delete.
+func (i *Instance) deletesAlways() bool {
+	i.mu.Lock()
+	b, v, p := i.binary, i.version, i.proc
+	i.mu.Unlock()
+	if p != nil {
+		v = p.TaskVersion() // less than the shim told, after a downgrade
+	}
+	return i.m.config.deletesAlways(b, v)
+}

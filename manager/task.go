@@ -5,7 +5,6 @@ package manager
 
 import (
 	"context"
-	"sync"
 	"syscall"
 	"time"
 
@@ -13,8 +12,11 @@ import (
 	tasktypes "github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/containerd/v2/core/runtime"
 	"github.com/containerd/errdefs"
+	"github.com/pkg/errors"
 	"google.golang.org/protobuf/types/known/anypb"
 
+	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/manager/internal/await"
 	"github.com/shimyard/shimyard/manager/internal/ledger"
 	"github.com/shimyard/shimyard/manager/internal/life"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
@@ -27,11 +29,11 @@ type Task struct {
 	i *Instance
 	// list is what the task came with; nil outside of lists. asked is what it got for the task's state.
 	list  *listing
-	asked answer
+	asked stateAnswer
 }
 
-// answer to a State.
-type answer struct {
+// stateAnswer is what a State was answered with.
+type stateAnswer struct {
 	state runtime.State
 	err   error
 }
@@ -218,52 +220,99 @@ func (t *Task) State(ctx context.Context) (runtime.State, error) {
 	return t.i.stateNow(ctx, 0)
 }
 
-// listPatience is how long a list waits for the shims, all at once; what is not answered by then is answered from the
-// record.
-const listPatience = 25 * time.Millisecond
+// waitPause is between two Wait calls to a shim that answers them with an error that says nothing about the process.
+const waitPause = time.Second
 
-// listing is the tasks of one list. They are one piece of memory, since no caller keeps one of them for long.
-type listing struct {
-	tasks []Task
-	once  sync.Once
-}
-
-// newListing is the list of some instances, for a caller who will ask for their states.
-func newListing(all []*Instance) []runtime.Task {
-	l := &listing{tasks: make([]Task, len(all))}
-	tasks := make([]runtime.Task, len(all))
-	for n, i := range all {
-		t := &l.tasks[n]
-		t.i, t.list = i, l
-		tasks[n] = t
-	}
-	return tasks
-}
-
-// ask gets all states, once. Those that the records are not known to hold are asked for; what is not answered soon is
-// answered from the record after all. A caller who leaves does not spoil it for the others.
-func (l *listing) ask(ctx context.Context) {
-	l.once.Do(func() {
-		ctx := context.WithoutCancel(ctx)
-		var wg sync.WaitGroup
-		for n := range l.tasks {
-			t := &l.tasks[n]
-			t.i.read()
-			if s, ok := t.i.current((*ledger.Ledger).CurrentOften); ok {
-				t.asked.state = s
-				continue
-			}
-			wg.Go(func() { t.asked.state, t.asked.err = t.i.listedState(ctx) })
+// wait returns the exit of a task's init ("") or of an exec.
+func (i *Instance) wait(ctx context.Context, execID string) (*runtime.Exit, error) {
+	return i.waitFor(ctx, execID, func(ctx context.Context, l *shimproc.Link) (*bundle.Exit, error) {
+		r, err := l.Task.Wait(ctx, &taskapi.WaitRequest{ID: i.id, ExecID: execID})
+		if err != nil {
+			return nil, err
 		}
-		wg.Wait()
+		return &bundle.Exit{Pid: i.ledger.Pid(execID), Status: r.ExitStatus, At: ledger.TimeOf(r.ExitedAt)}, nil
 	})
 }
 
-func (i *Instance) listedState(ctx context.Context) (runtime.State, error) {
-	s, err := i.stateNow(ctx, listPatience)
-	if errdefs.IsDeadlineExceeded(err) {
-		// The record cannot stand for it, as for a created task: containerd's list would leave it out.
-		s, err = i.stateNow(ctx, 0)
+// waitFor returns an exit that is on record, or that ask was answered with. It fails only for what the caller did (its
+// context ended) and for what the shim says of the process (no such one). It outlasts stalls, lost connections,
+// restores and the stop of the daemon: CRI takes a Wait that fails for exit 255 and kills the container.
+func (i *Instance) waitFor(ctx context.Context, execID string, ask waiter) (*runtime.Exit, error) {
+	var exit *runtime.Exit
+	var verdict error
+	err := await.Until(ctx, func() (await.Wake, bool) {
+		// Taken before anything is looked at, so that no change is missed between the look and the sleep.
+		st, changed := i.watch()
+		l, moved := i.link()
+		news := i.ledger.News()
+		if e := i.ledger.Exit(execID); e != nil {
+			exit = ledger.ToExit(e)
+			return await.Wake{}, true
+		}
+		if st == life.Gone || st == life.Reaping || st == life.Dead && i.ledger.Exit("") != nil {
+			// An exec that is not known: with init's exit those of all execs are known.
+			verdict = life.ErrNone(i.kind, i.id)
+			return await.Wake{}, true
+		}
+		if st != life.Dead && l != nil {
+			var err error
+			exit, err = i.askWait(ctx, l, execID, ask)
+			switch {
+			case exit != nil:
+				return await.Wake{}, true
+			case i.endsWait(ctx, err):
+				verdict = err
+				return await.Wake{}, true
+			case !errors.Is(err, shimclient.ErrConnectionLost) && !errors.Is(err, errWoken):
+				moved = await.After(waitPause)
+			}
+		}
+		return await.Wake{changed, moved, news}, false
+	})
+	if err != nil {
+		return nil, errors.Wrapf(err, "waiting for the exit of %s", i.id)
 	}
-	return s, err
+	return exit, verdict
+}
+
+// waiter sends one Wait.
+type waiter func(context.Context, *shimproc.Link) (*bundle.Exit, error)
+
+// errWoken: a Wait call was ended since there is news.
+var errWoken = errors.New("woken")
+
+// askWait sends one Wait, which ends early when there is news. What it brings is recorded.
+func (i *Instance) askWait(ctx context.Context, l *shimproc.Link, execID string, ask waiter) (*runtime.Exit, error) {
+	wctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer i.ledger.OnWake(execID, cancel)()
+	x := i.ledger.ExecOf(execID)
+	if i.ledger.Exit(execID) != nil {
+		return nil, errWoken
+	}
+	e, err := ask(wctx, l)
+	if err != nil {
+		if wctx.Err() != nil && ctx.Err() == nil {
+			return nil, errWoken
+		}
+		return nil, err
+	}
+	if execID == "" {
+		i.ledger.LearnExit(*e)
+		return ledger.ToExit(i.ledger.Exit("")), nil
+	}
+	return ledger.ToExit(i.ledger.LearnExecExit(x, *e)), nil
+}
+
+// endsWait tells the errors that a Wait ends with: the caller's context, and the shim's word that there is no such
+// process or method.
+func (i *Instance) endsWait(ctx context.Context, err error) bool {
+	if ctx.Err() != nil {
+		return true
+	}
+	if errdefs.IsNotFound(err) || errdefs.IsNotImplemented(err) || errdefs.IsInvalidArgument(err) {
+		st, _ := i.watch()
+		return st == life.Running && !i.processDead() && i.ledger.Exit("") == nil
+	}
+	return false
 }

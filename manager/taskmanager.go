@@ -5,6 +5,8 @@ package manager
 
 import (
 	"context"
+	"sync"
+	"time"
 
 	apitypes "github.com/containerd/containerd/api/types"
 	"github.com/containerd/containerd/v2/core/mount"
@@ -16,7 +18,7 @@ import (
 	"github.com/pkg/errors"
 
 	"github.com/shimyard/shimyard/bundle"
-	"github.com/shimyard/shimyard/manager/internal/failpoint"
+	"github.com/shimyard/shimyard/manager/internal/ledger"
 	"github.com/shimyard/shimyard/manager/internal/life"
 	"github.com/shimyard/shimyard/manager/internal/metrics"
 	"github.com/shimyard/shimyard/manager/internal/mounts"
@@ -67,7 +69,7 @@ func (t *TaskManager) Create(ctx context.Context, id string, opts runtime.Create
 			return nil, err
 		}
 		cctx, w := watchCreate(ctx, i)
-		err := t.build(cctx, i, opts, w)
+		err := t.shims.buildTask(cctx, i, opts, w)
 		w.done(i, opts.Runtime, err)
 		if err == nil {
 			return &Task{i: i}, nil
@@ -87,59 +89,6 @@ func (i *Instance) lostWarm(err error) bool {
 	p := i.process()
 	died := errors.Is(err, shimclient.ErrConnectionLost) || errors.Is(err, shimproc.ErrDead)
 	return died && i.takenWarm() && p != nil && !p.Verified().Alive()
-}
-
-func (t *TaskManager) build(ctx context.Context, i *Instance, opts runtime.CreateOpts, w *watched) error {
-	facts, err := readSpec(opts.Spec)
-	if err != nil {
-		return err
-	}
-	b, err := t.shims.binaryFor(ctx, i, opts)
-	if err != nil {
-		return err
-	}
-	if len(facts.idmapped) > 0 {
-		if err := t.shims.features.CheckIDMap(ctx, b, options(opts), facts.idmapped); err != nil {
-			return err
-		}
-	}
-	i.describe(facts, b)
-	// The shim starts before the mounts are activated: it says which of them it does itself.
-	ctx = w.enter(metrics.PhaseLaunch)
-	boot, err := t.shims.shimFor(ctx, i, facts, opts)
-	if err != nil {
-		return err
-	}
-	w.launchedBy(i)
-	failpoint.Here("create-shim")
-	ctx = w.enter(metrics.PhaseMounts)
-	rootfs, owned, err := t.shims.mounts.Activate(ctx, i.id, b, boot, opts.Rootfs)
-	if owned {
-		i.activated()
-	}
-	if err != nil {
-		return err
-	}
-	failpoint.Here("create-mounts")
-	ctx = w.enter(metrics.PhaseCreate)
-	pid, err := i.createTask(ctx, opts, rootfs)
-	if err != nil {
-		return err
-	}
-	// Some shims, runwasi's among them, know no Connect before they have a task.
-	i.verifyAgain(ctx)
-	failpoint.Here("create-task")
-	if opts.RestoreFromPath {
-		if pid, err = i.restoreCheckpoint(ctx, opts.Checkpoint); err != nil {
-			return err
-		}
-	}
-	i.onCreated(pid, opts.IO)
-	i.ledger.PlaceMemory(i.shimPid())
-	i.ledger.Save()
-	i.cleanUpIfDead()
-	failpoint.Here("create-recorded")
-	return nil
 }
 
 // Get returns a task; NotFound for one that is unknown, dead or gone.
@@ -173,6 +122,56 @@ func (t *TaskManager) Tasks(ctx context.Context, all bool) ([]runtime.Task, erro
 		tasks = append(tasks, &Task{i: i})
 	}
 	return tasks, nil
+}
+
+// newListing is the list of some instances, for a caller who will ask for their states.
+func newListing(all []*Instance) []runtime.Task {
+	l := &listing{tasks: make([]Task, len(all))}
+	tasks := make([]runtime.Task, len(all))
+	for n, i := range all {
+		t := &l.tasks[n]
+		t.i, t.list = i, l
+		tasks[n] = t
+	}
+	return tasks
+}
+
+func (i *Instance) listedState(ctx context.Context) (runtime.State, error) {
+	s, err := i.stateNow(ctx, listPatience)
+	if errdefs.IsDeadlineExceeded(err) {
+		// The record cannot stand for it, as for a created task: containerd's list would leave it out.
+		s, err = i.stateNow(ctx, 0)
+	}
+	return s, err
+}
+
+// listPatience is how long a list waits for the shims, all at once; what is not answered by then is answered from the
+// record.
+const listPatience = 25 * time.Millisecond
+
+// listing is the tasks of one list. They are one piece of memory, since no caller keeps one of them for long.
+type listing struct {
+	tasks []Task
+	once  sync.Once
+}
+
+// ask gets all states, once. Those that the records are not known to hold are asked for; what is not answered soon is
+// answered from the record after all. A caller who leaves does not spoil it for the others.
+func (l *listing) ask(ctx context.Context) {
+	l.once.Do(func() {
+		ctx := context.WithoutCancel(ctx)
+		var wg sync.WaitGroup
+		for n := range l.tasks {
+			t := &l.tasks[n]
+			t.i.read()
+			if s, ok := t.i.current((*ledger.Ledger).CurrentOften); ok {
+				t.asked.state = s
+				continue
+			}
+			wg.Go(func() { t.asked.state, t.asked.err = t.i.listedState(ctx) })
+		}
+		wg.Wait()
+	})
 }
 
 // Delete removes a task whose process has exited and returns the exit.

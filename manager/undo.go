@@ -5,6 +5,7 @@ package manager
 
 import (
 	"context"
+	"slices"
 	"syscall"
 	"time"
 
@@ -23,6 +24,13 @@ import (
 )
 
 const (
+	// createGrace is how long the undo of a create waits for a Create call whose caller has left, helperGrace for what
+	// the shim has run for one that was cut off, before the launch is ended by force, where the shim serves no other
+	// instance. Until then it is not known what is being made, and what is made afterwards would be left behind: an OCI
+	// runtime that is ended half way leaves cgroups that its own delete does not know of.
+	createGrace = 30 * time.Second
+	helperGrace = 10 * time.Second
+	helperPause = 20 * time.Millisecond // between looks at what the shim runs
 	// firstUndoPause and lastUndoPause are between attempts to have the shim delete what a create has made.
 	firstUndoPause = 5 * time.Millisecond
 	lastUndoPause  = time.Second
@@ -218,4 +226,77 @@ func (i *Instance) endCreated(ctx context.Context, l *shimproc.Link) {
 		log.G(ctx).WithError(err).
 			Warn("shim does not say that the init of a failed create has ended; deleting it without that")
 	}
+}
+
+// endLaunchOf makes cleaning begin with the end of all processes of the instance's launch, and of those that made its
+// process, which no other instance is behind.
+func (i *Instance) endLaunchOf(p *shimproc.Process) {
+	var tokens []string
+	var spare func(shimclient.ProcessID) bool
+	if p != nil {
+		tokens, _ = p.Traces()
+		spare = p.Sparing(i.ledger.Passage().Took)
+		p.End()
+	}
+	i.mu.Lock()
+	way, house := i.ledger.Passage(), i.house
+	i.mu.Unlock()
+	if way.Took == 0 && !way.Joined {
+		spare = nil // the record of an earlier version; the launch is the instance's own
+	}
+	if way.Launch != nil && !way.Joined && !slices.Contains(tokens, way.Launch.Token) {
+		tokens = append(tokens, way.Launch.Token)
+	}
+	if p == nil && house != nil {
+		tokens = append(tokens, house.token)
+		spare = shimproc.Sparing(shimclient.ProcessID{}, house.answered, way.Took)
+	}
+	i.remains.SetLaunches(tokens, spare)
+}
+
+// awaitHelpers waits until no process of the instance's launch is left but the shim itself: a Create that a crash of
+// the daemon, or the death of the shim, has cut off goes on in the OCI runtime that the shim has run for it. What was
+// there before, and what was detached, as a hook detaches a daemon, is not waited for.
+func (i *Instance) awaitHelpers(p *shimproc.Process) {
+	tokens := i.launchTokens(p)
+	if len(tokens) == 0 || p == nil {
+		return
+	}
+	took := i.ledger.Passage().Took
+	helps := func(id shimclient.ProcessID) bool {
+		return !p.MayBeShim(id) && id.StartTime >= took && !id.LeadsSession()
+	}
+	until := time.Now().Add(helperGrace)
+	for time.Now().Before(until) {
+		others := func(token string) bool {
+			ids, err := i.m.findByToken(token)
+			return err != nil && !errdefs.IsNotImplemented(err) || slices.ContainsFunc(ids, helps)
+		}
+		if !slices.ContainsFunc(tokens, others) || !i.m.sleep(helperPause) {
+			return
+		}
+	}
+}
+
+// launchTokens are the launches by which what the shim runs for the instance is found, if a Create of it may still be
+// under way.
+func (i *Instance) launchTokens(p *shimproc.Process) []string {
+	way := i.ledger.Passage()
+	switch {
+	case !i.creation.WasCut() || p == nil:
+		return nil
+	case way.Warm != "":
+		tokens, _ := p.Traces()
+		return tokens
+	case way.Launch == nil || way.Joined:
+		return nil
+	}
+	return []string{way.Launch.Token}
+}
+
+// findByToken is shimclient's, bounded.
+func (m *ShimManager) findByToken(token string) ([]shimclient.ProcessID, error) {
+	ctx, cancel := context.WithTimeout(m.ctx, shimproc.ScanTime)
+	defer cancel()
+	return shimclient.FindByToken(ctx, token)
 }

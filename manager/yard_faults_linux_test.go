@@ -92,12 +92,14 @@ func (y *yard) launchOf(id string, opts runtime.CreateOpts) error {
 	y.Helper()
 	i := newInstance(y.m, y.tasks.layout, life.Task, testNamespace, id, life.Launching)
 	require.NoError(y, y.m.reserve(y.ctx, i))
-	facts, err := readSpec(opts.Spec)
+	r, err := readRequest(opts)
 	require.NoError(y, err)
 	b, err := y.m.resolver.Resolve(opts.Runtime)
 	require.NoError(y, err)
-	i.describe(facts, b)
-	_, err = y.m.shimFor(y.ctx, i, facts, opts)
+	i.describe(r, b)
+	to, err := y.m.sandboxShimFor(y.ctx, i, opts)
+	require.NoError(y, err)
+	_, err = y.m.shimFor(y.ctx, i, to)
 	return err
 }
 

@@ -151,14 +151,6 @@ func (l *Ledger) hold(id shimclient.ProcessID) bool {
 	return true
 }
 
-// releaseLocked lets init go. Closing its descriptor waits for nothing.
-//
-// +checklocks:l.mu
-func (l *Ledger) releaseLocked() {
-	l.held.Close()
-	l.held = nil
-}
-
 // InitGone tells whether the container's init is certainly gone: its exit is on record, or it is known and not there
 // any more.
 func (l *Ledger) InitGone() bool {

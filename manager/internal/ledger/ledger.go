@@ -298,6 +298,14 @@ func (l *Ledger) Seal() {
 	l.releaseLocked()
 }
 
+// releaseLocked lets init go. Closing its descriptor waits for nothing.
+//
+// +checklocks:l.mu
+func (l *Ledger) releaseLocked() {
+	l.held.Close()
+	l.held = nil
+}
+
 func cloneRecord(r *bundle.Record) *bundle.Record {
 	c := *r
 	if r.Task != nil {

@@ -7,18 +7,133 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"time"
 
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
+	"github.com/containerd/containerd/v2/pkg/timeout"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/pkg/errors"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/manager/internal/await"
 	"github.com/shimyard/shimyard/manager/internal/ledger"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
 )
+
+// ended sees to what a warm shim leaves, once its process is over for us: dead, shut down, or ended with a create that
+// failed.
+func (o *pool) ended(w *warmShim) {
+	if o.account.Died(w.entry) {
+		return // by end, or by the undoing of its launch, which see to it
+	}
+	o.m.spawn(func() {
+		if pid := w.p.Verified(); pid != (shimclient.ProcessID{}) {
+			ctx, cancel := timeout.WithContext(o.m.ctx, shimproc.TimeoutCleanup)
+			defer cancel()
+			_ = pid.Wait(ctx) // one that goes by itself is given the time to
+		}
+		o.clear(w)
+	})
+}
+
+// clear makes sure that nothing of the shim's launch is left and removes its directory and sockets. Its instances
+// have left: what is ended here by force has no task, and what containers and their hooks have left behind is not
+// touched.
+func (o *pool) clear(w *warmShim) {
+	token := w.token
+	if pid := w.p.Verified(); pid != (shimclient.ProcessID{}) && !pid.Alive() {
+		token = "" // it has ended by itself: nothing of its launch is to be ended
+	}
+	o.m.untilCleared(w.dir, func(ctx context.Context) error {
+		w.clearing.Lock()
+		defer w.clearing.Unlock()
+		if w.cleared {
+			return nil
+		}
+		err := o.m.clearWarm(ctx, w.dir, w.spec.namespace, w.reply.GetAddress(), token, w.sparing())
+		w.cleared = err == nil
+		return err
+	})
+}
+
+// sparing tells which carriers of the shim's token are not ended with it: what began since it served, but for the shim
+// itself. nil: it has not served, and all that its launch has left is ended.
+func (w *warmShim) sparing() func(shimclient.ProcessID) bool {
+	from := w.servedFrom()
+	if from == 0 {
+		return nil
+	}
+	shim := w.p.Verified()
+	return func(id shimclient.ProcessID) bool { return id != shim && id.StartTime >= from }
+}
+
+// untilCleared has what is left of a warm shim removed. What fails is tried again with growing pauses until it
+// succeeds, in the background; at the end of the daemon it is left for the next start.
+func (m *ShimManager) untilCleared(dir *bundle.Warm, try func(context.Context) error) {
+	ctx := log.WithLogger(context.WithoutCancel(m.ctx), log.G(m.ctx).WithField("id", dir.ID))
+	err := try(ctx)
+	if err == nil {
+		return
+	}
+	log.G(ctx).WithError(err).Warn("cannot remove what a warm shim has left; it is tried again until it succeeds")
+	m.spawn(func() {
+		cleared := await.RetryLater(m.ctx, m.cleanPauses, func() bool {
+			err = try(ctx)
+			return err == nil
+		})
+		if !cleared {
+			log.G(ctx).WithError(err).
+				Warn("cannot remove what a warm shim has left, leaving it for the next start of the daemon")
+		}
+	})
+}
+
+// clearWarm ends what is left of the launch of a warm shim that is over, but what is to be spared, and removes its
+// sockets and its directory. "" is the token of no launch.
+func (m *ShimManager) clearWarm(
+	ctx context.Context, dir *bundle.Warm, namespace, address, token string, spare func(shimclient.ProcessID) bool,
+) error {
+	if err := m.endWarmLaunch(ctx, token, spare); err != nil {
+		return err
+	}
+	m.removeSocketsOfDead(namespace, []string{dir.ID}, address)
+	return dir.Remove()
+}
+
+func (m *ShimManager) endWarmLaunch(ctx context.Context, token string, spare func(shimclient.ProcessID) bool) error {
+	if token == "" {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, endWarmTime)
+	defer cancel()
+	by, err := m.procs.LeftOver(token)
+	if err == nil {
+		err = shimproc.EndLaunch(ctx, by, spare)
+	}
+	if errdefs.IsNotImplemented(err) {
+		return nil
+	}
+	return errors.Wrap(err, "cannot end the processes of its launch")
+}
+
+const (
+	// forkTries and forkPause are for what a shim had just forked when it died: it has the shim's socket open, and so
+	// answers there, until it becomes the program that it was forked for.
+	forkTries = 20
+	forkPause = 20 * time.Millisecond
+)
+
+// removeSocketsOfDead removes the sockets of a shim that is gone and was alone there.
+func (m *ShimManager) removeSocketsOfDead(namespace string, ids []string, addresses ...string) {
+	for range forkTries {
+		if !m.launcher.RemoveSockets(namespace, ids, addresses...) || !m.sleep(forkPause) {
+			return
+		}
+	}
+}
 
 // restoreWarm finds the directories of an earlier daemon's warm shims that wait; those that are bundles come with their
 // instances, see restoreHouse. It runs after all instances are attached: a process that one of them is in only gets its
