@@ -73,7 +73,7 @@ func (b *Bundle) create(o CreateOptions, undo *undoStack) error {
 	if o.Spec == nil {
 		return nil
 	}
-	return errors.WithStack(os.WriteFile(b.file(configFile), o.Spec, configPerm))
+	return errors.WithStack(overwriteFile(b.file(configFile), o.Spec, configPerm))
 }
 
 // Replace makes the bundle's directory again, empty, where it is gone: `shim delete` runs in it. It reports whether it

@@ -42,7 +42,40 @@ func replaceFile(path string, data []byte, perm fs.FileMode) (err error) {
 	if err != nil {
 		return &fs.PathError{Op: "write", Path: temp, Err: err}
 	}
-	return os.Rename(temp, path)
+	// Not os.Rename, which looks at what is there first.
+	if err = retried(func() error { return unix.Rename(temp, path) }); err != nil {
+		return &os.LinkError{Op: "rename", Old: temp, New: path, Err: err}
+	}
+	return nil
+}
+
+// overwriteFile writes a file that need not be replaced in one step, since no one reads it yet.
+func overwriteFile(path string, data []byte, perm fs.FileMode) error {
+	var fd int
+	err := retried(func() (err error) {
+		fd, err = unix.Open(path, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC|unix.O_CLOEXEC, uint32(perm))
+		return err
+	})
+	if err != nil {
+		return &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	err = writeAll(fd, data)
+	if cerr := unix.Close(fd); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return &fs.PathError{Op: "write", Path: path, Err: err}
+	}
+	return nil
+}
+
+// retried calls again what a signal has interrupted.
+func retried(call func() error) error {
+	for {
+		if err := call(); err != unix.EINTR {
+			return err
+		}
+	}
 }
 
 // createBeside makes a new hidden file in the directory of path.

@@ -33,3 +33,8 @@ func replaceFile(path string, data []byte, perm fs.FileMode) (err error) {
 	}
 	return os.Rename(f.Name(), path)
 }
+
+// overwriteFile writes a file that need not be replaced in one step, since no one reads it yet.
+func overwriteFile(path string, data []byte, perm fs.FileMode) error {
+	return os.WriteFile(path, data, perm)
+}

@@ -5,6 +5,7 @@ package bundle
 
 import (
 	"encoding/json"
+	"os"
 	"time"
 
 	"github.com/pkg/errors"
@@ -144,6 +145,12 @@ func (b *Bundle) WriteRecord(r *Record) error {
 		return errors.Wrapf(err, "cannot write the record of %s", b.Path)
 	}
 	return writeFile(b.file(recordFile), data, 0o600)
+}
+
+// HasRecord tells whether there is a record, or something else in its place.
+func (b *Bundle) HasRecord() bool {
+	_, err := os.Lstat(b.file(recordFile))
+	return err == nil
 }
 
 // ReadRecord returns the record. Errors: NotFound when there is none (the bundle of another daemon, or a create that

@@ -19,15 +19,25 @@ const emptyRounds = 8
 // to the one above, in a way that fails at either. It goes on after an error and returns the first. What is gone
 // already is no error.
 func removeTree(path string) error {
-	parent, err := unix.Open(filepath.Dir(path), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	return removeIn(filepath.Dir(path), filepath.Base(path))
+}
+
+// removeIn is removeTree of entries of one directory, up to the first that cannot be removed.
+func removeIn(dir string, names ...string) error {
+	parent, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err == unix.ENOENT {
 		return nil
 	}
 	if err != nil {
-		return errors.WithStack(&fs.PathError{Op: "open", Path: filepath.Dir(path), Err: err})
+		return errors.WithStack(&fs.PathError{Op: "open", Path: dir, Err: err})
 	}
 	defer unix.Close(parent)
-	return removeAt(parent, filepath.Base(path), path)
+	for _, name := range names {
+		if err := removeAt(parent, name, filepath.Join(dir, name)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // removeAt removes the entry name of the directory parent; path is for messages.

@@ -7,6 +7,7 @@ package bundle
 
 import (
 	"os"
+	"path/filepath"
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/pkg/errors"
@@ -18,6 +19,16 @@ func removeTree(path string) error {
 		return err
 	}
 	return errors.WithStack(os.RemoveAll(path))
+}
+
+// removeIn is removeTree of entries of one directory, up to the first that cannot be removed.
+func removeIn(dir string, names ...string) error {
+	for _, name := range names {
+		if err := removeTree(filepath.Join(dir, name)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // mountInside returns a mount point at or below path, "" when there is none. except is not looked into.

@@ -106,7 +106,7 @@ func (l Layout) CreateWarm() (*Warm, error) {
 	if err := os.Mkdir(w.Path, bundlePerm); err != nil {
 		return nil, errors.Wrap(err, "cannot create the directory of a warm shim")
 	}
-	if err := os.WriteFile(w.files().file(configFile), []byte(warmSpec), configPerm); err != nil {
+	if err := overwriteFile(w.files().file(configFile), []byte(warmSpec), configPerm); err != nil {
 		_ = removeTree(w.Path)
 		return nil, errors.Wrap(err, "cannot create the directory of a warm shim")
 	}

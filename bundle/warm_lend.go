@@ -76,7 +76,7 @@ func (w *Warm) assemble(b *Bundle, o AssembleOptions, undo *undoStack) error {
 		perm fs.FileMode
 	}{{configFile, o.Spec, configPerm}, {shimBinaryFile, []byte(o.Binary), 0o600}, {recordFile, record, 0o600}} {
 		// The file is not read before the directory is lent, so that it need not be replaced in one step.
-		if err := os.WriteFile(dir.file(f.name), f.data, f.perm); err != nil {
+		if err := overwriteFile(dir.file(f.name), f.data, f.perm); err != nil {
 			return errors.WithStack(err)
 		}
 	}
@@ -172,6 +172,7 @@ func (w *Warm) empty(keep []string) error {
 	if err != nil {
 		return err
 	}
+	var names []string
 	for _, e := range entries {
 		if slices.Contains(keep, e.Name()) {
 			continue
@@ -181,11 +182,12 @@ func (w *Warm) empty(keep []string) error {
 				return err
 			}
 		}
-		if err := removeTree(dir.file(e.Name())); err != nil {
-			return err
-		}
+		names = append(names, e.Name())
 	}
-	if err := os.WriteFile(dir.file(configFile), []byte(warmSpec), configPerm); err != nil {
+	if err := removeIn(w.Path, names...); err != nil {
+		return err
+	}
+	if err := overwriteFile(dir.file(configFile), []byte(warmSpec), configPerm); err != nil {
 		return errors.WithStack(err)
 	}
 	return resetBundleMode(w.Path)

@@ -50,7 +50,7 @@ func checkEntry(entry string) error {
 		return errors.WithStack(err)
 	}
 	if info.Mode()&fs.ModeSticky == 0 {
-		return checkOwner(dir)
+		return checkInfo(dir, info)
 	}
 	if err := checkUser(dir, info); err != nil {
 		return err
@@ -68,6 +68,11 @@ func checkOwner(path string) error {
 	if err != nil {
 		return errors.WithStack(err)
 	}
+	return checkInfo(path, info)
+}
+
+// checkInfo is checkOwner of what was looked at already.
+func checkInfo(path string, info fs.FileInfo) error {
 	if err := checkUser(path, info); err != nil {
 		return err
 	}

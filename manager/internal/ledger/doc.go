@@ -25,7 +25,7 @@
 //   - An event with another pid than the process's is an earlier one's. One that comes before the pid is known for good
 //     is kept until it is.
 //   - A record that cannot be written is tried again until it is written, sealed or without a bundle.
-//   - Nothing is written once the record is sealed: the bundle may be a successor's.
+//   - Nothing is written once the record is sealed: the bundle may be a successor's. Nor is what is written already.
 //   - A pid is signalled only if it is known to be a process of this machine that descends from the shim.
 //
 // # Locks

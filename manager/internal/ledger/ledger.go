@@ -5,6 +5,7 @@ package ledger
 
 import (
 	"context"
+	"reflect"
 	"sync"
 	"time"
 
@@ -28,6 +29,8 @@ type Ledger struct {
 	saving sync.Mutex
 	// +checklocks:saving
 	sealed bool // nothing is written any more
+	// +checklocks:saving
+	written written
 
 	// mu guards all below. No other lock is taken under it.
 	mu sync.Mutex
@@ -94,6 +97,12 @@ type telling struct {
 type waiting struct {
 	execID string
 	cancel context.CancelFunc
+}
+
+// written is what the ledger has written last, and where; zero where that is not known.
+type written struct {
+	in  *bundle.Bundle
+	rec *bundle.Record
 }
 
 // writing is what is known of the record's file.
@@ -272,7 +281,8 @@ func (l *Ledger) saveLater() {
 }
 
 // Persist writes the record, unless the bundle is being removed: what is written then could land in the bundle of a
-// successor.
+// successor. What is there already is not written again: an exit is learnt from the shim's event and from its answers
+// to Wait and to Delete, and each of them may be the first. A tmp cleaner may have removed it.
 func (l *Ledger) Persist() error {
 	l.saving.Lock()
 	defer l.saving.Unlock()
@@ -284,7 +294,16 @@ func (l *Ledger) Persist() error {
 	if b == nil {
 		return nil
 	}
-	return b.WriteRecord(l.Record())
+	rec := l.Record()
+	if l.written.in == b && reflect.DeepEqual(l.written.rec, rec) && b.HasRecord() {
+		return nil
+	}
+	l.written = written{}
+	if err := b.WriteRecord(rec); err != nil {
+		return err
+	}
+	l.written = written{b, rec}
+	return nil
 }
 
 // Seal ends the writing of the record, and the holding of init.

@@ -5,6 +5,7 @@ package ledger
 
 import (
 	"os"
+	"path/filepath"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -57,6 +58,64 @@ func TestSuccessorOfAnExec(t *testing.T) {
 	require.Equal(t, map[string]*bundle.ExecState{"e1": {}}, l.Execs())
 	require.False(t, l.ExecOf("e2").IsKnown())
 	l.ForgetExec(l.ExecOf("e2"))
+}
+
+// TestSavingOnce: what is written already is not written again, unless it is to be written elsewhere or is gone. All
+// that is on record is compared, and what could not be written counts as not written.
+func TestSavingOnce(t *testing.T) {
+	l, k := running(t)
+	onDisk(t, k)
+	file := func() os.FileInfo {
+		t.Helper()
+		info, err := os.Stat(filepath.Join(k.bundle.Path, "shimyard.json"))
+		require.NoError(t, err)
+		return info
+	}
+	require.NoError(t, l.Persist())
+	first := file()
+	require.NoError(t, l.Persist())
+	l.Save()
+	require.True(t, os.SameFile(first, file()), "it was replaced by the same")
+
+	require.NoError(t, os.RemoveAll(k.bundle.Path))
+	made, err := k.bundle.Replace()
+	require.NoError(t, err)
+	require.True(t, made)
+	require.NoError(t, l.Persist())
+	_, err = k.bundle.ReadRecord()
+	require.NoError(t, err, "its directory was replaced by an empty one")
+
+	for name, change := range map[string]func(){
+		"an exit": func() { l.LearnExit(exitOf(200, 5)) },
+		"a pid":   func() { l.ExecStarted("e1", 300) },
+		"deleted": func() { l.MarkDeleted() },
+	} {
+		before := file()
+		change()
+		require.NoError(t, l.Persist())
+		require.False(t, os.SameFile(before, file()), name)
+		written, err := k.bundle.ReadRecord()
+		require.NoError(t, err)
+		rec := l.Record()
+		require.Equal(t, rec.Deleted, written.Deleted, name)
+		require.Equal(t, rec.Task.Exit == nil, written.Task.Exit == nil, name)
+		require.Equal(t, rec.Execs["e1"].Pid, written.Execs["e1"].Pid, name)
+	}
+
+	away := k.bundle.Path + ".away"
+	require.NoError(t, os.Rename(k.bundle.Path, away))
+	l.ExecStarted("e1", 301)
+	require.Error(t, l.Persist())
+	l.ExecStarted("e1", 300)
+	require.NoError(t, os.Rename(away, k.bundle.Path))
+	before := file()
+	require.NoError(t, l.Persist())
+	require.False(t, os.SameFile(before, file()), "an attempt has failed since")
+
+	onDisk(t, k)
+	require.NoError(t, l.Persist())
+	_, err = k.bundle.ReadRecord()
+	require.NoError(t, err, "another bundle")
 }
 
 // TestSaving: a record that cannot be written is tried again, one that is sealed is not written any more.
