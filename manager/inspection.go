@@ -181,8 +181,11 @@ func (m *ShimManager) inspectOne(q *inspect.InspectRequest) (*inspect.InspectRes
 		r.Bundle = i.bundle.Path
 	}
 	r.Binary, r.Warm = i.binary.Path, i.ledger.Passage().Warm
-	r.Status, r.Exit = i.ledger.Status(), exitView(i.ledger.Exit(""))
-	for id, x := range i.ledger.Execs() {
+	rec := i.ledger.Record()
+	if rec.Task != nil {
+		r.Status, r.Exit = rec.Task.Status, exitView(rec.Task.Exit)
+	}
+	for id, x := range rec.Execs {
 		r.Execs = append(r.Execs, inspect.Exec{ID: id, Pid: x.Pid, Exit: exitView(x.Exit)})
 	}
 	slices.SortFunc(r.Execs, func(a, b inspect.Exec) int { return cmp.Compare(a.ID, b.ID) })

@@ -172,27 +172,15 @@ func (i *Instance) onGone() {
 
 // onExitEvent: the shim told an exit, of init ("") or of an exec.
 func (i *Instance) onExitEvent(execID string, e bundle.Exit) {
-	var ours bool
-	i.inStep(func(s life.State) { ours = i.ledger.HearExit(s, execID, e) })
-	if ours {
-		i.ledger.SaveSoon()
-	}
+	i.inStep(func(s life.State) { i.ledger.HearExit(s, execID, e) })
 }
 
 // onOOMEvent: the shim told, at a time by its own clock, that something in the task was killed for lack of memory.
-func (i *Instance) onOOMEvent(at time.Time) {
-	if i.ledger.HearOOM(at) {
-		i.ledger.SaveSoon()
-	}
-}
+func (i *Instance) onOOMEvent(at time.Time) { i.ledger.HearOOM(at) }
 
 // onDeleteEvent: the shim told that the task is deleted.
 func (i *Instance) onDeleteEvent(pid uint32) {
-	var ours bool
-	i.inStep(func(s life.State) { ours = i.ledger.HearDelete(s, pid) })
-	if ours {
-		i.ledger.SaveSoon()
-	}
+	i.inStep(func(s life.State) { i.ledger.HearDelete(s, pid) })
 }
 
 // outcomeOf is what became of an instance that was found at the start, by the state that it leaves restoring for; ""

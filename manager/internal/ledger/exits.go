@@ -296,12 +296,9 @@ func (l *Ledger) ExecWasDeleted(id string) bool {
 	return x != nil && x.Deleted && x.Exit != nil
 }
 
-// Execs are copies of the execs on record, by their ids.
-func (l *Ledger) Execs() map[string]*bundle.ExecState { return l.Record().Execs }
-
 // PendingExecs are the execs that were started and whose exit is not known.
 func (l *Ledger) PendingExecs() (pending []string) {
-	for id, x := range l.Execs() {
+	for id, x := range l.Record().Execs {
 		if x.Pid != 0 && x.Exit == nil {
 			pending = append(pending, id)
 		}

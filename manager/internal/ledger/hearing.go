@@ -14,8 +14,9 @@ import (
 
 // HearExit takes an exit that the shim told: an event with another pid than ours belongs to an earlier instance
 // of the id, one that comes before the pid is known for good is kept until it is. True when the exit is the
-// instance's and is recorded: the caller saves that soon. The state and that are one step, see the package's doc.
+// instance's and is recorded, which is saved soon. The state and that are one step, see the package's doc.
 func (l *Ledger) HearExit(s life.State, execID string, e bundle.Exit) (ours bool) {
+	defer l.saveSoonIf(&ours)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	e.Told = true
@@ -52,9 +53,10 @@ func (l *Ledger) pidOpenLocked(s life.State) bool {
 	return status == tasktypes.Status_CREATED || status == tasktypes.Status_UNKNOWN
 }
 
-// HearDelete takes the deletion that the shim told. True when it is the instance's and is recorded: the caller saves
-// that soon. The state and that are one step, see the package's doc.
+// HearDelete takes the deletion that the shim told. True when it is the instance's and is recorded, which is saved
+// soon. The state and that are one step, see the package's doc.
 func (l *Ledger) HearDelete(s life.State, pid uint32) (ours bool) {
+	defer l.saveSoonIf(&ours)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	own := l.taskPidLocked()
@@ -72,9 +74,10 @@ func (l *Ledger) HearDelete(s life.State, pid uint32) (ours bool) {
 	return ours
 }
 
-// HearOOM takes an OOM kill in the task that the shim told. True when that is to be recorded: the caller saves it soon.
-// An event that was sent before the create began is about an earlier task of the id.
+// HearOOM takes an OOM kill in the task that the shim told. True when that is news, and recorded, which is saved soon. An
+// event that was sent before the create began is about an earlier task of the id.
 func (l *Ledger) HearOOM(at time.Time) (news bool) {
+	defer l.saveSoonIf(&news)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	t := l.rec.Task

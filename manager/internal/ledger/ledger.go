@@ -246,9 +246,9 @@ func (l *Ledger) Save() {
 	}
 }
 
-// SaveSoon is Save for the follower, which must not wait for a disk: thousands of events may be behind this one. Of the
+// saveSoon is Save for the follower, which must not wait for a disk: thousands of events may be behind this one. Of the
 // changes that are made before the write begins it takes all.
-func (l *Ledger) SaveSoon() {
+func (l *Ledger) saveSoon() {
 	l.mu.Lock()
 	due := l.writing.due
 	l.writing.due = true
@@ -265,6 +265,13 @@ func (l *Ledger) SaveSoon() {
 		l.mu.Unlock()
 		l.Save()
 	})
+}
+
+// saveSoonIf is for a defer above that of the lock, which it takes.
+func (l *Ledger) saveSoonIf(news *bool) {
+	if *news {
+		l.saveSoon()
+	}
 }
 
 // saveLater tries to write the record until that succeeds, the bundle goes, or the daemon ends.

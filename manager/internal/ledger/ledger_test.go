@@ -55,7 +55,7 @@ func TestSuccessorOfAnExec(t *testing.T) {
 	require.Nil(t, l.Exit("e1"))
 	l.ExecDeleted(first, exitOf(201, 7))
 	l.ForgetExec(first)
-	require.Equal(t, map[string]*bundle.ExecState{"e1": {}}, l.Execs())
+	require.Equal(t, map[string]*bundle.ExecState{"e1": {}}, l.Record().Execs)
 	require.False(t, l.ExecOf("e2").IsKnown())
 	l.ForgetExec(l.ExecOf("e2"))
 }
@@ -156,13 +156,13 @@ func TestSavingSoon(t *testing.T) {
 	var writes []func()
 	l.desk.Spawn = func(f func()) { writes = append(writes, f) }
 	for range 3 {
-		l.SaveSoon()
+		l.saveSoon()
 	}
 	require.Len(t, writes, 1)
 	writes[0]()
 	_, err := k.bundle.ReadRecord()
 	require.NoError(t, err)
-	l.SaveSoon()
+	l.saveSoon()
 	require.Len(t, writes, 2)
 }
 

@@ -277,13 +277,3 @@ func (l *Ledger) LearnState(s *taskapi.StateResponse, asked uint64) {
 		l.Save()
 	}
 }
-
-// Status is the task's status in the words of the Task API; "" while nothing is known.
-func (l *Ledger) Status() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.rec.Task == nil {
-		return ""
-	}
-	return l.rec.Task.Status
-}
