@@ -23,6 +23,143 @@ import (
 	"github.com/shimyard/shimyard/shimclient"
 )
 
+// sandboxShim is the shim of a sandbox that a container is to be served by.
+type sandboxShim struct {
+	sandbox string
+	box     *Instance // that; nil where only another's sandboxer knows it
+	reply   *bootapi.BootstrapResult
+}
+
+// sandboxShimFor is the shim of the sandbox that opts names; nil when there is none to join: no sandbox named, one from
+// before containerd had a sandbox store, or one with a shim that does not serve it by itself, whose containers are
+// grouped by the shim's own `start`.
+func (m *ShimManager) sandboxShimFor(ctx context.Context, i *Instance, opts runtime.CreateOpts) (*sandboxShim, error) {
+	if opts.SandboxID == "" {
+		return nil, nil
+	}
+	if _, err := m.config.Sandboxes.Get(ctx, opts.SandboxID); errdefs.IsNotFound(err) {
+		log.G(ctx).WithField("sandbox", opts.SandboxID).Debug("sandbox is not in the store, starting a shim of its own")
+		return nil, nil
+	} else if err != nil {
+		return nil, errors.Wrapf(err, "cannot look up sandbox %s", opts.SandboxID)
+	}
+	to := &sandboxShim{sandbox: opts.SandboxID, box: m.find(i.namespace, opts.SandboxID)}
+	var err error
+	if to.reply, err = to.bootstrap(opts.Address, opts.Version); err != nil || to.reply.Version < sandboxVersion {
+		return nil, err
+	}
+	return to, nil
+}
+
+// bootstrap says how to reach the shim: at the address that the sandbox's controller hands over, or at its own.
+func (s *sandboxShim) bootstrap(address string, version uint32) (*bootapi.BootstrapResult, error) {
+	if address == "" {
+		if s.box == nil {
+			return nil, errors.Wrapf(errdefs.ErrNotFound, "cannot find the shim of sandbox %s", s.sandbox)
+		}
+		return s.box.bootstrap()
+	}
+	ep, err := shimclient.ParseEndpoint(address, version)
+	if err != nil {
+		return nil, errors.Wrapf(err, "cannot use the address of sandbox %s", s.sandbox)
+	}
+	r := &bootapi.BootstrapResult{Version: int32(ep.Version), Protocol: ep.Protocol, Address: ep.Address}
+	if s.box != nil {
+		// The sandbox's controller hands over only an address; what the shim advertised at its start is in the bundle.
+		if own, err := s.box.bootstrap(); err == nil {
+			r.Extensions = own.Extensions
+		}
+	}
+	return r, nil
+}
+
+// binaryFor finds the binary of a create's runtime. A container that joins the shim of a sandbox starts none, so that a
+// binary that is gone does not keep it from being created: then Path is where the binary was, as far as that is known.
+func (m *ShimManager) binaryFor(ctx context.Context, runtime string, to *sandboxShim) (shimclient.Binary, error) {
+	b, err := m.resolve(ctx, runtime)
+	if !errdefs.IsNotFound(err) || to == nil {
+		return b, err
+	}
+	log.G(ctx).WithError(err).WithField("sandbox", to.sandbox).
+		Warn("the shim's binary is gone; joining the sandbox's shim without it")
+	path := filepath.Clean(runtime)
+	if !filepath.IsAbs(path) {
+		path = ""
+		if to.box != nil {
+			to.box.read()
+			path = to.box.startedFrom().Path
+		}
+	}
+	return shimclient.Binary{Runtime: runtime, Path: path}, nil
+}
+
+// shimFor finds or starts the process that is to serve the instance: the sandbox's, one of the pool, or a new one, and
+// makes the bundle.
+func (m *ShimManager) shimFor(
+	ctx context.Context, i *Instance, to *sandboxShim,
+) (*bootapi.BootstrapResult, error) {
+	if to == nil {
+		return m.ownShim(ctx, i)
+	}
+	if err := m.prepare(ctx, i); err != nil {
+		return nil, err
+	}
+	if err := i.recordJoin(to); err != nil {
+		return nil, err
+	}
+	_, err := reachShim(ctx, to.reply, &taskLaunch{m: m, i: i, from: shimproc.Origin{Group: to.sandbox}}, nil)
+	return to.reply, errors.Wrapf(err, "cannot join the shim of sandbox %s", to.sandbox)
+}
+
+// recordJoin notes that another's shim is to serve the instance. The record first: a bundle with a sandbox or a
+// bootstrap and without a record is one of stock containerd, of a task that was created.
+func (i *Instance) recordJoin(to *sandboxShim) error {
+	if ep, err := shimclient.EndpointOf(to.reply); err == nil {
+		if p := i.m.procs.At(ep.Followed()); p != nil {
+			i.ledger.RecordShim(p.Verified())
+		}
+	}
+	i.mu.Lock()
+	i.ledger.Join()
+	d := i.bundle
+	i.mu.Unlock()
+	if err := i.ledger.Persist(); err != nil {
+		return err
+	}
+	failpoint.Here("join-recorded")
+	return d.WriteSandbox(to.sandbox)
+}
+
+// ownShim gives the instance a shim of the pool, or a new one.
+func (m *ShimManager) ownShim(
+	ctx context.Context, i *Instance,
+) (*bootapi.BootstrapResult, error) {
+	b := i.startedFrom()
+	opts, err := m.config.startOptions(b, i.request.options)
+	if err != nil {
+		return nil, err
+	}
+	if spec, ok := m.pool.specFor(i, b, opts); ok {
+		r, err := m.launchWarm(ctx, i, spec)
+		if !errors.Is(err, errAlone) {
+			return r, err
+		}
+	} else if m.config.pool(b).Warm > 0 {
+		metrics.WarmRequest(b.Runtime, "ineligible")
+	}
+	return m.launchAlone(ctx, i, opts)
+}
+
+// launchAlone makes the bundle and starts a shim in it.
+func (m *ShimManager) launchAlone(
+	ctx context.Context, i *Instance, opts *anypb.Any,
+) (*bootapi.BootstrapResult, error) {
+	if err := m.prepare(ctx, i); err != nil {
+		return nil, err
+	}
+	return m.launch(ctx, i, opts)
+}
+
 // launch starts a shim for the instance, or finds that its `start` has named a process that is known already. Launches
 // into one group go one after the other: `start` names a process that an earlier launch into the group has made, and
 // that one may still fail and end what it made.
@@ -196,141 +333,4 @@ func (t *taskLaunch) connected(ctx context.Context, p *shimproc.Process, l *shim
 	}
 	i.ledger.RecordShim(p.Verified())
 	return i.ledger.Persist()
-}
-
-// shimFor finds or starts the process that is to serve the instance: the sandbox's, one of the pool, or a new one, and
-// makes the bundle.
-func (m *ShimManager) shimFor(
-	ctx context.Context, i *Instance, to *sandboxShim,
-) (*bootapi.BootstrapResult, error) {
-	if to == nil {
-		return m.ownShim(ctx, i)
-	}
-	if err := m.prepare(ctx, i); err != nil {
-		return nil, err
-	}
-	if err := i.recordJoin(to); err != nil {
-		return nil, err
-	}
-	_, err := reachShim(ctx, to.reply, &taskLaunch{m: m, i: i, from: shimproc.Origin{Group: to.sandbox}}, nil)
-	return to.reply, errors.Wrapf(err, "cannot join the shim of sandbox %s", to.sandbox)
-}
-
-// sandboxShim is the shim of a sandbox that a container is to be served by.
-type sandboxShim struct {
-	sandbox string
-	box     *Instance // that; nil where only another's sandboxer knows it
-	reply   *bootapi.BootstrapResult
-}
-
-// sandboxShimFor is the shim of the sandbox that opts names; nil when there is none to join: no sandbox named, one from
-// before containerd had a sandbox store, or one with a shim that does not serve it by itself, whose containers are
-// grouped by the shim's own `start`.
-func (m *ShimManager) sandboxShimFor(ctx context.Context, i *Instance, opts runtime.CreateOpts) (*sandboxShim, error) {
-	if opts.SandboxID == "" {
-		return nil, nil
-	}
-	if _, err := m.config.Sandboxes.Get(ctx, opts.SandboxID); errdefs.IsNotFound(err) {
-		log.G(ctx).WithField("sandbox", opts.SandboxID).Debug("sandbox is not in the store, starting a shim of its own")
-		return nil, nil
-	} else if err != nil {
-		return nil, errors.Wrapf(err, "cannot look up sandbox %s", opts.SandboxID)
-	}
-	to := &sandboxShim{sandbox: opts.SandboxID, box: m.find(i.namespace, opts.SandboxID)}
-	var err error
-	if to.reply, err = to.bootstrap(opts.Address, opts.Version); err != nil || to.reply.Version < sandboxVersion {
-		return nil, err
-	}
-	return to, nil
-}
-
-// bootstrap says how to reach the shim: at the address that the sandbox's controller hands over, or at its own.
-func (s *sandboxShim) bootstrap(address string, version uint32) (*bootapi.BootstrapResult, error) {
-	if address == "" {
-		if s.box == nil {
-			return nil, errors.Wrapf(errdefs.ErrNotFound, "cannot find the shim of sandbox %s", s.sandbox)
-		}
-		return s.box.bootstrap()
-	}
-	ep, err := shimclient.ParseEndpoint(address, version)
-	if err != nil {
-		return nil, errors.Wrapf(err, "cannot use the address of sandbox %s", s.sandbox)
-	}
-	r := &bootapi.BootstrapResult{Version: int32(ep.Version), Protocol: ep.Protocol, Address: ep.Address}
-	if s.box != nil {
-		// The sandbox's controller hands over only an address; what the shim advertised at its start is in the bundle.
-		if own, err := s.box.bootstrap(); err == nil {
-			r.Extensions = own.Extensions
-		}
-	}
-	return r, nil
-}
-
-// ownShim gives the instance a shim of the pool, or a new one.
-func (m *ShimManager) ownShim(
-	ctx context.Context, i *Instance,
-) (*bootapi.BootstrapResult, error) {
-	b := i.startedFrom()
-	opts, err := m.config.startOptions(b, i.request.options)
-	if err != nil {
-		return nil, err
-	}
-	if spec, ok := m.pool.specFor(i, b, opts); ok {
-		r, err := m.launchWarm(ctx, i, spec)
-		if !errors.Is(err, errAlone) {
-			return r, err
-		}
-	} else if m.config.pool(b).Warm > 0 {
-		metrics.WarmRequest(b.Runtime, "ineligible")
-	}
-	return m.launchAlone(ctx, i, opts)
-}
-
-// launchAlone makes the bundle and starts a shim in it.
-func (m *ShimManager) launchAlone(
-	ctx context.Context, i *Instance, opts *anypb.Any,
-) (*bootapi.BootstrapResult, error) {
-	if err := m.prepare(ctx, i); err != nil {
-		return nil, err
-	}
-	return m.launch(ctx, i, opts)
-}
-
-// recordJoin notes that another's shim is to serve the instance. The record first: a bundle with a sandbox or a
-// bootstrap and without a record is one of stock containerd, of a task that was created.
-func (i *Instance) recordJoin(to *sandboxShim) error {
-	if ep, err := shimclient.EndpointOf(to.reply); err == nil {
-		if p := i.m.procs.At(ep.Followed()); p != nil {
-			i.ledger.RecordShim(p.Verified())
-		}
-	}
-	i.mu.Lock()
-	i.ledger.Join()
-	d := i.bundle
-	i.mu.Unlock()
-	if err := i.ledger.Persist(); err != nil {
-		return err
-	}
-	failpoint.Here("join-recorded")
-	return d.WriteSandbox(to.sandbox)
-}
-
-// binaryFor finds the binary of a create's runtime. A container that joins the shim of a sandbox starts none, so that a
-// binary that is gone does not keep it from being created: then Path is where the binary was, as far as that is known.
-func (m *ShimManager) binaryFor(ctx context.Context, runtime string, to *sandboxShim) (shimclient.Binary, error) {
-	b, err := m.resolve(ctx, runtime)
-	if !errdefs.IsNotFound(err) || to == nil {
-		return b, err
-	}
-	log.G(ctx).WithError(err).WithField("sandbox", to.sandbox).
-		Warn("the shim's binary is gone; joining the sandbox's shim without it")
-	path := filepath.Clean(runtime)
-	if !filepath.IsAbs(path) {
-		path = ""
-		if to.box != nil {
-			to.box.read()
-			path = to.box.startedFrom().Path
-		}
-	}
-	return shimclient.Binary{Runtime: runtime, Path: path}, nil
 }

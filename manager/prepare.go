@@ -26,6 +26,168 @@ import (
 	"github.com/shimyard/shimyard/shimclient"
 )
 
+// reserve enters i into the map. Where an earlier instance of the id is on its way out it waits, up to the cleanup
+// timeout, then says AlreadyExists and what is left.
+func (m *ShimManager) reserve(ctx context.Context, i *Instance) error {
+	if err := m.awaitReady(ctx); err != nil {
+		return err
+	}
+	wctx, cancel := timeout.WithContext(ctx, shimproc.TimeoutCleanup)
+	defer cancel()
+	var other *Instance
+	var refused error
+	err := await.Until(wctx, func() (await.Wake, bool) {
+		if other = m.enterFree(i); other == nil {
+			return await.Wake{}, true
+		}
+		st, changed := other.watch()
+		if !st.IsEnding() {
+			refused = errReserved(other)
+		}
+		return await.Wake{changed}, !st.IsEnding()
+	})
+	switch {
+	case err == nil:
+		return refused
+	case ctx.Err() != nil:
+		return errors.Wrapf(ctx.Err(), "waiting for the end of an earlier %s %s", i.kind, i.id)
+	}
+	return errReserved(other)
+}
+
+// errReserved is the answer to a create whose id still belongs to an earlier instance.
+func errReserved(i *Instance) error {
+	st, left := i.status()
+	if left != nil {
+		return errors.Wrapf(errdefs.ErrAlreadyExists, "%s %s is still being cleaned up: %v", i.kind, i.id, left)
+	}
+	return errors.Wrapf(errdefs.ErrAlreadyExists, "%s %s (%s)", i.kind, i.id, st)
+}
+
+// createRequest is what a create asks for.
+type createRequest struct {
+	specFacts
+	options *anypb.Any // of the runtime
+}
+
+// readRequest reads what a create asks for. Errors: InvalidArgument.
+func readRequest(opts runtime.CreateOpts) (*createRequest, error) {
+	facts, err := readSpec(opts.Spec)
+	if err != nil {
+		return nil, err
+	}
+	return &createRequest{specFacts: facts, options: options(opts)}, nil
+}
+
+// files are what the client has in the bundle.
+func (r *createRequest) files() bundle.CreateOptions {
+	return bundle.CreateOptions{Spec: r.raw, GID: r.gid}
+}
+
+// specFacts is what the manager has to know of an OCI spec. The spec is read once per create.
+type specFacts struct {
+	// raw is config.json; nil where there is no spec.
+	raw []byte
+	// gid that the container's root group is mapped to; 0 where it is not.
+	gid uint32
+	// idmapped are the destinations of the mounts that are to be id-mapped.
+	idmapped []string
+	// groups are the ids under which shims that serve several containers name their sockets.
+	groups []string
+	// runcGroup: the group is one of runc's shim, not a pod.
+	runcGroup bool
+}
+
+// groupLabels are the annotations by which runc's shim, and those made after it, group containers.
+var groupLabels = []string{runcGroupLabel, "io.kubernetes.cri.sandbox-id"}
+
+const runcGroupLabel = "io.containerd.runc.v2.group"
+
+// readSpec reads the facts. A spec of another type than OCI's is passed on unread; one that is no JSON is an
+// InvalidArgument error.
+func readSpec(spec typeurl.Any) (specFacts, error) {
+	if spec == nil || spec.GetValue() == nil {
+		return specFacts{}, nil
+	}
+	if !typeurl.Is(spec, (*specs.Spec)(nil)) {
+		return specFacts{raw: spec.GetValue()}, nil
+	}
+	return parseSpec(spec.GetValue())
+}
+
+// parseSpec reads the facts of an OCI spec. Errors: InvalidArgument.
+func parseSpec(raw []byte) (specFacts, error) {
+	facts := specFacts{raw: raw}
+	var s struct {
+		Annotations map[string]string `json:"annotations"`
+		Mounts      []struct {
+			Destination string                 `json:"destination"`
+			Options     []string               `json:"options"`
+			UIDMappings []specs.LinuxIDMapping `json:"uidMappings"`
+			GIDMappings []specs.LinuxIDMapping `json:"gidMappings"`
+		} `json:"mounts"`
+		Linux *struct {
+			GIDMappings []specs.LinuxIDMapping `json:"gidMappings"`
+		} `json:"linux"`
+	}
+	if err := json.Unmarshal(facts.raw, &s); err != nil {
+		return specFacts{}, errors.Wrapf(errdefs.ErrInvalidArgument, "cannot read the container's OCI spec: %v", err)
+	}
+	for _, m := range s.Mounts {
+		if m.UIDMappings != nil || m.GIDMappings != nil ||
+			slices.Contains(m.Options, "idmap") || slices.Contains(m.Options, "ridmap") {
+			facts.idmapped = append(facts.idmapped, m.Destination)
+		}
+	}
+	for _, label := range groupLabels {
+		if id := s.Annotations[label]; id != "" {
+			facts.groups = append(facts.groups, id)
+			facts.runcGroup = facts.runcGroup || label == runcGroupLabel
+		}
+	}
+	if s.Linux != nil {
+		for _, m := range s.Linux.GIDMappings {
+			if m.ContainerID == 0 {
+				facts.gid = m.HostID
+				break
+			}
+		}
+	}
+	return facts, nil
+}
+
+// options of a create: the task's own, else the runtime's.
+func options(opts runtime.CreateOpts) *anypb.Any {
+	o := opts.TaskOptions
+	if o == nil || o.GetValue() == nil {
+		o = opts.RuntimeOptions
+	}
+	if o == nil {
+		return nil
+	}
+	return typeurl.MarshalProto(o)
+}
+
+// resolve finds the binary of a runtime that is to be started or asked for a client, if it may be.
+func (m *ShimManager) resolve(ctx context.Context, runtime string) (shimclient.Binary, error) {
+	b, err := m.resolver.Resolve(runtime)
+	if err != nil {
+		return b, err
+	}
+	return b, m.policy.Admit(ctx, b)
+}
+
+// describe fills a new instance with what is known of it before there is anything of it. forget is for the end of the
+// create: the spec is as large as a client makes it.
+func (i *Instance) describe(r *createRequest, b shimclient.Binary) (forget func()) {
+	i.request = r
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.binary, i.groups = b, r.groups
+	i.ledger.Begin(b.Runtime)
+	return func() { i.request = nil }
+}
+
 // prepare makes the bundle of a reserved instance whose shim has none for it.
 func (m *ShimManager) prepare(ctx context.Context, i *Instance) error {
 	return metrics.MakingBundle(func() error { return m.makeBundle(ctx, i) })
@@ -98,166 +260,4 @@ func (m *ShimManager) clearPlace(ctx context.Context, i *Instance) error {
 		return nil
 	}
 	return m.clearLeftover(ctx, i)
-}
-
-// specFacts is what the manager has to know of an OCI spec. The spec is read once per create.
-type specFacts struct {
-	// raw is config.json; nil where there is no spec.
-	raw []byte
-	// gid that the container's root group is mapped to; 0 where it is not.
-	gid uint32
-	// idmapped are the destinations of the mounts that are to be id-mapped.
-	idmapped []string
-	// groups are the ids under which shims that serve several containers name their sockets.
-	groups []string
-	// runcGroup: the group is one of runc's shim, not a pod.
-	runcGroup bool
-}
-
-// createRequest is what a create asks for.
-type createRequest struct {
-	specFacts
-	options *anypb.Any // of the runtime
-}
-
-// readRequest reads what a create asks for. Errors: InvalidArgument.
-func readRequest(opts runtime.CreateOpts) (*createRequest, error) {
-	facts, err := readSpec(opts.Spec)
-	if err != nil {
-		return nil, err
-	}
-	return &createRequest{specFacts: facts, options: options(opts)}, nil
-}
-
-// files are what the client has in the bundle.
-func (r *createRequest) files() bundle.CreateOptions {
-	return bundle.CreateOptions{Spec: r.raw, GID: r.gid}
-}
-
-// groupLabels are the annotations by which runc's shim, and those made after it, group containers.
-var groupLabels = []string{runcGroupLabel, "io.kubernetes.cri.sandbox-id"}
-
-const runcGroupLabel = "io.containerd.runc.v2.group"
-
-// readSpec reads the facts. A spec of another type than OCI's is passed on unread; one that is no JSON is an
-// InvalidArgument error.
-func readSpec(spec typeurl.Any) (specFacts, error) {
-	if spec == nil || spec.GetValue() == nil {
-		return specFacts{}, nil
-	}
-	if !typeurl.Is(spec, (*specs.Spec)(nil)) {
-		return specFacts{raw: spec.GetValue()}, nil
-	}
-	return parseSpec(spec.GetValue())
-}
-
-// parseSpec reads the facts of an OCI spec. Errors: InvalidArgument.
-func parseSpec(raw []byte) (specFacts, error) {
-	facts := specFacts{raw: raw}
-	var s struct {
-		Annotations map[string]string `json:"annotations"`
-		Mounts      []struct {
-			Destination string                 `json:"destination"`
-			Options     []string               `json:"options"`
-			UIDMappings []specs.LinuxIDMapping `json:"uidMappings"`
-			GIDMappings []specs.LinuxIDMapping `json:"gidMappings"`
-		} `json:"mounts"`
-		Linux *struct {
-			GIDMappings []specs.LinuxIDMapping `json:"gidMappings"`
-		} `json:"linux"`
-	}
-	if err := json.Unmarshal(facts.raw, &s); err != nil {
-		return specFacts{}, errors.Wrapf(errdefs.ErrInvalidArgument, "cannot read the container's OCI spec: %v", err)
-	}
-	for _, m := range s.Mounts {
-		if m.UIDMappings != nil || m.GIDMappings != nil ||
-			slices.Contains(m.Options, "idmap") || slices.Contains(m.Options, "ridmap") {
-			facts.idmapped = append(facts.idmapped, m.Destination)
-		}
-	}
-	for _, label := range groupLabels {
-		if id := s.Annotations[label]; id != "" {
-			facts.groups = append(facts.groups, id)
-			facts.runcGroup = facts.runcGroup || label == runcGroupLabel
-		}
-	}
-	if s.Linux != nil {
-		for _, m := range s.Linux.GIDMappings {
-			if m.ContainerID == 0 {
-				facts.gid = m.HostID
-				break
-			}
-		}
-	}
-	return facts, nil
-}
-
-// describe fills a new instance with what is known of it before there is anything of it. forget is for the end of the
-// create: the spec is as large as a client makes it.
-func (i *Instance) describe(r *createRequest, b shimclient.Binary) (forget func()) {
-	i.request = r
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	i.binary, i.groups = b, r.groups
-	i.ledger.Begin(b.Runtime)
-	return func() { i.request = nil }
-}
-
-// reserve enters i into the map. Where an earlier instance of the id is on its way out it waits, up to the cleanup
-// timeout, then says AlreadyExists and what is left.
-func (m *ShimManager) reserve(ctx context.Context, i *Instance) error {
-	if err := m.awaitReady(ctx); err != nil {
-		return err
-	}
-	wctx, cancel := timeout.WithContext(ctx, shimproc.TimeoutCleanup)
-	defer cancel()
-	var other *Instance
-	var refused error
-	err := await.Until(wctx, func() (await.Wake, bool) {
-		if other = m.enterFree(i); other == nil {
-			return await.Wake{}, true
-		}
-		st, changed := other.watch()
-		if !st.IsEnding() {
-			refused = errReserved(other)
-		}
-		return await.Wake{changed}, !st.IsEnding()
-	})
-	switch {
-	case err == nil:
-		return refused
-	case ctx.Err() != nil:
-		return errors.Wrapf(ctx.Err(), "waiting for the end of an earlier %s %s", i.kind, i.id)
-	}
-	return errReserved(other)
-}
-
-// errReserved is the answer to a create whose id still belongs to an earlier instance.
-func errReserved(i *Instance) error {
-	st, left := i.status()
-	if left != nil {
-		return errors.Wrapf(errdefs.ErrAlreadyExists, "%s %s is still being cleaned up: %v", i.kind, i.id, left)
-	}
-	return errors.Wrapf(errdefs.ErrAlreadyExists, "%s %s (%s)", i.kind, i.id, st)
-}
-
-// options of a create: the task's own, else the runtime's.
-func options(opts runtime.CreateOpts) *anypb.Any {
-	o := opts.TaskOptions
-	if o == nil || o.GetValue() == nil {
-		o = opts.RuntimeOptions
-	}
-	if o == nil {
-		return nil
-	}
-	return typeurl.MarshalProto(o)
-}
-
-// resolve finds the binary of a runtime that is to be started or asked for a client, if it may be.
-func (m *ShimManager) resolve(ctx context.Context, runtime string) (shimclient.Binary, error) {
-	b, err := m.resolver.Resolve(runtime)
-	if err != nil {
-		return b, err
-	}
-	return b, m.policy.Admit(ctx, b)
 }

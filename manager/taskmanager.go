@@ -124,6 +124,36 @@ func (t *TaskManager) Tasks(ctx context.Context, all bool) ([]runtime.Task, erro
 	return tasks, nil
 }
 
+// Delete removes a task whose process has exited and returns the exit.
+func (t *TaskManager) Delete(ctx context.Context, id string) (*runtime.Exit, error) {
+	ns, err := namespaces.NamespaceRequired(ctx)
+	if err != nil {
+		return nil, err
+	}
+	i, err := t.shims.get(ns, id, life.Task)
+	if err != nil {
+		return nil, err
+	}
+	return i.delete(ctx)
+}
+
+// PluginInfo answers a containerd.types.RuntimeRequest by asking the shim's binary, each time, and the questions of
+// package inspect. Any other request is NotImplemented.
+func (t *TaskManager) PluginInfo(ctx context.Context, request any) (any, error) {
+	if answer, known, err := t.shims.inspect(ctx, request); known {
+		return answer, err
+	}
+	req, ok := request.(*apitypes.RuntimeRequest)
+	if !ok {
+		return nil, errors.Wrapf(errdefs.ErrNotImplemented, "request of type %T", request)
+	}
+	b, err := t.shims.resolve(ctx, req.RuntimePath)
+	if err != nil {
+		return nil, err
+	}
+	return t.shims.launcher.Info(ctx, b, req.Options)
+}
+
 // newListing is the list of some instances, for a caller who will ask for their states.
 func newListing(all []*Instance) []runtime.Task {
 	l := &listing{tasks: make([]Task, len(all))}
@@ -134,15 +164,6 @@ func newListing(all []*Instance) []runtime.Task {
 		tasks[n] = t
 	}
 	return tasks
-}
-
-func (i *Instance) listedState(ctx context.Context) (runtime.State, error) {
-	s, err := i.stateNow(ctx, listPatience)
-	if errdefs.IsDeadlineExceeded(err) {
-		// The record cannot stand for it, as for a created task: containerd's list would leave it out.
-		s, err = i.stateNow(ctx, 0)
-	}
-	return s, err
 }
 
 // listPatience is how long a list waits for the shims, all at once; what is not answered by then is answered from the
@@ -174,32 +195,11 @@ func (l *listing) ask(ctx context.Context) {
 	})
 }
 
-// Delete removes a task whose process has exited and returns the exit.
-func (t *TaskManager) Delete(ctx context.Context, id string) (*runtime.Exit, error) {
-	ns, err := namespaces.NamespaceRequired(ctx)
-	if err != nil {
-		return nil, err
+func (i *Instance) listedState(ctx context.Context) (runtime.State, error) {
+	s, err := i.stateNow(ctx, listPatience)
+	if errdefs.IsDeadlineExceeded(err) {
+		// The record cannot stand for it, as for a created task: containerd's list would leave it out.
+		s, err = i.stateNow(ctx, 0)
 	}
-	i, err := t.shims.get(ns, id, life.Task)
-	if err != nil {
-		return nil, err
-	}
-	return i.delete(ctx)
-}
-
-// PluginInfo answers a containerd.types.RuntimeRequest by asking the shim's binary, each time, and the questions of
-// package inspect. Any other request is NotImplemented.
-func (t *TaskManager) PluginInfo(ctx context.Context, request any) (any, error) {
-	if answer, known, err := t.shims.inspect(ctx, request); known {
-		return answer, err
-	}
-	req, ok := request.(*apitypes.RuntimeRequest)
-	if !ok {
-		return nil, errors.Wrapf(errdefs.ErrNotImplemented, "request of type %T", request)
-	}
-	b, err := t.shims.resolve(ctx, req.RuntimePath)
-	if err != nil {
-		return nil, err
-	}
-	return t.shims.launcher.Info(ctx, b, req.Options)
+	return s, err
 }
