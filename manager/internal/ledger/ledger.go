@@ -153,26 +153,6 @@ func New(d *Desk, k Keeper, tells bool) *Ledger {
 	}
 }
 
-// Begin starts the record of an instance that there is nothing of yet.
-func (l *Ledger) Begin(runtime string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.rec = bundle.Record{
-		Version: bundle.RecordVersion, Runtime: runtime, Begun: time.Now().UTC(), BootID: shimclient.BootID(),
-	}
-}
-
-// Load takes over a record, as that which an earlier daemon wrote.
-func (l *Ledger) Load(rec *bundle.Record) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	known := l.exitOfLocked("") != nil
-	l.rec = *cloneRecord(rec)
-	if !known && l.exitOfLocked("") != nil {
-		close(l.exited)
-	}
-}
-
 // Record is a copy of the whole record, for a bundle that is made with it.
 func (l *Ledger) Record() *bundle.Record {
 	l.mu.Lock()

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/shimclient"
 )
 
 // Changing runs a call that gives the task a new status, which is kept if the call succeeds; with UNKNOWN the shim is
@@ -187,6 +188,26 @@ func (l *Ledger) Fate() Fate {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return Fate{Created: l.rec.Created, Abandoned: l.rec.Abandoned, Deleted: l.rec.Deleted, Lingers: l.rec.Lingers}
+}
+
+// Begin starts the record of an instance that there is nothing of yet.
+func (l *Ledger) Begin(runtime string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.rec = bundle.Record{
+		Version: bundle.RecordVersion, Runtime: runtime, Begun: time.Now().UTC(), BootID: shimclient.BootID(),
+	}
+}
+
+// Load takes over a record, as that which an earlier daemon wrote.
+func (l *Ledger) Load(rec *bundle.Record) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	known := l.exitOfLocked("") != nil
+	l.rec = *cloneRecord(rec)
+	if !known && l.exitOfLocked("") != nil {
+		close(l.exited)
+	}
 }
 
 // Created records that the shim has made the task, or the sandbox, and the exit of its init if that was told already.
