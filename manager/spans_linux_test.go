@@ -94,6 +94,7 @@ func TestSpans(t *testing.T) {
 	before := len(spansOf(r, spans.Restore))
 	y.restart()
 	y.inState("c3", life.Running)
+	y.until("the restore has settled", func() bool { return len(spansOf(r, spans.Restore)) > before })
 	require.Len(t, spansOf(r, spans.Restore), before+1)
 	require.NoError(t, y.shim.Daemon("c3").Kill())
 	y.until("the death is seen to", func() bool { return len(spansOf(r, spans.Reap)) == 1 })
