@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/containerd/v2/core/runtime"
 	"github.com/containerd/containerd/v2/pkg/archive"
 	"github.com/containerd/containerd/v2/pkg/archive/compression"
+	"github.com/containerd/containerd/v2/plugins"
 	"github.com/containerd/errdefs"
 	"github.com/pkg/errors"
 	"go.opentelemetry.io/otel/trace"
@@ -48,6 +49,11 @@ func (m *ShimManager) buildTask(ctx context.Context, i *Instance, opts runtime.C
 	if joinErr != nil {
 		return joinErr
 	}
+	ctx, turn, err := m.turnFor(ctx, b, to)
+	if err != nil {
+		return err
+	}
+	defer turn.End()
 	boot, err := m.shimFor(ctx, i, to)
 	if err != nil {
 		return err
@@ -64,7 +70,9 @@ func (m *ShimManager) buildTask(ctx context.Context, i *Instance, opts runtime.C
 	}
 	failpoint.Here("create-mounts")
 	ctx = w.enter(metrics.PhaseCreate)
+	turn.Within(m.createTurn)
 	pid, err := i.createTask(ctx, opts, rootfs)
+	turn.End()
 	if err != nil {
 		return err
 	}
@@ -82,6 +90,19 @@ func (m *ShimManager) buildTask(ctx context.Context, i *Instance, opts runtime.C
 	i.cleanUpIfDead()
 	failpoint.Here("create-recorded")
 	return nil
+}
+
+// turnFor waits for the turn of a create that is to have a shim of its own, where that is runc's: it goes on until runc
+// is done too, so that in a storm of creates each that has begun has the CPUs until its container is there, and the
+// first to come is the first up. What other runtimes do in Create may be waiting, as for a virtual machine's start.
+func (m *ShimManager) turnFor(ctx context.Context, b shimclient.Binary, to *sandboxShim) (
+	context.Context, *shimclient.Turn, error,
+) {
+	if to != nil || b.Runtime != plugins.RuntimeRuncV2 {
+		return ctx, nil, nil
+	}
+	ctx, turn, err := m.launcher.TakeTurn(ctx)
+	return ctx, turn, errors.Wrap(err, "cannot start a shim")
 }
 
 // strandedLimit is how many Creates of callers that have left a shim may leave unanswered before it gets no further

@@ -6,8 +6,10 @@ package manager
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"os"
+	goruntime "runtime"
 	"strconv"
 	"testing"
 	"time"
@@ -17,6 +19,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/pkg/errors"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/types/known/anypb"
 
@@ -272,5 +275,53 @@ func TestCreateChecks(t *testing.T) {
 	require.True(t, errdefs.IsAlreadyExists(err), "a sandbox has the id: %v", err)
 	require.NoError(t, y.boxes.Shutdown(y.ctx, "s1"))
 	y.remove("c1")
+	y.empty()
+}
+
+// TestCreatesOfRuncHaveTurns: each goes on until runc is done before one more begins, and one that hangs holds up the
+// others for a moment only.
+func TestCreatesOfRuncHaveTurns(t *testing.T) {
+	y := poolYard(t, shimtest.Scenario{}, PoolConfig{})
+	hang := func() {
+		y.shim.Update(func(s *shimtest.Scenario) { s.Rules = []shimtest.Rule{{Method: "Create", Hang: true}} })
+	}
+	goOn := func() { y.shim.Update(func(s *shimtest.Scenario) { s.Rules = nil }) }
+	var creates errgroup.Group
+	create := func(id string) {
+		creates.Go(func() error {
+			_, err := y.tasks.Create(y.ctx, id, y.runcOpts("sleep"))
+			return err
+		})
+	}
+	all := 2 * goruntime.GOMAXPROCS(0)
+
+	y.m.createTurn = time.Hour
+	hang()
+	for n := range all {
+		create(fmt.Sprint("first-", n))
+	}
+	y.until("as many hang as may be under way", func() bool { return y.shim.Count(shimtest.KindRPC, "Create") == all })
+	create("waits")
+	y.until("the next waits", func() bool { return y.m.launcher.Waiting() == 1 })
+	goOn()
+	require.NoError(t, creates.Wait())
+
+	y.m.createTurn = time.Millisecond
+	hang()
+	for n := range all + 1 {
+		create(fmt.Sprint("second-", n))
+	}
+	y.until("none holds up another", func() bool {
+		return y.shim.Count(shimtest.KindRPC, "Create") == 2*all+2
+	})
+	goOn()
+	require.NoError(t, creates.Wait())
+	for n := range all + 1 {
+		y.remove(fmt.Sprint("second-", n))
+	}
+	for n := range all {
+		y.remove(fmt.Sprint("first-", n))
+	}
+	y.remove("waits")
 	y.empty()
 }

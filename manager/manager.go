@@ -56,8 +56,7 @@ type ShimManager struct {
 	work await.Group
 
 	follower *follow.Follower
-	// cleanPauses are between the attempts at a clean-up.
-	cleanPauses await.Pauses
+	pace
 	// desk is what all ledgers share, the daemon's start among it.
 	desk  *ledger.Desk
 	procs *shimproc.Registry
@@ -223,6 +222,14 @@ func (m *ShimManager) list(namespace string, kind life.Kind) []*Instance {
 		st, _ := i.watch()
 		return !st.IsListed()
 	})
+}
+
+// pace is how long the manager waits, and for what. It does not change once the manager has begun.
+type pace struct {
+	// cleanPauses are between the attempts at a clean-up.
+	cleanPauses await.Pauses
+	// createTurn is how long an unanswered Create holds up the creates that wait.
+	createTurn time.Duration
 }
 
 // boot is what is waited for when the daemon has started.

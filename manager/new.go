@@ -85,7 +85,7 @@ func newManager(ctx context.Context, config Config) (*ShimManager, error) {
 		leaving:   make(map[key][]*Instance),
 		boot:      boot{ready: make(chan struct{}), urgent: make(chan struct{})},
 
-		cleanPauses: await.Pauses{First: time.Second, Last: time.Minute},
+		pace: pace{cleanPauses: await.Pauses{First: time.Second, Last: time.Minute}, createTurn: time.Second},
 	}
 	started := time.Now()
 	m.desk = ledger.NewDesk(ledger.Desk{

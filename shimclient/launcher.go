@@ -103,7 +103,8 @@ type StartRequest struct {
 
 // Start runs `shim start` and returns its checked reply.
 //
-// Starts wait for their turn in the order in which they came. When Start fails,
+// Starts wait for their turn in the order in which they came, unless ctx carries
+// one (TakeTurn). When Start fails,
 // also because ctx has ended, nothing of the launch is left: the helper's
 // process group and all that carry the token have been killed, and sockets
 // without a listener have been removed; what could not be undone in 10 s is
@@ -116,22 +117,16 @@ func (l *Launcher) Start(ctx context.Context, r StartRequest) (*bootapi.Bootstra
 	if err := r.validate(); err != nil {
 		return nil, err
 	}
-	begin := time.Now()
-	release, err := l.limiter.acquire(ctx)
+	ctx, turn, err := l.TakeTurn(ctx)
 	if err != nil {
-		return nil, errors.Wrapf(err, "cannot start a shim for %s/%s: waiting for other starts to end", r.Namespace,
-			r.ID)
+		return nil, errors.Wrapf(err, "cannot start a shim for %s/%s", r.Namespace, r.ID)
 	}
-	defer release()
-	l.config.OnQueued(time.Since(begin))
+	defer turn.End()
 	ctx, cancel := context.WithTimeoutCause(ctx, l.config.LaunchTimeout, ErrLaunchTimeout)
 	defer cancel()
 	result, err := l.launch(ctx, r)
 	return result, errors.Wrapf(err, "cannot start shim %s for %s/%s", r.Binary.Path, r.Namespace, r.ID)
 }
-
-// Waiting is how many starts wait for their turn.
-func (l *Launcher) Waiting() int { return int(l.limiter.waiting.Load()) }
 
 func (r *StartRequest) validate() error {
 	if err := checkTarget("start", r.Binary, r.Namespace, r.ID, r.Bundle); err != nil {
@@ -309,12 +304,12 @@ func (l *Launcher) Delete(ctx context.Context, r DeleteRequest) (*DeleteResult, 
 	if err := checkTarget("delete", r.Binary, r.Namespace, r.ID, r.Bundle); err != nil {
 		return nil, err
 	}
-	release, err := l.deletes.acquire(ctx)
+	turn, err := l.deletes.acquire(ctx)
 	if err != nil {
 		return nil, errors.Wrapf(err, "cannot run delete of a shim for %s/%s: waiting for others to end", r.Namespace,
 			r.ID)
 	}
-	defer release()
+	defer turn.End()
 	if r.Timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), r.Timeout)

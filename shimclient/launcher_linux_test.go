@@ -262,7 +262,7 @@ printf '"}}'
 func TestStartWaitsForItsTurn(t *testing.T) {
 	lt := newLaunchTest(t, shimtest.Scenario{})
 	lt.limiter = newLimiter(1, time.Hour)
-	release, err := lt.limiter.acquire(lt.ctx)
+	mine, turn, err := lt.TakeTurn(lt.ctx)
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(lt.ctx)
 	failed := make(chan error, 1)
@@ -274,7 +274,13 @@ func TestStartWaitsForItsTurn(t *testing.T) {
 	err = <-failed
 	require.True(t, errdefs.IsCanceled(err), "%v", err)
 	require.Empty(t, lt.Find(shimtest.KindExec, ""))
-	release()
+	again, none, err := lt.TakeTurn(mine)
+	require.NoError(t, err)
+	require.Nil(t, none)
+	_, err = lt.Start(again, lt.req)
+	require.NoError(t, err, "the turn is the caller's")
+	lt.end()
+	turn.End()
 	_, err = lt.Start(lt.ctx, lt.req)
 	require.NoError(t, err)
 }

@@ -15,22 +15,22 @@ import (
 func TestLimiterServesInOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLimiter(1, time.Hour)
-		release, err := l.acquire(t.Context())
+		turn, err := l.acquire(t.Context())
 		require.NoError(t, err)
-		turn := make(chan int, 5)
+		served := make(chan int, 5)
 		for i := range 5 {
 			go func() {
-				release, err := l.acquire(t.Context())
+				turn, err := l.acquire(t.Context())
 				if err == nil {
-					turn <- i
-					release()
+					served <- i
+					turn.End()
 				}
 			}()
 			synctest.Wait() // it is in the queue now
 		}
-		release()
+		turn.End()
 		for i := range 5 {
-			require.Equal(t, i, <-turn)
+			require.Equal(t, i, <-served)
 		}
 	})
 }
@@ -38,7 +38,7 @@ func TestLimiterServesInOrder(t *testing.T) {
 func TestLimiterWaitIsCancelled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLimiter(1, time.Hour)
-		release, err := l.acquire(t.Context())
+		turn, err := l.acquire(t.Context())
 		require.NoError(t, err)
 		ctx, cancel := context.WithCancel(t.Context())
 		failed := make(chan error, 1)
@@ -50,10 +50,10 @@ func TestLimiterWaitIsCancelled(t *testing.T) {
 		cancel()
 		require.ErrorIs(t, <-failed, context.Canceled)
 		// The one that gave up holds no place.
-		release()
-		release, err = l.acquire(t.Context())
+		turn.End()
+		turn, err = l.acquire(t.Context())
 		require.NoError(t, err)
-		release()
+		turn.End()
 	})
 }
 
@@ -67,11 +67,35 @@ func TestLimiterExemptsTheSlow(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, time.Minute, time.Since(begin))
 		// The slow one's end gives no second slot.
-		slow()
+		slow.End()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		_, err = l.acquire(ctx)
 		require.ErrorIs(t, err, context.DeadlineExceeded)
-		next()
+		next.End()
+	})
+}
+
+func TestTurnThatIsMadeShorter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLimiter(1, time.Hour)
+		turn, err := l.acquire(t.Context())
+		require.NoError(t, err)
+		time.Sleep(time.Minute)
+		turn.Within(time.Second)
+		begin := time.Now()
+		next, err := l.acquire(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, time.Second, time.Since(begin))
+		turn.Within(time.Minute) // it is over
+		turn.End()
+		next.End()
+		last, err := l.acquire(t.Context())
+		require.NoError(t, err)
+		last.End()
+
+		var none *Turn
+		none.Within(0)
+		none.End()
 	})
 }
