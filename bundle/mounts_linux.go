@@ -70,13 +70,7 @@ func mountInDir(dir *os.File, path, except string) (string, error) {
 }
 
 // rmdir is the system call alone: os.Remove would also remove a file that took the directory's place.
-func rmdir(path string) error {
-	for {
-		if err := unix.Rmdir(path); err != unix.EINTR {
-			return err
-		}
-	}
-}
+func rmdir(path string) error { return retried(func() error { return unix.Rmdir(path) }) }
 
 func pathError(op, path string, err error) error {
 	if err == nil {

@@ -27,11 +27,7 @@ func (y *yard) leftBehind(token, dir string) shimclient.ProcessID {
 	cmd.Env = append(os.Environ(), shimclient.CarrierEnv(token))
 	cmd.Dir = dir
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	require.NoError(y, cmd.Start())
-	y.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
+	shimtest.Child(y, cmd)
 	y.until("it runs", func() bool {
 		found, err := shimclient.FindByToken(y.ctx, token)
 		return err == nil && len(found) > 0

@@ -19,18 +19,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
 // child is a process that stands for a container's init.
 func child(t *testing.T) *exec.Cmd {
 	t.Helper()
-	cmd := exec.Command("sleep", "1000")
-	require.NoError(t, cmd.Start())
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	return cmd
+	return shimtest.Child(t, exec.Command("sleep", "1000"))
 }
 
 // childTask is a task of a shim that is vouched for, whose init is a process, and whose State was asked once.

@@ -5,7 +5,6 @@ package manager
 
 import (
 	"os"
-	"os/exec"
 	"testing"
 	"time"
 
@@ -15,7 +14,6 @@ import (
 
 	"github.com/shimyard/shimyard/manager/inspect"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
-	"github.com/shimyard/shimyard/shimclient"
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
@@ -115,11 +113,7 @@ func TestInspectLogsAndDump(t *testing.T) {
 
 // TestDumpIsNotFatal: a shim without a handler for the signal is not sent it.
 func TestDumpIsNotFatal(t *testing.T) {
-	cmd := exec.Command("sleep", "60")
-	require.NoError(t, cmd.Start())
-	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	pid, err := shimclient.LookupProcess(cmd.Process.Pid)
-	require.NoError(t, err)
+	pid := otherProcess(t)
 	require.True(t, errdefs.IsFailedPrecondition(pid.DumpStacks()))
 	require.True(t, pid.Alive())
 }

@@ -243,12 +243,7 @@ func TestDeletedBehindTheDaemon(t *testing.T) {
 	ep, token := y.instance("c1").process().Endpoint, y.record("c1").Launch.Token
 	left := exec.Command("sleep", "1000")
 	left.Env = append(os.Environ(), shimclient.TokenEnv+"="+token)
-	require.NoError(t, left.Start())
-	defer func() {
-		_ = left.Process.Kill()
-		_ = left.Wait()
-	}()
-	pid, err := shimclient.LookupProcess(left.Process.Pid)
+	pid, err := shimclient.LookupProcess(shimtest.Child(t, left).Process.Pid)
 	require.NoError(t, err)
 	y.restart(func() {
 		conn, err := shimclient.Dial(y.ctx, ep, y.config.Deadlines)

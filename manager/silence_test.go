@@ -17,6 +17,7 @@ import (
 	"github.com/shimyard/shimyard/manager/internal/life"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
+	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
 // connectDeadline is how long a shim may be without a connection, or leave a Connect unanswered, before it counts as
@@ -25,13 +26,8 @@ var connectDeadline = shimclient.DefaultDeadlines()["Connect"]
 
 // otherProcess is a living process that stands for a shim's.
 func otherProcess(t *testing.T) shimclient.ProcessID {
-	cmd := exec.Command("sleep", "1000000")
-	require.NoError(t, cmd.Start())
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	id, err := shimclient.LookupProcess(cmd.Process.Pid)
+	t.Helper()
+	id, err := shimclient.LookupProcess(shimtest.Child(t, exec.Command("sleep", "1000000")).Process.Pid)
 	require.NoError(t, err)
 	return id
 }

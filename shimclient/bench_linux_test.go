@@ -5,7 +5,6 @@ package shimclient
 
 import (
 	"os"
-	"os/exec"
 	"testing"
 )
 
@@ -24,15 +23,7 @@ func BenchmarkAlive(b *testing.B) {
 
 // And once whether the container's init is the shim's child.
 func BenchmarkDescendsFrom(b *testing.B) {
-	cmd := exec.Command("sleep", "1000")
-	if err := cmd.Start(); err != nil {
-		b.Fatal(err)
-	}
-	defer func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	}()
-	child, err := LookupProcess(cmd.Process.Pid)
+	child, err := LookupProcess(sleeper(b).Process.Pid)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -104,19 +104,19 @@ func TestProcessesOfANamedLaunch(t *testing.T) {
 	named := exec.Command(sleep, "1000")
 	named.Env = append(os.Environ(), CarrierEnv(token))
 	want := []*exec.Cmd{
-		runChild(t, named), runChild(t, shell("shim", "-namespace", "ns", "-id", name)),
-		runChild(t, shell("shim", "-namespace", "ns", "-address", "a", "-id", name, "start")),
+		shimtest.Child(t, named), shimtest.Child(t, shell("shim", "-namespace", "ns", "-id", name)),
+		shimtest.Child(t, shell("shim", "-namespace", "ns", "-address", "a", "-id", name, "start")),
 	}
 	longer := exec.Command(sleep, "1000")
 	longer.Env = append(os.Environ(), CarrierEnv(token)+"0")
 	other := exec.Command(sleep, "1000")
 	other.Env = append(os.Environ(), "ID="+name, TokenEnv+"="+token)
-	runChild(t, longer)
-	runChild(t, other)
-	runChild(t, shell("grep", name))
-	runChild(t, shell("grep", "-id", name))
-	runChild(t, shell("shim", "-namespace", "ns", "-id", name+"0"))
-	runChild(t, shell("shim", "-namespace", name, "-id"))
+	shimtest.Child(t, longer)
+	shimtest.Child(t, other)
+	shimtest.Child(t, shell("grep", name))
+	shimtest.Child(t, shell("grep", "-id", name))
+	shimtest.Child(t, shell("shim", "-namespace", "ns", "-id", name+"0"))
+	shimtest.Child(t, shell("shim", "-namespace", name, "-id"))
 	eventually(t, func() bool { return len(byToken(t, token)) == len(want) }, "they run")
 	for _, cmd := range want {
 		id, err := LookupProcess(cmd.Process.Pid)

@@ -23,12 +23,8 @@ func readNow(f *os.File, buf []byte) int {
 	}
 	n := 0
 	_ = conn.Read(func(fd uintptr) bool {
-		for {
-			n, err = syscall.Read(int(fd), buf)
-			if err != syscall.EINTR {
-				return true
-			}
-		}
+		n, err = retried(func() (int, error) { return syscall.Read(int(fd), buf) })
+		return true
 	})
 	if err != nil {
 		return 0

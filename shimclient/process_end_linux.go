@@ -41,29 +41,35 @@ func EndLaunch(ctx context.Context, token string, spare func(ProcessID) bool) er
 	defer cancel()
 	clean, passed := 0, make(map[ProcessID]int)
 	for {
-		s, err := scanToken(ctx, token)
-		left := s.found
-		if spare != nil {
-			left = slices.DeleteFunc(left, spare)
-			s.passing = slices.DeleteFunc(s.passing, spare)
-		}
+		s, err := scanLaunch(ctx, token, spare)
 		clean++
 		for _, p := range s.passing {
 			if passed[p]++; passed[p] <= unclearScans {
 				clean = 0
 			}
 		}
-		if len(left) > 0 || err != nil {
+		if len(s.found) > 0 || err != nil {
 			clean = 0
 		}
 		if clean == cleanScans {
 			return nil
 		}
-		killAll(ctx, left, token)
+		killAll(ctx, s.found, token)
 		if !sleep(ctx, rescanPause) {
 			return leftError(ctx, token, spare)
 		}
 	}
+}
+
+// scanLaunch is scanToken without the processes that spare, which may be nil, holds
+// for.
+func scanLaunch(ctx context.Context, token string, spare func(ProcessID) bool) (sightings, error) {
+	s, err := scanToken(ctx, token)
+	if spare != nil {
+		s.found = slices.DeleteFunc(s.found, spare)
+		s.passing = slices.DeleteFunc(s.passing, spare)
+	}
+	return s, err
 }
 
 // killAll kills the processes, each only if it is still the one found, and waits
@@ -88,20 +94,15 @@ func killAll(ctx context.Context, processes []ProcessID, token string) {
 func leftError(ctx context.Context, token string, spare func(ProcessID) bool) error {
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), leftTime)
 	defer cancel()
-	s, err := scanToken(last, token)
-	left := s.found
-	if spare != nil {
-		left = slices.DeleteFunc(left, spare)
-		s.passing = slices.DeleteFunc(s.passing, spare)
-	}
-	if len(left) == 0 {
+	s, err := scanLaunch(last, token, spare)
+	if len(s.found) == 0 {
 		if err == nil && len(s.passing) > 0 {
 			err = unclear(s.passing[0].Pid, errors.New("it is in an exec or an exit"))
 		}
 		return errors.WithMessage(err, "cannot tell whether all processes of the launch have ended")
 	}
-	pids := make([]string, len(left))
-	for i, p := range left {
+	pids := make([]string, len(s.found))
+	for i, p := range s.found {
 		pids[i] = fmt.Sprint(p.Pid)
 	}
 	return errors.Wrapf(endOf(ctx), "cannot end all processes of the launch, left: %s", strings.Join(pids, ", "))

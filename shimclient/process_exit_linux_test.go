@@ -9,6 +9,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
 // TestAwaitExit: it returns once the child has exited, not before, and leaves it to be reaped with its status.
@@ -21,7 +23,7 @@ func TestAwaitExit(t *testing.T) {
 			cmd := exec.Command("sh", "-c", "read line; exit 7")
 			stdin, err := cmd.StdinPipe()
 			require.NoError(t, err)
-			runChild(t, cmd)
+			shimtest.Child(t, cmd)
 			exited := make(chan bool, 1)
 			go func() { exited <- awaitExit(cmd.Process.Pid) }()
 			for range 100 {

@@ -136,34 +136,11 @@ func (p ProcessID) Wait(ctx context.Context) error {
 	case err != nil:
 		return err
 	}
-	if err := unix.SetNonblock(fd, true); err != nil {
-		unix.Close(fd)
-		return errors.Wrapf(err, "cannot watch process %d", p.Pid)
-	}
-	f := os.NewFile(uintptr(fd), "pidfd")
-	defer f.Close()
-	stop := context.AfterFunc(ctx, func() { _ = f.SetReadDeadline(time.Unix(1, 0)) })
-	defer stop()
-	conn, err := f.SyscallConn()
-	if err != nil {
-		return errors.Wrapf(err, "cannot watch process %d", p.Pid)
-	}
-	err = conn.Read(pidfdReadable)
+	err = sleepUntilExit(ctx, fd)
 	if err != nil && ctx.Err() != nil {
 		return errors.Wrapf(endOf(ctx), "waiting for process %d", p.Pid)
 	}
 	return errors.Wrapf(err, "cannot watch process %d", p.Pid)
-}
-
-// pidfdReadable reports whether the process behind a pidfd has exited.
-func pidfdReadable(fd uintptr) bool {
-	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-	for {
-		n, err := unix.Poll(fds, 0)
-		if err != unix.EINTR {
-			return n > 0
-		}
-	}
 }
 
 func (p ProcessID) poll(ctx context.Context) error {

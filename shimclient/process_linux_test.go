@@ -16,20 +16,11 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
-// runChild starts a process that the test ends and reaps.
-func runChild(t *testing.T, cmd *exec.Cmd) *exec.Cmd {
-	t.Helper()
-	require.NoError(t, cmd.Start())
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	return cmd
-}
-
-func sleeper(t *testing.T) *exec.Cmd { return runChild(t, exec.Command("sleep", "1000")) }
+func sleeper(t testing.TB) *exec.Cmd { return shimtest.Child(t, exec.Command("sleep", "1000")) }
 
 func withToken(cmd *exec.Cmd, token string) *exec.Cmd {
 	cmd.Env = append(os.Environ(), TokenEnv+"="+token)
@@ -93,7 +84,7 @@ func TestUnclearProcess(t *testing.T) {
 	}
 	bare := exec.Command("sleep", "1000")
 	bare.Env = []string{}
-	for _, pid := range []int{os.Getpid(), 1, 2, runChild(t, bare).Process.Pid} {
+	for _, pid := range []int{os.Getpid(), 1, 2, shimtest.Child(t, bare).Process.Pid} {
 		eventually(t, func() bool { st, err := readStat(pid); return err != nil || !st.unclear }, "process %d", pid)
 	}
 }
@@ -108,7 +99,7 @@ func TestProcessOfStrangeName(t *testing.T) {
 	require.NoError(t, err)
 	link := filepath.Join(t.TempDir(), "a) R 1 (b c")
 	require.NoError(t, os.Symlink(sleep, link))
-	cmd := runChild(t, exec.Command(link, "1000"))
+	cmd := shimtest.Child(t, exec.Command(link, "1000"))
 	id, err := LookupProcess(cmd.Process.Pid)
 	require.NoError(t, err)
 	require.True(t, id.Alive())

@@ -18,6 +18,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
 // dyingFUSE mounts a file system that answers nothing any more once its server was told to die.
@@ -98,14 +100,14 @@ func TestFindByDirDoesNotTouchOtherFileSystems(t *testing.T) {
 	inDead := exec.Command("sh", "-c", `cd "$1" && echo in && exec sleep 1000`, "sh", foreign)
 	out, err := inDead.StdoutPipe()
 	require.NoError(t, err)
-	runChild(t, inDead)
+	shimtest.Child(t, inDead)
 	_, err = io.ReadFull(out, make([]byte, 3))
 	require.NoError(t, err)
 	die()
 	dir := t.TempDir()
 	cmd := exec.Command("sleep", "1000")
 	cmd.Dir = dir
-	want, err := LookupProcess(runChild(t, cmd).Process.Pid)
+	want, err := LookupProcess(shimtest.Child(t, cmd).Process.Pid)
 	require.NoError(t, err)
 
 	var found []ProcessID
@@ -148,7 +150,7 @@ func blockEnviron(t *testing.T, pid int) (reads func() int) {
 // A process that is stuck in the kernel holds up nobody; that it is not of the launch is not known then.
 func TestScanWithStuckProcess(t *testing.T) {
 	token := NewToken()
-	carrier := runChild(t, withToken(exec.Command("sleep", "1000"), token)).Process.Pid
+	carrier := shimtest.Child(t, withToken(exec.Command("sleep", "1000"), token)).Process.Pid
 	eventually(t, func() bool { return len(byToken(t, token)) == 1 }, "it runs")
 	other := sleeper(t).Process.Pid
 	reads := blockEnviron(t, other)
@@ -208,7 +210,7 @@ func startOf(t *testing.T, pid int) uint64 {
 
 func TestScanThatCannotLook(t *testing.T) {
 	token := NewToken()
-	cmd := runChild(t, withToken(exec.Command("sleep", "1000"), token))
+	cmd := shimtest.Child(t, withToken(exec.Command("sleep", "1000"), token))
 	for name, spoil := range map[string]func(){
 		"no /proc":    func() { procDir = t.TempDir() + "/none" },
 		"empty /proc": func() { procDir = t.TempDir() },
@@ -245,7 +247,7 @@ func TestScanPassesOverProcessesOfOthers(t *testing.T) {
 	token := NewToken()
 	cmd := exec.Command("sleep", "1000")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
-	other := runChild(t, cmd).Process.Pid
+	other := shimtest.Child(t, cmd).Process.Pid
 	real := readEnviron
 	readEnviron = func(pid int) ([]byte, error) {
 		if pid == other {
@@ -263,7 +265,7 @@ func TestLeadsSession(t *testing.T) {
 	require.False(t, child.LeadsSession())
 	cmd := exec.Command("sleep", "1000")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	daemon, err := LookupProcess(runChild(t, cmd).Process.Pid)
+	daemon, err := LookupProcess(shimtest.Child(t, cmd).Process.Pid)
 	require.NoError(t, err)
 	require.True(t, daemon.LeadsSession())
 	require.False(t, ProcessID{Pid: 1 << 30, StartTime: 1}.LeadsSession())

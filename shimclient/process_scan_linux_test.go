@@ -13,6 +13,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
+
+	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
 // copySleep places a copy of sleep, so that its file is not everybody's.
@@ -45,7 +47,7 @@ func TestVerifyShim(t *testing.T) {
 	require.NoError(t, err)
 	b := Binary{Path: path, File: file}
 	token := NewToken()
-	pid := runChild(t, withToken(exec.Command(path, "1000"), token)).Process.Pid
+	pid := shimtest.Child(t, withToken(exec.Command(path, "1000"), token)).Process.Pid
 	requireShim := func(b Binary, token string) {
 		t.Helper()
 		id, err := VerifyShim(t.Context(), pid, b, token)
@@ -93,7 +95,7 @@ func TestVerifyShimThatIsAScript(t *testing.T) {
 	require.NoError(t, err)
 	stdout, err := cmd.StdoutPipe()
 	require.NoError(t, err)
-	runChild(t, cmd)
+	shimtest.Child(t, cmd)
 	_, err = io.ReadFull(stdout, make([]byte, 3))
 	require.NoError(t, err)
 	_, err = VerifyShim(t.Context(), cmd.Process.Pid, Binary{Path: path}, token)
@@ -106,9 +108,9 @@ func TestVerifyShimThatIsAScript(t *testing.T) {
 func TestFindByToken(t *testing.T) {
 	token := NewToken()
 	require.Empty(t, byToken(t, token))
-	cmd := runChild(t, withToken(exec.Command("sleep", "1000"), token))
-	runChild(t, withToken(exec.Command("sleep", "1000"), token+"0"))
-	runChild(t, withToken(exec.Command("sleep", "1000"), NewToken()))
+	cmd := shimtest.Child(t, withToken(exec.Command("sleep", "1000"), token))
+	shimtest.Child(t, withToken(exec.Command("sleep", "1000"), token+"0"))
+	shimtest.Child(t, withToken(exec.Command("sleep", "1000"), NewToken()))
 	want, err := LookupProcess(cmd.Process.Pid)
 	require.NoError(t, err)
 	eventually(t, func() bool { return len(byToken(t, token)) == 1 }, "it runs")
@@ -126,7 +128,7 @@ func TestFindByDir(t *testing.T) {
 	dir := t.TempDir()
 	cmd := exec.Command("sleep", "1000")
 	cmd.Dir = dir
-	runChild(t, cmd)
+	shimtest.Child(t, cmd)
 	want, err := LookupProcess(cmd.Process.Pid)
 	require.NoError(t, err)
 	require.Equal(t, []ProcessID{want}, byDir(t, dir))
@@ -144,12 +146,12 @@ func TestFindByDir(t *testing.T) {
 // Daemons that fork away from a helper are found, in sessions and groups of their own, and while they fork on.
 func TestEndLaunch(t *testing.T) {
 	token := NewToken()
-	other := runChild(t, withToken(exec.Command("sleep", "1000"), NewToken()))
+	other := shimtest.Child(t, withToken(exec.Command("sleep", "1000"), NewToken()))
 	script := `
 for i in 1 2 3; do setsid sleep 1000 & done
 (while :; do sh -c 'sleep 0.01; exec sleep 1000' & sleep 0.005; done) &
 exec sleep 1000`
-	cmd := runChild(t, withToken(exec.Command("sh", "-c", script), token))
+	cmd := shimtest.Child(t, withToken(exec.Command("sh", "-c", script), token))
 	eventually(t, func() bool { return len(byToken(t, token)) > 10 }, "the launch forks")
 	require.NoError(t, EndLaunch(t.Context(), token, nil))
 	require.Empty(t, byToken(t, token))
@@ -168,7 +170,7 @@ func TestEndLaunchNeedsAToken(t *testing.T) {
 
 func TestEndLaunchSaysWhatIsLeft(t *testing.T) {
 	token := NewToken()
-	cmd := runChild(t, withToken(exec.Command("sleep", "1000"), token))
+	cmd := shimtest.Child(t, withToken(exec.Command("sleep", "1000"), token))
 	eventually(t, func() bool { return len(byToken(t, token)) == 1 }, "it runs")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -184,8 +186,8 @@ func TestEndLaunchSaysWhatIsLeft(t *testing.T) {
 // What a launch has run for a container is not what it has made: what began between two moments stays.
 func TestEndLaunchSpares(t *testing.T) {
 	token := NewToken()
-	shim := runChild(t, withToken(exec.Command("sleep", "1000"), token))
-	daemon := runChild(t, withToken(exec.Command("sleep", "1000"), token))
+	shim := shimtest.Child(t, withToken(exec.Command("sleep", "1000"), token))
+	daemon := shimtest.Child(t, withToken(exec.Command("sleep", "1000"), token))
 	kept, err := LookupProcess(daemon.Process.Pid)
 	require.NoError(t, err)
 	eventually(t, func() bool { return len(byToken(t, token)) == 2 }, "both run")

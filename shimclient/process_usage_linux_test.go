@@ -15,6 +15,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
 func TestUsage(t *testing.T) {
@@ -64,9 +66,7 @@ func TestUsageOfADeletedBinary(t *testing.T) {
 	require.NoError(t, err)
 	path := filepath.Join(t.TempDir(), "sleep")
 	require.NoError(t, os.WriteFile(path, data, 0o700))
-	cmd := exec.Command(path, "60")
-	require.NoError(t, cmd.Start())
-	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	cmd := shimtest.Child(t, exec.Command(path, "60"))
 	id, err := LookupProcess(cmd.Process.Pid)
 	require.NoError(t, err)
 	require.NoError(t, os.Remove(path))

@@ -13,14 +13,8 @@ import (
 
 func identifyFile(path string) (FileID, error) {
 	var st unix.Stat_t
-	for {
-		err := unix.Stat(path, &st)
-		if err == nil {
-			break
-		}
-		if err != unix.EINTR {
-			return FileID{}, &fs.PathError{Op: "stat", Path: path, Err: err}
-		}
+	if _, err := retried(func() (int, error) { return 0, unix.Stat(path, &st) }); err != nil {
+		return FileID{}, &fs.PathError{Op: "stat", Path: path, Err: err}
 	}
 	return FileID{
 		dev:   uint64(st.Dev), //nolint:unconvert // signed, or narrower, on some platforms

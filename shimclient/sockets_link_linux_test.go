@@ -13,6 +13,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
+
+	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
 // listening makes a socket with somebody behind it.
@@ -120,9 +122,7 @@ func TestHasChildren(t *testing.T) {
 	parent := exec.Command("sh", "-c", "read x; sleep 60 & read x; kill $!; wait; read x")
 	in, err := parent.StdinPipe()
 	require.NoError(t, err)
-	require.NoError(t, parent.Start())
-	t.Cleanup(func() { _ = parent.Process.Kill(); _ = parent.Wait() })
-	id, err := LookupProcess(parent.Process.Pid)
+	id, err := LookupProcess(shimtest.Child(t, parent).Process.Pid)
 	require.NoError(t, err)
 	require.False(t, has(id))
 	_, err = in.Write([]byte("\n"))

@@ -127,13 +127,13 @@ func (l *Ledger) look() (t looked, known bool) {
 	return t, true
 }
 
-// alive tells whether init is.
-func (t *looked) alive() bool {
+// alive tells whether init is known as a process and alive; lives is asked for one that is not held.
+func (t *looked) alive(lives func(shimclient.ProcessID) bool) bool {
 	id := initOf(&t.TaskState)
 	if t.held.Is(id) {
 		return t.held.Alive()
 	}
-	return id.Alive()
+	return id.StartTime != 0 && lives(id)
 }
 
 // hold tells whether init, whose identity is given, is alive, and holds it for the looks to come.
@@ -163,8 +163,8 @@ func (l *Ledger) InitGone() bool {
 
 // InitMayLive tells whether the process that is known as the container's init runs, ours to signal or not.
 func (l *Ledger) InitMayLive() bool {
-	t, known := l.look()
-	return known && t.Exit == nil && t.PidStart != 0 && initOf(&t.TaskState).Alive()
+	t, _ := l.look()
+	return t.Exit == nil && t.alive(shimclient.ProcessID.Alive)
 }
 
 // Runs tells whether a process is one that the shim has told as the container's, with Create, Start or an event, or

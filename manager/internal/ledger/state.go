@@ -51,33 +51,25 @@ func (l *Ledger) LastKnown() (runtime.State, bool) {
 	if !known {
 		return runtime.State{}, false
 	}
-	return t.state(t.alive)
+	return t.state(shimclient.ProcessID.Alive)
 }
 
 // Current is LastKnown where that is what the shim would say.
-func (l *Ledger) Current() (runtime.State, bool) {
-	t, _ := l.look()
-	if !t.sure {
-		return runtime.State{}, false
-	}
-	return t.state(t.alive)
-}
+func (l *Ledger) Current() (runtime.State, bool) { return l.current(shimclient.ProcessID.Alive) }
 
 // CurrentOften is Current for one who will ask again: init is held from now on, where it can be.
-func (l *Ledger) CurrentOften() (runtime.State, bool) {
+func (l *Ledger) CurrentOften() (runtime.State, bool) { return l.current(l.hold) }
+
+func (l *Ledger) current(lives func(shimclient.ProcessID) bool) (runtime.State, bool) {
 	t, _ := l.look()
 	if !t.sure {
 		return runtime.State{}, false
 	}
-	return t.state(func() bool {
-		id := initOf(&t.TaskState)
-		return t.held.Is(id) && t.held.Alive() || !t.held.Is(id) && l.hold(id)
-	})
+	return t.state(lives)
 }
 
-// state is what the record tells; false when it cannot stand for it. alive is asked whether init is alive, if that
-// matters.
-func (t *looked) state(alive func() bool) (runtime.State, bool) {
+// state is what the record tells; false when it cannot stand for it. lives is asked as by alive, if that matters.
+func (t *looked) state(lives func(shimclient.ProcessID) bool) (runtime.State, bool) {
 	s := runtime.State{
 		Status: StatusOf(tasktypes.Status(tasktypes.Status_value[t.Status])), Pid: t.Pid,
 		Stdin: t.Stdin, Stdout: t.Stdout, Stderr: t.Stderr, Terminal: t.Terminal, ExitedAt: t.Stopped,
@@ -88,7 +80,7 @@ func (t *looked) state(alive func() bool) (runtime.State, bool) {
 	}
 	// A created task may have been started just before its shim fell silent, and CRI deletes one that it takes for
 	// never started.
-	return s, s.Status != runtime.CreatedStatus && s.Status != 0 && t.PidStart != 0 && alive()
+	return s, s.Status != runtime.CreatedStatus && s.Status != 0 && t.alive(lives)
 }
 
 // StatusOf is a status of the Task API as containerd has it; 0 for one that is not known.

@@ -12,18 +12,13 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/shimyard/shimyard/shimclient"
+	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
 // living is the process of a shim that can be killed.
 func living(t *testing.T) shimclient.ProcessID {
 	t.Helper()
-	cmd := exec.Command("sleep", "1000")
-	require.NoError(t, cmd.Start())
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	pid, err := shimclient.LookupProcess(cmd.Process.Pid)
+	pid, err := shimclient.LookupProcess(shimtest.Child(t, exec.Command("sleep", "1000")).Process.Pid)
 	require.NoError(t, err)
 	return pid
 }
@@ -172,7 +167,7 @@ func TestEndLaunchNeedsALicence(t *testing.T) {
 
 	cmd := exec.Command("sleep", "1000")
 	cmd.Env = append(cmd.Environ(), shimclient.TokenEnv+"="+token)
-	require.NoError(t, cmd.Start())
+	shimtest.Child(t, cmd)
 	require.NoError(t, EndLaunch(t.Context(), by, nil))
 	require.Error(t, cmd.Wait(), "it was killed")
 }

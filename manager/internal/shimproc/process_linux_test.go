@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/shimyard/shimyard/shimclient"
+	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
 // TestLookThatFailsIsNoProof: a look for the processes of a shim that could not be done, here for want of time, does
@@ -26,8 +27,7 @@ func TestLookThatFailsIsNoProof(t *testing.T) {
 // TestLaunchAtTheAddressOfADeadProcess: a launch that is answered with the address of a process whose pid is gone has
 // made a new one.
 func TestLaunchAtTheAddressOfADeadProcess(t *testing.T) {
-	cmd := exec.Command("sleep", "1000")
-	require.NoError(t, cmd.Start())
+	cmd := shimtest.Child(t, exec.Command("sleep", "1000"))
 	pid, err := shimclient.LookupProcess(cmd.Process.Pid)
 	require.NoError(t, err)
 	r, _ := idle(t)
