@@ -23,6 +23,7 @@ import (
 	"github.com/shimyard/shimyard/manager/internal/metrics"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/manager/internal/spans"
+	"github.com/shimyard/shimyard/manager/internal/warm"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -49,7 +50,7 @@ func (m *ShimManager) buildTask(ctx context.Context, i *Instance, opts runtime.C
 	if joinErr != nil {
 		return joinErr
 	}
-	ctx, turn, err := m.turnFor(ctx, b, to)
+	ctx, turn, err := m.turnFor(ctx, i, to)
 	if err != nil {
 		return err
 	}
@@ -94,11 +95,14 @@ func (m *ShimManager) buildTask(ctx context.Context, i *Instance, opts runtime.C
 
 // turnFor waits for the turn of a create that is to have a shim of its own, where that is runc's: it goes on until runc
 // is done too, so that in a storm of creates each that has begun has the CPUs until its container is there, and the
-// first to come is the first up. What other runtimes do in Create may be waiting, as for a virtual machine's start.
-func (m *ShimManager) turnFor(ctx context.Context, b shimclient.Binary, to *sandboxShim) (
+// first to come is the first up. What other runtimes do in Create may be waiting, as for a virtual machine's start. A
+// create in another's group waits for the group's launches (launch), and would keep others from a turn meanwhile: it
+// has one for its start only.
+func (m *ShimManager) turnFor(ctx context.Context, i *Instance, to *sandboxShim) (
 	context.Context, *shimclient.Turn, error,
 ) {
-	if to != nil || b.Runtime != plugins.RuntimeRuncV2 {
+	b := i.startedFrom()
+	if to != nil || b.Runtime != plugins.RuntimeRuncV2 || warm.IsGrouped(i.id, i.request.groups) {
 		return ctx, nil, nil
 	}
 	ctx, turn, err := m.launcher.TakeTurn(ctx)

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/core/runtime"
+	"github.com/containerd/containerd/v2/plugins"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/pkg/errors"
@@ -23,7 +24,9 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/types/known/anypb"
 
+	"github.com/shimyard/shimyard/manager/internal/life"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
+	"github.com/shimyard/shimyard/shimclient"
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
@@ -324,4 +327,29 @@ func TestCreatesOfRuncHaveTurns(t *testing.T) {
 	}
 	y.remove("waits")
 	y.empty()
+}
+
+// TestWhoHasATurn: a create that may have to wait for another has none, since others would wait with it.
+func TestWhoHasATurn(t *testing.T) {
+	y := poolYard(t, shimtest.Scenario{}, PoolConfig{})
+	runc := shimclient.Binary{Runtime: plugins.RuntimeRuncV2}
+	for name, c := range map[string]struct {
+		binary shimclient.Binary
+		groups []string
+		to     *sandboxShim
+		want   bool
+	}{
+		"alone":                {binary: runc, want: true},
+		"first of a pod":       {binary: runc, groups: []string{"c1"}, want: true},
+		"in another's group":   {binary: runc, groups: []string{"c1", "pod"}},
+		"in a sandbox":         {binary: runc, to: new(sandboxShim)},
+		"of another's runtime": {binary: shimclient.Binary{Runtime: "io.containerd.kata.v2"}},
+	} {
+		i := newInstance(y.m, y.tasks.layout, life.Task, "ns", "c1", life.Launching)
+		i.describe(&createRequest{specFacts: specFacts{groups: c.groups}}, c.binary)
+		_, turn, err := y.m.turnFor(y.ctx, i, c.to)
+		require.NoError(t, err, name)
+		require.Equal(t, c.want, turn != nil, name)
+		turn.End()
+	}
 }

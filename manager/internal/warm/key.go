@@ -34,7 +34,13 @@ func (w Wish) Allowed() bool {
 	if w.RuncGroup || hasShimCgroup(w.Options) {
 		return false
 	}
-	return !slices.ContainsFunc(w.Groups, func(g string) bool { return g != w.ID })
+	return !IsGrouped(w.ID, w.Groups)
+}
+
+// IsGrouped tells whether a container's groups put it into another's shim, or beside it: that of a pod's first
+// container is its own id.
+func IsGrouped(id string, groups []string) bool {
+	return slices.ContainsFunc(groups, func(g string) bool { return g != id })
 }
 
 // hasShimCgroup: the shim itself is to be put into a cgroup, which cannot be done later. What cannot be read says so,
