@@ -10,6 +10,7 @@ import (
 	"time"
 
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
+	"github.com/containerd/containerd/v2/plugins"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/pkg/errors"
@@ -144,6 +145,28 @@ func (o *pool) distrust(p *shimproc.Process) {
 	}
 }
 
+// listen has what the shim logs copied from now on.
+func (w *warmShim) listen() error {
+	if w.p.HasLog() {
+		return nil
+	}
+	logs, err := shimclient.OpenLog(w.dir.LogPath(), log.Fields{"id": w.dir.ID, "namespace": w.spec.namespace})
+	if err != nil {
+		return err
+	}
+	w.p.SetLog(logs)
+	return nil
+}
+
+// hush closes the log of a shim that no task has: it has nothing to say, and a container leaves the daemon no fifo, as
+// upstream's TestShimDoesNotLeakPipes wants it. Of runc's only, which are known to outlive a write that nobody reads
+// (containerd's pkg/shim catches SIGPIPE), and not of one that is shared, which another task may be about to take.
+func (w *warmShim) hush() {
+	if w.spec.binary.Runtime == plugins.RuntimeRuncV2 && w.spec.limits.Share <= 1 {
+		w.p.CloseLog()
+	}
+}
+
 // warmth of the process; nil for one that was started for one instance.
 func warmth(p *shimproc.Process) *warmShim {
 	w, _ := p.Keeper().(*warmShim)
@@ -183,6 +206,7 @@ func (o *pool) spare(ctx context.Context, spec poolSpec) (*warm.Entry[*warmShim]
 	if err != nil {
 		return nil, err
 	}
+	w.hush()
 	return w.entry, nil
 }
 

@@ -52,6 +52,11 @@ func (m *ShimManager) launchWarm(
 			m.pool.account.GiveUp(e)
 			continue
 		}
+		if err := w.listen(); err != nil {
+			log.G(ctx).WithError(err).WithField("shim", w.dir.ID).Warn("cannot use a warm shim")
+			m.pool.account.GiveUp(e)
+			continue
+		}
 		err := m.occupy(ctx, i, w)
 		if err == nil {
 			metrics.WarmRequest(spec.binary.Runtime, "hit")
@@ -169,6 +174,9 @@ func (i *Instance) backToPool(clean bool) {
 		i.m.pool.distrust(p)
 	}
 	w := warmth(p)
+	if clean {
+		w.hush()
+	}
 	// It may have died between the two; then nothing else ends it.
 	if i.m.pool.account.Back(w.entry, func() int { return p.Remove(behind{i}) }) || p.IsOver() {
 		i.m.pool.finish(w)

@@ -223,11 +223,8 @@ func (m *ShimManager) lent(id string) bool {
 // takeOver continues what the last daemon had begun with a warm shim: its log, and if no instance is in it the waiting
 // for a task.
 func (w *warmShim) takeOver(ctx context.Context, m *ShimManager, idle bool) {
-	logs, err := shimclient.OpenLog(w.dir.LogPath(), log.Fields{"id": w.dir.ID, "namespace": w.spec.namespace})
-	if err != nil {
+	if err := w.listen(); err != nil {
 		log.G(ctx).WithError(err).Warn("cannot open the log of a restored shim")
-	} else {
-		w.p.SetLog(logs)
 	}
 	if !idle {
 		if in := instancesOf(w.p); len(in) == 1 {
@@ -251,6 +248,7 @@ func (w *warmShim) takeOver(ctx context.Context, m *ShimManager, idle bool) {
 	if err != nil || w.spec.limits.Warm <= 0 || w.p.Ask(ctx, l.Task) != nil {
 		m.pool.distrust(w.p) // first: no task is to get it
 	}
+	w.hush()
 	m.pool.account.Put(w.entry, 0)
 }
 

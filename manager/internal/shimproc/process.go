@@ -230,6 +230,20 @@ func (p *Process) SetLog(c *shimclient.Log) {
 	p.mu.Unlock()
 }
 
+// HasLog tells whether the log of its shim is open.
+func (p *Process) HasLog() bool { return p.Log() != nil }
+
+// CloseLog takes the log from the process, with what the shim has written until then. SetLog gives it one again.
+func (p *Process) CloseLog() {
+	p.mu.Lock()
+	c := p.log
+	p.log = nil
+	p.mu.Unlock()
+	if c != nil {
+		_ = c.Close()
+	}
+}
+
 // LogAs makes what the shim logs from now on that of an id.
 func (p *Process) LogAs(namespace, id string) {
 	p.mu.Lock()
