@@ -93,8 +93,6 @@ type GoTest struct {
 	Skip map[string]string
 	// Only narrows it to the tests that match. It runs none if the suite is narrowed to others.
 	Only string
-	// Rounds is how often each test is run, in one program; the last time counts. 0 is for once.
-	Rounds int
 	// Timeout is passed on as -test.timeout.
 	Timeout time.Duration
 }
@@ -116,9 +114,6 @@ func (s *Site) GoTest(ctx context.Context, g GoTest) error {
 	args := append([]string{"-t", g.Program, "-test.v=test2json", "-test.timeout=" + g.Timeout.String()}, g.Args...)
 	if focus != "" {
 		args = append(args, "-test.run="+focus)
-	}
-	if g.Rounds > 1 {
-		args = append(args, fmt.Sprintf("-test.count=%d", g.Rounds))
 	}
 	if len(g.Skip) > 0 {
 		args = append(args, "-test.skip="+skipPattern(g.Skip))
@@ -163,10 +158,6 @@ func (s *Site) GoTest(ctx context.Context, g GoTest) error {
 		if t.Outcome == results.Fail {
 			return nil
 		}
-	}
-	var failed *exec.ExitError
-	if g.Rounds > 1 && errors.As(err, &failed) { // in a round before the last
-		return nil
 	}
 	return errors.Wrapf(err, "%s failed and none of its tests did, see %s", g.Name, log.Name())
 }
