@@ -8,6 +8,7 @@ package shimclient
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -94,18 +95,67 @@ func TestPolicyOwners(t *testing.T) {
 			require.NoError(t, refuse.Admit(t.Context(), Binary{Runtime: "r.v1", Path: shim}), "nothing is remembered")
 		})
 	}
+}
 
-	// A link is as good as the directories on both sides of it.
-	links := filepath.Join(base, "links")
-	require.NoError(t, os.Mkdir(links, 0o755))
-	link := filepath.Join(links, "shim")
-	require.NoError(t, os.Symlink(shim, link))
-	require.NoError(t, checkOwners(link))
-	require.NoError(t, os.Chmod(links, 0o777))
-	require.Error(t, checkOwners(link))
-	require.NoError(t, os.Chmod(links, 0o755))
-	require.NoError(t, os.Chmod(dir, 0o777))
-	require.Error(t, checkOwners(link))
+// TestPolicyLinks: a link is as good as the directory that it is in, and so is each one that it leads to, of the file
+// and of directories on the way.
+func TestPolicyLinks(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root to make files of others")
+	}
+	base, err := os.MkdirTemp("/var", "sy-policy-")
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = os.RemoveAll(base) })
+	require.NoError(t, os.Chmod(base, 0o755))
+	in := func(names ...string) string { return filepath.Join(append([]string{base}, names...)...) }
+	for _, dir := range []string{"good", "one", "two", "three", "far", "far/bin"} {
+		require.NoError(t, os.Mkdir(in(dir), 0o755))
+	}
+	for _, shim := range []string{in("good", "shim"), in("far", "bin", "shim")} {
+		require.NoError(t, os.WriteFile(shim, nil, 0o755))
+	}
+	for link, to := range map[string]string{
+		in("one", "shim"):   in("good", "shim"),
+		in("two", "shim"):   in("one", "shim"),
+		in("three", "shim"): "../two/./shim",                       // three links, the first relative
+		in("one", "bin"):    in("far", "bin"),                      // of a directory
+		in("two", "bin"):    "..//one/bin",                         // two of a directory
+		in("three", "back"): in("two", "bin", "..", "bin", "shim"), // .. is of where the links lead to
+		in("good", "a"):     "b",
+		in("good", "b"):     "a",
+	} {
+		require.NoError(t, os.Symlink(to, link))
+	}
+	for _, c := range []struct {
+		path string
+		ways []string // the directories that it leads through
+	}{
+		{in("one", "shim"), []string{"one", "good"}},
+		{in("two", "shim"), []string{"two", "one", "good"}},
+		{in("three", "shim"), []string{"three", "two", "one", "good"}},
+		{in("one", "bin", "shim"), []string{"one", "far", "far/bin"}},
+		{in("two", "bin", "shim"), []string{"two", "one", "far", "far/bin"}},
+		{in("three", "back"), []string{"three", "two", "one", "far", "far/bin"}},
+	} {
+		require.NoError(t, checkOwners(c.path))
+		for _, dir := range []string{"good", "one", "two", "three", "far", "far/bin"} {
+			spoilt := func(by string) {
+				if err := checkOwners(c.path); slices.Contains(c.ways, dir) {
+					require.ErrorContains(t, err, in(dir), "%s %s", c.path, by)
+				} else {
+					require.NoError(t, err, "%s does not lead through %s", c.path, dir)
+				}
+			}
+			require.NoError(t, os.Chmod(in(dir), 0o777))
+			spoilt("where others may write")
+			require.NoError(t, os.Chmod(in(dir), 0o755))
+			require.NoError(t, os.Chown(in(dir), 65534, 0))
+			spoilt("which is another's")
+			require.NoError(t, os.Chown(in(dir), 0, 0))
+		}
+	}
+	require.ErrorContains(t, checkOwners(in("good", "a")), "too many links")
+	require.ErrorIs(t, checkOwners(in("good", "none")), os.ErrNotExist)
 }
 
 func chmod(mode os.FileMode) func(string) error {
