@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/shimyard/shimyard/manager/internal/life"
+	"github.com/shimyard/shimyard/shimclient"
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
@@ -278,6 +279,34 @@ func TestDeathByANamesake(t *testing.T) {
 	heard := y.exitsOf("c1")
 	require.Equal(t, []string{"c1", ""}, idsOf(heard))
 	require.Equal(t, uint32(137), heard[0].Status, "as `shim delete` said")
+}
+
+// TestDeathByADistrustedNamesake: a binary that others could replace stands in for none where the config refuses such
+// ones. It is as if there were none: nothing that the node's other users have put there is run, and the id is free.
+func TestDeathByADistrustedNamesake(t *testing.T) {
+	y := coldYard(t, shimtest.Scenario{}, shimtest.WithScript())
+	y.config.BinaryCheck = shimclient.CheckRefuse
+	y.boot()
+	y.run("c1", "sleep")
+	other := filepath.Join(y.shim.Home, "other")
+	require.NoError(t, os.Mkdir(other, 0o700))
+	require.NoError(t, os.Chmod(other, 0o777))
+	t.Setenv("PATH", other)
+	proc := y.shim.Daemon("c1")
+	away := filepath.Join(other, filepath.Base(y.shim.Path))
+	require.NoError(t, os.Rename(y.shim.Path, away))
+	require.NoError(t, proc.Kill())
+	heard := y.exitsOf("c1")
+	require.Equal(t, []string{"c1", ""}, idsOf(heard))
+	require.Equal(t, uint32(255), heard[0].Status, "no `shim delete` has said")
+	require.Zero(t, y.shim.Count(shimtest.KindExec, "delete"))
+	y.until("c1 is gone", func() bool { return y.instance("c1") == nil })
+	require.NoDirExists(t, y.bundle("c1"))
+
+	require.NoError(t, os.Rename(away, y.shim.Path))
+	y.run("c1", "sleep")
+	y.remove("c1")
+	y.empty()
 }
 
 // TestDeathWithoutABundle: where the directory is gone `shim delete` runs in an empty one, so that nothing of the

@@ -76,6 +76,7 @@ func newManager(ctx context.Context, config Config) (*ShimManager, error) {
 			SocketDir:    config.SocketDir,
 			Env:          config.Env,
 			EnvOf:        func(b shimclient.Binary) []string { return config.runtime(b).Env },
+			Admit:        policy.Admit,
 			OnQueued:     func(d time.Duration) { metrics.Phase(metrics.PhaseQueue, time.Now().Add(-d)) },
 			OnExec:       metrics.Exec,
 		}),

@@ -5,7 +5,9 @@ package manager
 
 import (
 	"os"
+	"runtime"
 	"testing"
+	"time"
 
 	apitypes "github.com/containerd/containerd/api/types"
 	"github.com/containerd/errdefs"
@@ -57,4 +59,55 @@ func TestRuntimeEnv(t *testing.T) {
 		require.Contains(t, found[0].Env, "GOMAXPROCS=7", action)
 	}
 	y.empty()
+}
+
+// TestPolicyOfSpares: a spare is started long after the create that made it wanted, so that its binary is looked at
+// then.
+func TestPolicyOfSpares(t *testing.T) {
+	y := coldPoolYard(t, shimtest.Scenario{}, PoolConfig{Warm: 1})
+	y.config.BinaryCheck = shimclient.CheckRefuse
+	y.boot()
+	y.pooled("c1")
+	y.spares(1)
+	spec, starts, dirs := y.warm("c1").spec, y.starts(), y.warmDirs()
+	require.NoError(t, os.Chmod(y.shim.Home, 0o777))
+	_, err := y.m.pool.spare(y.m.ctx, spec)
+	require.True(t, errdefs.IsPermissionDenied(err), "%v", err)
+	require.Equal(t, starts, y.starts())
+	require.ElementsMatch(t, dirs, y.warmDirs())
+
+	require.NoError(t, os.Chmod(y.shim.Home, 0o700))
+	y.remove("c1")
+}
+
+// TestPolicyAfterTheTurn: a create waits for its turn, and its binary is looked at once more after that. A refusal says
+// nothing of whether the shim can serve again.
+func TestPolicyAfterTheTurn(t *testing.T) {
+	y := coldPoolYard(t, shimtest.Scenario{}, PoolConfig{Warm: 1})
+	y.config.BinaryCheck = shimclient.CheckRefuse
+	y.boot()
+	var turns []*shimclient.Turn
+	for range 2 * runtime.GOMAXPROCS(0) {
+		_, turn, err := y.m.launcher.TakeTurn(y.ctx)
+		require.NoError(t, err)
+		turn.Within(time.Hour)
+		turns = append(turns, turn)
+	}
+	failed := make(chan error, 1)
+	go func() {
+		_, err := y.tasks.Create(y.ctx, "c1", y.runcOpts("sleep"))
+		failed <- err
+	}()
+	y.until("the create waits for its turn", func() bool { return y.m.launcher.Waiting() == 1 })
+	require.NoError(t, os.Chmod(y.shim.Home, 0o777))
+	for _, turn := range turns {
+		turn.End()
+	}
+	err := <-failed
+	require.True(t, errdefs.IsPermissionDenied(err), "%v", err)
+	require.Zero(t, y.starts())
+	require.NoError(t, os.Chmod(y.shim.Home, 0o700))
+	y.pooled("c1")
+	y.warm("c1")
+	y.remove("c1")
 }

@@ -69,8 +69,8 @@ func (m *ShimManager) launchWarm(
 	metrics.WarmRequest(spec.binary.Runtime, "miss")
 	w, err := m.pool.start(ctx, spec)
 	if err != nil {
-		if ctx.Err() != nil || m.ctx.Err() != nil {
-			return nil, err
+		if ctx.Err() != nil || m.ctx.Err() != nil || errdefs.IsPermissionDenied(err) {
+			return nil, err // alone it could be started no better
 		}
 		log.G(ctx).WithError(err).
 			Info("cannot start the shim as one that can serve again, starting it for this container alone")

@@ -229,7 +229,8 @@ func (i *Instance) prepareBundle(ctx context.Context, d *bundle.Bundle) error {
 }
 
 // deleteBinary finds the binary: the one that started the shim, else the one that its runtime's name resolves to today,
-// else one of the same file name, since runtimes that clients name by path resolve to nothing else.
+// else one of the same file name, since runtimes that clients name by path resolve to nothing else. Each but the first
+// is a stand-in, which is used only if the config's check of binaries lets it.
 func (i *Instance) deleteBinary(ctx context.Context) (shimclient.Binary, error) {
 	i.mu.Lock()
 	b, name := i.binary, i.ledger.Passage().Runtime
@@ -243,18 +244,27 @@ func (i *Instance) deleteBinary(ctx context.Context) (shimclient.Binary, error) 
 		name = i.container(ctx).Runtime.Name // bundles of pods that stock containerd left do not name it
 	}
 	if name != "" {
-		if r, err := i.m.resolver.Resolve(name); err == nil {
+		if r, err := i.m.resolver.Resolve(name); err == nil && i.mayStandIn(ctx, r) {
 			return r, nil
 		}
 	}
 	for _, path := range []string{b.Path, name} {
-		if r, err := i.m.resolver.ResolveNamesake(path); err == nil {
+		if r, err := i.m.resolver.ResolveNamesake(path); err == nil && i.mayStandIn(ctx, r) {
 			log.G(ctx).WithField("binary", path).Warnf("the shim's binary is gone: its delete is run by %s", r.Path)
 			return shimclient.Binary{Runtime: b.Runtime, Path: r.Path, File: r.File}, nil
 		}
 	}
 	log.G(ctx).WithField("binary", b.Path).Warn("the shim's binary is gone: its delete cannot run")
 	return shimclient.Binary{}, errNoBinary
+}
+
+// mayStandIn tells whether a binary may run the delete of a shim that it has not started.
+func (i *Instance) mayStandIn(ctx context.Context, b shimclient.Binary) bool {
+	err := i.m.policy.AdmitStandIn(ctx, b)
+	if err != nil {
+		log.G(ctx).WithError(err).Warn("the shim's binary is gone, and another is not trusted with its delete")
+	}
+	return err == nil
 }
 
 // container is what the metadata store knows of the instance's container; empty where that is nothing.

@@ -51,7 +51,10 @@ type ShimConfig struct {
 	// allows all.
 	AllowedRuntimes []string `toml:"allowed_runtimes"`
 	// BinaryCheck is what is done about a shim binary that others than root and the daemon's user could replace, since
-	// they may write to it or to a directory on the way to it: "off", "warn", the default, or "refuse".
+	// they may write to it or to a directory on the way to it, also by a link: "off", "warn", the default, or "refuse".
+	// It is looked at right before each start. The group of root counts as root, unless an access list (ACL) says who
+	// else may write. What runs already is cleaned up by its own binary in any case, and by another of the same name,
+	// where that is gone, only if it passes.
 	BinaryCheck string `toml:"binary_check"`
 	// Runtimes has a section for each runtime, or family of them, that is to be treated otherwise. A section is named
 	// by the runtime's name ("io.containerd.runc.v2"), or by the absolute path of its binary, where clients name that

@@ -46,6 +46,10 @@ type LauncherConfig struct {
 	// LaunchTimeout is how long a shim may take to answer `start`, not counting
 	// the wait for its turn; 0: DefaultLaunchTimeout.
 	LaunchTimeout time.Duration
+	// Admit is asked right before a binary is executed with `start` or -info, whose error it is if it does not let it;
+	// nil: it does. What was found out earlier may not be so any more: a start waits for its turn, and a shim that is
+	// started for no container long after a create has asked. It is not asked before `delete`: see Policy.
+	Admit func(context.Context, Binary) error
 	// OnQueued is told how long a start has waited for its turn, OnExec each execution of a shim's binary: "start",
 	// "delete" or "info". Both are for counting, must return at once, and may be nil.
 	OnQueued func(time.Duration)
@@ -68,6 +72,9 @@ func NewLauncher(config LauncherConfig) *Launcher {
 	}
 	if config.EnvOf == nil {
 		config.EnvOf = func(Binary) []string { return nil }
+	}
+	if config.Admit == nil {
+		config.Admit = func(context.Context, Binary) error { return nil }
 	}
 	if config.OnQueued == nil {
 		config.OnQueued = func(time.Duration) {}
@@ -112,7 +119,7 @@ type StartRequest struct {
 //
 // Errors: the class of ctx's end while waiting or running; DeadlineExceeded with
 // ErrLaunchTimeout; InvalidArgument or NotImplemented for a bad reply (see
-// ParseReply); ErrProtocolRefused; else unclassified, with the shim's own words.
+// ParseReply); ErrProtocolRefused; that of LauncherConfig.Admit; else unclassified, with the shim's own words.
 func (l *Launcher) Start(ctx context.Context, r StartRequest) (*bootapi.BootstrapResult, error) {
 	if err := r.validate(); err != nil {
 		return nil, err
@@ -224,6 +231,9 @@ func (l *Launcher) attempt(ctx context.Context, r StartRequest, p StartProtocol)
 	a attempted, _ error) {
 	cmd, err := l.startCommand(&r, p)
 	if err != nil {
+		return nil, a, err
+	}
+	if err := l.config.Admit(ctx, r.Binary); err != nil {
 		return nil, a, err
 	}
 	l.config.OnExec("start")
@@ -349,6 +359,9 @@ func (l *Launcher) Info(ctx context.Context, b Binary, options *anypb.Any) (*typ
 func (l *Launcher) info(ctx context.Context, b Binary, options *anypb.Any) (*types.RuntimeInfo, error) {
 	cmd, err := l.infoCommand(b, options)
 	if err != nil {
+		return nil, err
+	}
+	if err := l.config.Admit(ctx, b); err != nil {
 		return nil, err
 	}
 	l.config.OnExec("info")

@@ -337,3 +337,35 @@ func TestStartNamesWhatIsMissing(t *testing.T) {
 	require.ErrorIs(t, err, os.ErrNotExist)
 	require.ErrorContains(t, err, "fork/exec "+gone.Binary.Path)
 }
+
+// TestAdmitRightBefore: what may be started is asked when it is, and not only before the wait for a turn.
+func TestAdmitRightBefore(t *testing.T) {
+	lt := newLaunchTest(t, shimtest.Scenario{})
+	policy, err := NewPolicy(nil, CheckRefuse)
+	require.NoError(t, err)
+	lt.config.Admit = policy.Admit
+	require.NoError(t, policy.Admit(lt.ctx, lt.req.Binary))
+	_, err = lt.Info(lt.ctx, lt.req.Binary, nil)
+	require.NoError(t, err)
+	execs := len(lt.Find(shimtest.KindExec, ""))
+
+	lt.limiter = newLimiter(1, time.Hour)
+	_, turn, err := lt.TakeTurn(lt.ctx)
+	require.NoError(t, err)
+	failed := make(chan error, 1)
+	go func() {
+		_, err := lt.Start(lt.ctx, lt.req)
+		failed <- err
+	}()
+	eventually(t, func() bool { return lt.Waiting() == 1 }, "the start waits for its turn")
+	require.NoError(t, os.Chmod(lt.Home, 0o777))
+	turn.End()
+	err = <-failed
+	require.True(t, errdefs.IsPermissionDenied(err), "%v", err)
+	_, err = lt.Info(lt.ctx, lt.req.Binary, nil)
+	require.True(t, errdefs.IsPermissionDenied(err), "%v", err)
+	require.Len(t, lt.Find(shimtest.KindExec, ""), execs)
+
+	_, err = lt.Delete(lt.ctx, DeleteRequest{Binary: lt.req.Binary, Namespace: "ns", ID: "c1", Bundle: lt.req.Bundle})
+	require.NoError(t, err, "a shim that runs already is cleaned up after")
+}

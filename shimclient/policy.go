@@ -30,7 +30,8 @@ const (
 var BinaryChecks = []BinaryCheck{CheckWarn, CheckOff, CheckRefuse}
 
 // Policy says which shim binaries may be started for a client. It is not asked for the `delete` of a shim that runs
-// already: what was created under an earlier policy is cleaned up. Safe for concurrent use.
+// already: what was created under an earlier policy is cleaned up. Where another binary is to run that `delete`, since
+// the shim's own is gone, AdmitStandIn is asked. Safe for concurrent use.
 type Policy struct {
 	allowed []string
 	check   BinaryCheck
@@ -51,13 +52,21 @@ func NewPolicy(allowed []string, check BinaryCheck) (*Policy, error) {
 }
 
 // Admit tells whether a binary may be started; PermissionDenied says why not. It looks at the file system each time:
-// what was admitted may have changed since. When it finds nothing, no other user can replace the file that it has
-// looked at.
+// what was admitted may have changed since. Where it finds nothing, no other user can put another file in the place of
+// the one that it has looked at, so that what is started right after it is that file.
 func (p *Policy) Admit(ctx context.Context, b Binary) error {
 	if !p.allows(b) {
 		return errors.Wrapf(errdefs.ErrPermissionDenied,
 			"runtime %q (%s) is not allowed; add it to allowed_runtimes to allow it", b.Runtime, b.Path)
 	}
+	return p.checkOwners(ctx, b)
+}
+
+// AdmitStandIn tells whether a binary may run the `delete` of a shim that another binary has started; PermissionDenied
+// says why not. Which runtimes are allowed does not matter: no client has a shim started by it.
+func (p *Policy) AdmitStandIn(ctx context.Context, b Binary) error { return p.checkOwners(ctx, b) }
+
+func (p *Policy) checkOwners(ctx context.Context, b Binary) error {
 	if p.check == CheckOff {
 		return nil
 	}
