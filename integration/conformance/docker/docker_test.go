@@ -118,11 +118,13 @@ func TestRestartPolicy(t *testing.T) {
 	require.Len(t, strings.Fields(h.docker(t, "logs", c.id)), 4)
 }
 
+// The pause is for the shim, which begins to listen for OOM kills once the container runs; and dockerd may hear of the
+// exit before it hears of the kill.
 func TestOOM(t *testing.T) {
 	h := theHost(t)
-	c := h.shell(t, "exec tail /dev/zero", "-m", "24m", "--memory-swap", "24m")
+	c := h.shell(t, "sleep 1; exec tail /dev/zero", "-m", "24m", "--memory-swap", "24m")
 	require.Equal(t, 137, c.await(procs.Patience))
-	require.Equal(t, "true", c.inspect(".State.OOMKilled"))
+	procs.Eventually(t, procs.Patience, func() bool { return c.inspect(".State.OOMKilled") == "true" })
 }
 
 func TestPrune(t *testing.T) {
