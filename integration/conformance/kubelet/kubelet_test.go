@@ -134,10 +134,11 @@ func TestProbesByNetwork(t *testing.T) {
 	require.Zero(t, p.container("c").RestartCount)
 }
 
+// The pause is for the shim, which begins to listen for OOM kills once the container runs.
 func TestOOM(t *testing.T) {
 	h := theHost(t)
 	p := h.run(t, "oom", object{"restartPolicy": "Never"},
-		container("c", "exec tail /dev/zero", object{"resources": object{"limits": object{"memory": "24Mi"}}}))
+		container("c", "sleep 1; exec tail /dev/zero", object{"resources": object{"limits": object{"memory": "24Mi"}}}))
 	p.awaitPhase("Failed")
 	c := p.container("c")
 	require.Equal(t, 137, c.State.Terminated.ExitCode)
