@@ -13,7 +13,6 @@ import (
 	"github.com/containerd/containerd/v2/pkg/timeout"
 	"github.com/containerd/containerd/v2/plugins"
 	"github.com/containerd/errdefs"
-	"github.com/containerd/log"
 	"github.com/pkg/errors"
 
 	"github.com/shimyard/shimyard/manager/internal/await"
@@ -308,17 +307,17 @@ func (i *Instance) killInit(ctx context.Context) bool {
 		return false
 	}
 	if err := pid.Signal(syscall.SIGKILL); err != nil && !errdefs.IsNotFound(err) {
-		log.G(ctx).WithError(err).WithField("pid", pid.Pid).Error("cannot end a container without its shim")
+		i.logger(ctx).WithError(err).WithField("pid", pid.Pid).Error("cannot end a container without its shim")
 		return false
 	}
 	// Who deletes next asks whether it is gone.
 	wctx, cancel := timeout.WithContext(ctx, shimproc.TimeoutCleanup)
 	defer cancel()
 	if err := pid.Wait(wctx); err != nil {
-		log.G(ctx).WithError(err).WithField("pid", pid.Pid).Error("a container's init does not end at a SIGKILL")
+		i.logger(ctx).WithError(err).WithField("pid", pid.Pid).Error("a container's init does not end at a SIGKILL")
 		return false
 	}
-	log.G(ctx).WithField("pid", pid.Pid).Warn("ended a container's init without its shim")
+	i.logger(ctx).WithField("pid", pid.Pid).Warn("ended a container's init without its shim")
 	return true
 }
 

@@ -40,15 +40,16 @@ func (i *Instance) cleaningAfter(orderly bool) cleaning {
 // clean removes what is left of the instance and then the instance, trying with growing pauses until it succeeds or the
 // manager is closed. Until then the id stays reserved; after a close the next start goes on.
 func (i *Instance) clean(c cleaning) {
+	ctx := i.context()
 	cleaned := await.Retry(i.m.ctx, i.m.cleanPauses, func() bool {
-		err := i.cleanOnce(i.context(), &c)
+		err := i.cleanOnce(ctx, &c)
 		if err != nil && i.remains.SetLeft(err) {
-			log.G(i.context()).WithError(err).Errorf("cannot clean up after %s; it is tried again until it succeeds",
-				i.kind)
+			i.logger(ctx).WithError(err).Errorf("cannot clean up after %s; it is tried again until it succeeds", i.kind)
 		}
 		return err == nil
 	})
 	if cleaned {
+		i.reportCleaned(ctx)
 		i.m.forget(i)
 	}
 }
@@ -153,7 +154,6 @@ func (i *Instance) addresses() []string {
 func (i *Instance) cleanUpDead() {
 	ctx, end := i.startSpan(i.context(), spans.Reap)
 	defer end(nil)
-	log.G(ctx).Info("shim is dead, cleaning up after it")
 	i.leaveProcess()
 	if !i.waitInFlight() {
 		return
@@ -215,7 +215,7 @@ func (i *Instance) activated() {
 // deactivate is part of cleaning; what fails is left to the garbage collector, by the label.
 func (i *Instance) deactivate(ctx context.Context) {
 	if err := i.m.mounts.Deactivate(ctx, i.id); err != nil {
-		log.G(ctx).WithError(err).Error("cannot deactivate the task's mounts, leaving them to the garbage collector")
+		i.logger(ctx).WithError(err).Error("cannot deactivate the task's mounts, leaving them to the garbage collector")
 	}
 }
 
@@ -309,8 +309,8 @@ func (i *Instance) cleanUpOnceGone(p *shimproc.Leaving, c cleaning) {
 }
 
 func (i *Instance) cleanUpAfter(p *shimproc.Leaving, c cleaning, patience time.Duration) {
-	ctx := i.context()
-	log.G(ctx).WithField("address", p.Process().Endpoint).Warn("shim has said yes to its shutdown and still runs")
+	ctx := log.WithLogger(i.context(), i.logger(i.context()))
+	p.WarnOfLingering(ctx)
 	if !p.WaitOrKill(ctx, patience) {
 		return // the manager was closed; the next start goes on
 	}

@@ -11,7 +11,6 @@ import (
 	"github.com/containerd/containerd/v2/core/runtime"
 	"github.com/containerd/containerd/v2/pkg/timeout"
 	"github.com/containerd/errdefs"
-	"github.com/containerd/log"
 	"github.com/pkg/errors"
 
 	"github.com/shimyard/shimyard/bundle"
@@ -214,7 +213,7 @@ func (i *Instance) endSilentShim(ctx context.Context) bool {
 	if !ok {
 		return false
 	}
-	log.G(ctx).WithField("pid", p.Verified().Pid).Warn("shim does not answer and its container is gone, ending it")
+	i.logger(ctx).Warn("shim does not answer and its container is gone, ending it")
 	killed := p.Kill(ctx, licence)
 	p.Reopen()
 	return killed
@@ -276,7 +275,7 @@ func (i *Instance) cleanUpDeleted() {
 		var err error
 		lingering, err = i.releaseProcess(ctx, i.process(), false)
 		if err != nil && i.remains.SetLeft(err) {
-			log.G(ctx).WithError(err).
+			i.logger(ctx).WithError(err).
 				Errorf("cannot release the shim of a deleted %s; it is tried again until it succeeds", i.kind)
 		}
 		return err == nil
@@ -315,7 +314,7 @@ func (i *Instance) finishDelete(ctx context.Context, c cleaning) {
 		return
 	}
 	i.remains.SetLeft(err)
-	log.G(ctx).WithError(err).Errorf("cannot clean up after a deleted %s; it is tried again until it succeeds", i.kind)
+	i.logger(ctx).WithError(err).Errorf("cannot clean up after a deleted %s; it is tried again until it succeeds", i.kind)
 	i.onDeleted()
 	i.m.spawn(func() {
 		if i.m.sleep(await.Spread(i.m.cleanPauses.First)) {

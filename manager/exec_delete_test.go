@@ -242,7 +242,7 @@ func TestStoppedWithoutATimeDuringDowntime(t *testing.T) {
 		s.say("State", &taskapi.StateResponse{Pid: 77, Status: tasktypes.Status_STOPPED})
 		s.exit = &taskapi.WaitResponse{ExitStatus: 9}
 		close(s.exits)
-		require.True(t, i.ask())
+		require.True(t, i.ask(new(string)))
 		time.Sleep(10 * time.Minute)
 		for _, id := range []string{"", "e1"} {
 			require.NotNil(t, i.ledger.Exit(id), "%q", id)

@@ -332,7 +332,7 @@ func (i *Instance) hasProcess() bool {
 		return false
 	}
 	if err != nil {
-		log.G(i.context()).WithError(err).Warn("cannot tell whether the shim lives, so it is taken to")
+		i.logger(i.context()).WithError(err).Warn("cannot tell whether the shim lives, so it is taken to")
 	}
 	return is
 }

@@ -7,7 +7,6 @@ import (
 	"context"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/containerd/containerd/v2/plugins"
@@ -237,8 +236,7 @@ type boot struct {
 	// ready is closed when all records are read; urgent, once, when a caller waits for that.
 	ready, urgent chan struct{}
 	urge          func()
-	// undecided counts the instances found at the start of which it is not known yet what becomes of them.
-	undecided atomic.Int64
+	tally         tally
 }
 
 // leftovers is what was found at the start of the daemon and is not seen to yet.

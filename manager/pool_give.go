@@ -53,7 +53,7 @@ func (m *ShimManager) launchWarm(
 			continue
 		}
 		if err := w.listen(); err != nil {
-			log.G(ctx).WithError(err).WithField("shim", w.dir.ID).Warn("cannot use a warm shim")
+			i.logger(ctx).WithError(err).WithField("shim", w.dir.ID).Warn("cannot use a warm shim")
 			m.pool.account.GiveUp(e)
 			continue
 		}
@@ -72,7 +72,7 @@ func (m *ShimManager) launchWarm(
 		if ctx.Err() != nil || m.ctx.Err() != nil || errdefs.IsPermissionDenied(err) {
 			return nil, err // alone it could be started no better
 		}
-		log.G(ctx).WithError(err).
+		i.logger(ctx).WithError(err).
 			Info("cannot start the shim as one that can serve again, starting it for this container alone")
 		m.pool.refused.Add(spec.binary.File)
 		return nil, errAlone
@@ -241,7 +241,7 @@ func (m *ShimManager) moveBeside(ctx context.Context, i *Instance, w *warmShim) 
 		return err
 	}
 	if err := w.dir.LendLog(d); err != nil {
-		log.G(ctx).WithError(err).Warn("the shim's log could not be drained by another containerd after a rollback")
+		i.logger(ctx).WithError(err).Warn("the shim's log could not be drained by another containerd after a rollback")
 	}
 	return nil
 }

@@ -79,15 +79,20 @@ func (m *ShimManager) untilCleared(dir *bundle.Warm, try func(context.Context) e
 		return
 	}
 	log.G(ctx).WithError(err).Warn("cannot remove what a warm shim has left; it is tried again until it succeeds")
+	since, attempts := time.Now(), 1
 	m.spawn(func() {
 		cleared := await.RetryLater(m.ctx, m.cleanPauses, func() bool {
+			attempts++
 			err = try(ctx)
 			return err == nil
 		})
 		if !cleared {
 			log.G(ctx).WithError(err).
 				Warn("cannot remove what a warm shim has left, leaving it for the next start of the daemon")
+			return
 		}
+		log.G(ctx).WithFields(log.Fields{"after": rounded(since), "attempts": attempts}).
+			Info("removed what a warm shim has left, which had failed before")
 	})
 }
 
@@ -241,8 +246,8 @@ func (w *warmShim) takeOver(ctx context.Context, m *ShimManager, idle bool) {
 	}
 	// Its bundle may be one that we cannot see.
 	if pid, has := w.hasChildren(ctx); has {
-		log.G(ctx).WithField("pid",
-			pid.Pid).Error("found a warm shim without a bundle that has processes, leaving it alone")
+		log.G(ctx).WithField("pid", pid.Pid).
+			Error("found a warm shim without a bundle that has processes, leaving it alone")
 		return
 	}
 	if err != nil || w.spec.limits.Warm <= 0 || w.p.Ask(ctx, l.Task) != nil {

@@ -11,7 +11,6 @@ import (
 	"github.com/containerd/containerd/v2/core/runtime"
 	"github.com/containerd/containerd/v2/pkg/timeout"
 	"github.com/containerd/errdefs"
-	"github.com/containerd/log"
 	"github.com/containerd/typeurl/v2"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/pkg/errors"
@@ -237,7 +236,7 @@ func (m *ShimManager) clearLeftover(ctx context.Context, i *Instance) error {
 		return errors.Wrapf(errdefs.ErrAlreadyExists, "%s %s has a bundle %s whose shim still runs; end that first",
 			i.kind, i.id, d.Path)
 	}
-	log.G(ctx).WithField("path", d.Path).Warn("removing the leftover of an earlier instance")
+	old.logger(ctx).WithField("path", d.Path).Warn("removing the leftover of an earlier instance")
 	return old.cleanOnce(ctx, &cleaning{shimDelete: true})
 }
 

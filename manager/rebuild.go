@@ -25,7 +25,7 @@ func (m *ShimManager) findAddress(u unaddressed) *shimproc.Process {
 	i, ctx := u.i, u.i.context()
 	pid := i.ledger.Passage().Shim
 	if i.ledger.Passage().EarlierBoot || pid != (shimclient.ProcessID{}) && !pid.Alive() {
-		log.G(ctx).WithError(u.why).Error("cannot tell how to reach the shim of a bundle, and it has ended")
+		i.logger(ctx).WithError(u.why).Error("cannot tell how to reach the shim of a bundle, and it has ended")
 		if i.onDeath() {
 			m.onBegin(i.cleanUpDead)
 		}
@@ -34,13 +34,13 @@ func (m *ShimManager) findAddress(u unaddressed) *shimproc.Process {
 	if ep, ok := i.rebuiltAddress(); ok {
 		from := shimproc.Origin{Launched: i.launchedHere(), Pid: pid, Answered: i.ledger.Passage().Answered(), Owned: true}
 		if p, _, err := m.procs.Attach(behind{i}, ep, from); err == nil {
-			log.G(ctx).WithError(u.why).WithField("address", ep).
+			i.logger(ctx).WithError(u.why).WithField("address", ep).
 				Warn("cannot tell from a bundle how to reach its shim; found that by other traces")
 			return p
 		}
 	}
 	if !i.hasTraces() {
-		log.G(ctx).WithError(u.why).Info("cleaning up a create that was cut short")
+		i.logger(ctx).WithError(u.why).Info("cleaning up a create that was cut short")
 		if i.onUnknown() {
 			m.onBegin(i.undo)
 		}
@@ -205,7 +205,7 @@ func (i *Instance) mendBootstrap() {
 	ep := p.Endpoint
 	r := &bootapi.BootstrapResult{Version: int32(p.TaskVersion()), Protocol: ep.Protocol, Address: ep.Address}
 	if err := d.WriteBootstrap(r); err != nil {
-		log.G(i.context()).WithError(err).Warn("cannot write down again how to reach the shim")
+		i.logger(i.context()).WithError(err).Warn("cannot write down again how to reach the shim")
 	}
 }
 
@@ -216,7 +216,7 @@ func (i *Instance) mendBootstrap() {
 // lose puts the instance behind a lost process, which is watched from now on. Instances with the same pid on record
 // share one.
 func (i *Instance) lose(why error) *shimproc.Process {
-	log.G(i.context()).WithError(why).Error("cannot tell how to reach the shim of a bundle, leaving both alone")
+	i.logger(i.context()).WithError(why).Error("cannot tell how to reach the shim of a bundle, leaving both alone")
 	pid := i.ledger.Passage().Shim
 	name := i.namespace + "/" + i.id
 	if pid != (shimclient.ProcessID{}) {
@@ -318,7 +318,7 @@ func (i *Instance) openLog() {
 	}
 	c, err := shimclient.OpenLog(d.LogPath(), log.Fields{"id": i.id, "namespace": i.namespace})
 	if err != nil {
-		log.G(i.context()).WithError(err).Warn("cannot open the log of a restored shim")
+		i.logger(i.context()).WithError(err).Warn("cannot open the log of a restored shim")
 		return
 	}
 	p.SetLog(c)

@@ -50,7 +50,7 @@ func (m *ShimManager) enlist(ctx context.Context, layout bundle.Layout, kind lif
 		i.mu.Lock()
 		i.found = true
 		i.mu.Unlock()
-		m.undecided.Add(1)
+		m.tally.undecided.Add(1)
 		m.mu.Lock()
 		m.restored = append(m.restored, i)
 		m.mu.Unlock()
@@ -117,7 +117,7 @@ func (m *ShimManager) restoreOne(ctx context.Context, i *Instance, b *bundle.Bun
 	i.load(ctx, b)
 	r, err := b.ReadBootstrap()
 	if err != nil && !i.mayHaveTask() {
-		log.G(ctx).WithError(err).Info("cleaning up a create that was cut short")
+		i.logger(ctx).WithError(err).Info("cleaning up a create that was cut short")
 		if i.onUnknown() {
 			m.onBegin(i.undo)
 		}
@@ -144,7 +144,7 @@ func (m *ShimManager) restoreOne(ctx context.Context, i *Instance, b *bundle.Bun
 		Launched: i.launchedHere(), Pid: i.ledger.Passage().Shim, Answered: i.ledger.Passage().Answered(), Owned: true,
 	})
 	if err != nil {
-		log.G(ctx).WithError(err).Error("cannot attach a bundle to its shim, leaving it alone")
+		i.logger(ctx).WithError(err).Error("cannot attach a bundle to its shim, leaving it alone")
 		return
 	}
 	i.onAttached(p)
@@ -183,7 +183,7 @@ func (i *Instance) load(ctx context.Context, b *bundle.Bundle) {
 	rec, err := b.ReadRecord()
 	if err != nil {
 		if !errdefs.IsNotFound(err) {
-			log.G(ctx).WithError(err).
+			i.logger(ctx).WithError(err).
 				Warn("cannot read the record of a bundle, leaving it as it is and taking the bundle for one of stock containerd")
 			i.ledger.Seal()
 		}
@@ -193,7 +193,7 @@ func (i *Instance) load(ctx context.Context, b *bundle.Bundle) {
 	}
 	path, err := b.ShimBinary()
 	if err != nil && !errdefs.IsNotFound(err) {
-		log.G(ctx).WithError(err).Warn("cannot read which binary started the shim")
+		i.logger(ctx).WithError(err).Warn("cannot read which binary started the shim")
 	}
 	if path == "" && rec.Launch != nil {
 		path = rec.Launch.Binary
@@ -220,6 +220,7 @@ const askAgain = time.Second
 // takeOver asks the shim of a restored instance what it knows, until it says so or is proven dead. A shim that is
 // silent keeps the instance restoring, for as long as that takes.
 func (i *Instance) takeOver() {
+	said := "" // the last error that was logged
 	// At the end of the daemon the next start goes on.
 	_ = await.Until(i.m.ctx, func() (await.Wake, bool) {
 		p := i.process()
@@ -232,7 +233,7 @@ func (i *Instance) takeOver() {
 		}
 		_, ps, moved := p.Watch()
 		if ps == shimproc.Connected {
-			if i.ask() {
+			if i.ask(&said) {
 				return await.Wake{}, true
 			}
 			moved = await.After(askAgain)
@@ -241,8 +242,8 @@ func (i *Instance) takeOver() {
 	})
 }
 
-// ask sends the one State (or Status) of a restore. True when it decided.
-func (i *Instance) ask() bool {
+// ask sends the one State (or Status) of a restore. True when it decided. An error is logged unless it was said.
+func (i *Instance) ask(said *string) bool {
 	ctx := i.context()
 	known, err := i.askKnown(ctx)
 	if err == nil {
@@ -256,8 +257,9 @@ func (i *Instance) ask() bool {
 		i.loseStranger(err)
 		return false
 	case err != nil:
-		if !errdefs.IsUnavailable(err) && !errdefs.IsDeadlineExceeded(err) {
-			log.G(ctx).WithError(err).Warn("shim does not say what it knows of a restored instance; asking again")
+		if !errdefs.IsUnavailable(err) && !errdefs.IsDeadlineExceeded(err) && err.Error() != *said {
+			*said = err.Error()
+			i.logger(ctx).WithError(err).Warn("shim does not say what it knows of a restored instance; asking again")
 		}
 		return false
 	case known:
@@ -271,7 +273,7 @@ func (i *Instance) ask() bool {
 	case i.disownStranger():
 		return false
 	case i.onUnknown():
-		log.G(ctx).Info("shim has no such task, cleaning up")
+		i.logger(ctx).Info("shim has no such task, cleaning up")
 		if i.ledger.Fate().Created {
 			i.m.spawn(i.cleanUpDeleted)
 		} else {

@@ -13,7 +13,6 @@ import (
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/pkg/timeout"
 	"github.com/containerd/errdefs"
-	"github.com/containerd/log"
 	"github.com/containerd/typeurl/v2"
 	"github.com/pkg/errors"
 
@@ -48,8 +47,10 @@ func (i *Instance) findExit(ctx context.Context) (exit bundle.Exit, ok bool) {
 		if err != nil && i.m.ctx.Err() != nil {
 			return bundle.Exit{}, false
 		}
+		if err != nil && !errors.Is(err, errNoBinary) && i.remains.First(err.Error()) {
+			i.logger(ctx).WithError(err).Warn("cannot ask for the exit of a dead shim's container")
+		}
 		if err != nil {
-			log.G(ctx).WithError(err).Warn("cannot ask for the exit of a dead shim's container")
 			if i.ledger.Init().Alive() {
 				i.killInit(ctx) // what the shim's delete would have done
 			}
@@ -99,7 +100,7 @@ func (i *Instance) tryShimDelete(ctx context.Context, orderly bool) error {
 	end(err)
 	switch {
 	case orderly && err != nil:
-		log.G(ctx).WithError(err).Warn("shim's delete fails; going on without it")
+		i.warnOfDelete(ctx, err)
 		return nil
 	case orderly:
 		return nil
@@ -107,7 +108,7 @@ func (i *Instance) tryShimDelete(ctx context.Context, orderly bool) error {
 		if i.remains.DeleteTries() < shimDeleteTries || i.hasProcess() || i.ledger.Init().Alive() {
 			return err
 		}
-		log.G(ctx).WithError(err).Warn("shim's delete fails; going on without it")
+		i.warnOfDelete(ctx, err)
 	}
 	state := i.runcState(ctx)
 	if state == "" {
@@ -119,6 +120,14 @@ func (i *Instance) tryShimDelete(ctx context.Context, orderly bool) error {
 			"the OCI runtime keeps state of the container in %s, which the shim's delete has to remove", state)
 	}
 	return errors.Errorf("the shim's delete has left state of the OCI runtime in %s", state)
+}
+
+// warnOfDelete says once that what is left is removed without a `shim delete` that has succeeded. What follows may be
+// tried many times.
+func (i *Instance) warnOfDelete(ctx context.Context, err error) {
+	if !errors.Is(err, errNoBinary) && i.remains.First("delete fails") {
+		i.logger(ctx).WithError(err).Warn("shim's delete fails; going on without it")
+	}
 }
 
 // runcState is where runc keeps state of the container; "" when there is none.
@@ -164,7 +173,7 @@ func (i *Instance) shimDelete(ctx context.Context) (*shimclient.DeleteResult, er
 	r, err := i.runShimDelete(ctx, d, b)
 	if errors.Is(err, shimclient.ErrDeleteReply) {
 		// It has done its work, and would say the same the next time.
-		log.G(ctx).WithError(err).Warn("shim has deleted and does not say what")
+		i.logger(ctx).WithError(err).Warn("shim has deleted and does not say what")
 		r, err = nil, nil
 	}
 	if err == nil {
@@ -185,7 +194,10 @@ func (i *Instance) runShimDelete(
 	}
 	if err := d.Isolate(); err != nil {
 		// The delete is what ends the container, so it cannot wait for this.
-		log.G(ctx).WithError(err).Warn("what is mounted in volumes of the container may be unmounted on the host as well")
+		if i.remains.First("volumes") {
+			i.logger(ctx).WithError(err).
+				Warn("what is mounted in volumes of the container may be unmounted on the host as well")
+		}
 	}
 	return i.m.launcher.Delete(ctx, shimclient.DeleteRequest{
 		Binary: b, Namespace: i.namespace, ID: i.id, Bundle: d.Path, Timeout: timeout.Get(shimproc.TimeoutCleanup),
@@ -202,10 +214,10 @@ func (i *Instance) prepareBundle(ctx context.Context, d *bundle.Bundle) error {
 		return err
 	}
 	if made {
-		log.G(ctx).WithField("path",
+		i.logger(ctx).WithField("path",
 			d.Path).Warn("the bundle's directory is gone: the shim's delete runs in an empty one")
 		if err := i.ledger.Persist(); err != nil {
-			log.G(ctx).WithError(err).Warn("cannot write the record of a bundle that was gone")
+			i.logger(ctx).WithError(err).Warn("cannot write the record of a bundle that was gone")
 		}
 		failpoint.Here("clean-bundle-replaced")
 	}
@@ -250,19 +262,24 @@ func (i *Instance) deleteBinary(ctx context.Context) (shimclient.Binary, error) 
 	}
 	for _, path := range []string{b.Path, name} {
 		if r, err := i.m.resolver.ResolveNamesake(path); err == nil && i.mayStandIn(ctx, r) {
-			log.G(ctx).WithField("binary", path).Warnf("the shim's binary is gone: its delete is run by %s", r.Path)
+			if i.remains.First("run by " + r.Path) {
+				i.logger(ctx).WithField("binary", path).
+					Warnf("the shim's binary is gone: its delete is run by %s", r.Path)
+			}
 			return shimclient.Binary{Runtime: b.Runtime, Path: r.Path, File: r.File}, nil
 		}
 	}
-	log.G(ctx).WithField("binary", b.Path).Warn("the shim's binary is gone: its delete cannot run")
+	if i.remains.First("no binary") {
+		i.logger(ctx).WithField("binary", b.Path).Warn("the shim's binary is gone: its delete cannot run")
+	}
 	return shimclient.Binary{}, errNoBinary
 }
 
 // mayStandIn tells whether a binary may run the delete of a shim that it has not started.
 func (i *Instance) mayStandIn(ctx context.Context, b shimclient.Binary) bool {
 	err := i.m.policy.AdmitStandIn(ctx, b)
-	if err != nil {
-		log.G(ctx).WithError(err).Warn("the shim's binary is gone, and another is not trusted with its delete")
+	if err != nil && i.remains.First("not trusted: "+b.Path) {
+		i.logger(ctx).WithError(err).Warn("the shim's binary is gone, and another is not trusted with its delete")
 	}
 	return err == nil
 }

@@ -200,7 +200,7 @@ func outcomeOf(st life.State) string {
 }
 
 // observeRestoredLocked counts an instance that was found at the start, once it is decided what becomes of it, and
-// notes when that is so of all.
+// has it reported when that is so of all.
 //
 // +checklocks:i.mu
 func (i *Instance) observeRestoredLocked(st life.State) {
@@ -210,7 +210,8 @@ func (i *Instance) observeRestoredLocked(st life.State) {
 	}
 	i.found = false
 	metrics.Restored(outcome)
-	if i.m.undecided.Add(-1) == 0 {
+	if i.m.tally.decided(outcome) {
 		metrics.RestoreStage("settled", time.Since(i.m.desk.Started()))
+		i.m.spawn(i.m.reportRestored) // not here: under this lock nothing is written
 	}
 }

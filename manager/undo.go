@@ -13,7 +13,6 @@ import (
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/v2/pkg/timeout"
 	"github.com/containerd/errdefs"
-	"github.com/containerd/log"
 	"github.com/pkg/errors"
 
 	"github.com/shimyard/shimyard/manager/internal/await"
@@ -55,7 +54,7 @@ func (m *ShimManager) abandon(caller context.Context, i *Instance) {
 	case <-done:
 	case <-caller.Done():
 	case <-ctx.Done():
-		log.G(i.context()).Warn("undoing a failed create goes on in the background")
+		i.logger(i.context()).Warn("undoing a failed create goes on in the background")
 	}
 }
 
@@ -66,7 +65,7 @@ func (m *ShimManager) abandon(caller context.Context, i *Instance) {
 func (i *Instance) undo() {
 	ctx := i.context()
 	if err := i.ledger.Abandon(); err != nil {
-		log.G(ctx).WithError(err).Warn("cannot record that a create was given up")
+		i.logger(ctx).WithError(err).Warn("cannot record that a create was given up")
 	}
 	failpoint.Here("undo-recorded")
 	answered := i.awaitCreate(ctx)
@@ -99,19 +98,22 @@ func (i *Instance) awaitCreate(ctx context.Context) (answered bool) {
 		return true
 	}
 	defer i.creation.Settle()
-	began := time.Now()
+	began, said := time.Now(), false
 	// At the end of the daemon the next start goes on.
 	_ = await.UntilDue(ctx, func() (await.Wake, time.Duration, bool) {
 		if answered = await.IsClosed(answer); answered || time.Since(began) < createGrace {
 			return await.Wake{answer}, alonePause, answered
 		}
 		if p := i.process(); p == nil || isAbandoned(p) {
-			log.G(ctx).Warnf("shim has not answered a create for %s after its caller left; ending the launch",
+			i.logger(ctx).Warnf("shim has not answered a create for %s after its caller left; ending the launch",
 				createGrace)
 			return await.Wake{}, 0, true
 		}
-		i.stuck(errors.Errorf("its shim has not answered the Create since %s, when the caller gave up",
-			began.UTC().Format(time.RFC3339)))
+		if !said { // the looks that follow are no attempts at anything
+			i.stuck(errors.Errorf("its shim has not answered the Create since %s, when the caller gave up",
+				began.UTC().Format(time.RFC3339)))
+		}
+		said = true
 		return await.Wake{answer}, alonePause, false
 	})
 	return answered
@@ -128,7 +130,7 @@ func isAbandoned(p *shimproc.Process) bool {
 func (i *Instance) endForAll(ctx context.Context, p *shimproc.Process) {
 	licence, ok := p.CloseIfAbandoned()
 	if pid := p.Verified(); ok && pid != (shimclient.ProcessID{}) {
-		log.G(ctx).WithField("pid", pid.Pid).
+		i.logger(ctx).
 			Warn("ending a shim that serves nothing but creates that have failed, and does not undo them")
 		p.Kill(ctx, licence)
 	}
@@ -137,7 +139,7 @@ func (i *Instance) endForAll(ctx context.Context, p *shimproc.Process) {
 // stuck records, and logs once, why an undo cannot go on yet; it is what a create of the id is told.
 func (i *Instance) stuck(err error) {
 	if i.remains.SetLeft(err) {
-		log.G(i.context()).WithError(err).
+		i.logger(i.context()).WithError(err).
 			Warnf("cannot undo a failed create of a %s in a shim that serves others; going on until it is done", i.kind)
 	}
 }
@@ -153,7 +155,7 @@ func (i *Instance) undoTask(ctx context.Context, p *shimproc.Process) bool {
 		case err == nil, errdefs.IsNotFound(err): // of the task, or since the process is dead
 			return true
 		case isAbandoned(p):
-			log.G(ctx).WithError(err).Warn("cannot delete what a failed create has made; the shim's delete will")
+			i.logger(ctx).WithError(err).Warn("cannot delete what a failed create has made; the shim's delete will")
 			return false
 		}
 		i.stuck(errors.Wrap(err, "its shim does not delete what a failed create has made"))
@@ -189,7 +191,7 @@ func (i *Instance) undoShim(ctx context.Context, p *shimproc.Process) {
 		return
 	}
 	if err := p.ShutDown(ctx, i.id); err != nil {
-		log.G(ctx).WithError(err).Warn("cannot shut down the shim of a failed create; ending it")
+		i.logger(ctx).WithError(err).Warn("cannot shut down the shim of a failed create; ending it")
 	}
 }
 
@@ -223,7 +225,7 @@ func (i *Instance) endCreated(ctx context.Context, l *shimproc.Link) {
 		return
 	}
 	if _, err := l.Task.Wait(ctx, &taskapi.WaitRequest{ID: i.id}); err != nil {
-		log.G(ctx).WithError(err).
+		i.logger(ctx).WithError(err).
 			Warn("shim does not say that the init of a failed create has ended; deleting it without that")
 	}
 }

@@ -30,6 +30,12 @@ type Remains struct {
 	left error // what could not be removed yet
 	// +checklocks:mu
 	leftAt time.Time
+	// +checklocks:mu
+	failures int // how often that was so
+	// +checklocks:mu
+	failedAt time.Time // for the first time
+	// +checklocks:mu
+	said map[string]bool // what was logged
 }
 
 // SetMounted notes that mounts are to be deactivated.
@@ -97,7 +103,34 @@ func (r *Remains) SetLeft(err error) bool {
 	defer r.mu.Unlock()
 	news := r.left == nil || err == nil || r.left.Error() != err.Error()
 	r.left, r.leftAt = err, time.Now().UTC()
+	if err != nil {
+		r.failures++
+	}
+	if r.failures == 1 && err != nil {
+		r.failedAt = time.Now()
+	}
 	return news
+}
+
+// First tells whether it is asked of this for the first time: what each attempt finds is logged by one.
+func (r *Remains) First(what string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.said[what] {
+		return false
+	}
+	if r.said == nil {
+		r.said = make(map[string]bool)
+	}
+	r.said[what] = true
+	return true
+}
+
+// Failed is how often something could not be removed, and since when. It stays when that is removed.
+func (r *Remains) Failed() (since time.Time, failures int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.failedAt, r.failures
 }
 
 // WhatIsLeft is what SetLeft recorded last, and when; nil for nothing.

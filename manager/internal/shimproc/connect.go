@@ -24,14 +24,11 @@ import (
 // run is the goroutine of the process: it connects, watches the connection, and connects again, until the process is
 // dead or released. When the manager is closed it returns and leaves the connection to the calls on it.
 func (p *Process) run() {
+	var lost time.Time // when the connection was; zero for the first
 	for again := false; ; again = true {
 		conn := p.connect()
-		switch {
-		case !again:
-		case conn != nil:
-			metrics.Reconnected("connected")
-		case p.IsDead():
-			metrics.Reconnected("dead")
+		if again {
+			p.reportAgain(conn, lost)
 		}
 		if conn == nil {
 			return
@@ -58,6 +55,22 @@ func (p *Process) run() {
 		cancel()
 		if over {
 			return
+		}
+		lost = time.Now()
+	}
+}
+
+// reportAgain counts, and logs, what became of a connection that was lost: another one, or nil. A death has a line of
+// its own, as has the answer of a shim that was silent meanwhile.
+func (p *Process) reportAgain(conn *shimclient.Conn, lost time.Time) {
+	switch {
+	case conn == nil && p.IsDead():
+		metrics.Reconnected("dead")
+	case conn != nil:
+		metrics.Reconnected("connected")
+		if _, st, _ := p.Watch(); st == Connected {
+			p.logger(p.reg.ctx).WithField("after", time.Since(lost).Round(time.Millisecond)).
+				Info("the connection to the shim was lost, and is back")
 		}
 	}
 }
@@ -288,8 +301,8 @@ func (p *Process) downgradeFor(ctx context.Context, seen *Link) bool {
 	if p.link == l {
 		p.version = 2
 		p.link = &Link{Conn: l.Conn, Task: task}
-		log.G(ctx).WithField("address",
-			p.Endpoint).Info("shim serves version 2 of the Task API, not the version it told")
+		log.G(ctx).WithField("address", p.Endpoint).
+			Info("shim serves version 2 of the Task API, not the version it told")
 	}
 	return true
 }

@@ -11,7 +11,6 @@ import (
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/v2/pkg/timeout"
 	"github.com/containerd/errdefs"
-	"github.com/containerd/log"
 	"github.com/pkg/errors"
 
 	"github.com/shimyard/shimyard/manager/internal/await"
@@ -74,9 +73,9 @@ func (p *Process) Kill(ctx context.Context, by Licence) bool {
 	if pid == (shimclient.ProcessID{}) || by == (Licence{}) || by.launch != "" {
 		return false
 	}
-	log.G(ctx).WithField("pid", pid.Pid).Debugf("killing a shim: %s", by.ground)
+	p.logger(ctx).Debugf("killing a shim: %s", by.ground)
 	if err := pid.Signal(syscall.SIGKILL); err != nil && !errdefs.IsNotFound(err) {
-		log.G(ctx).WithError(err).WithField("pid", pid.Pid).Error("cannot end the shim")
+		p.logger(ctx).WithError(err).Error("cannot end the shim")
 		return false
 	}
 	if pid.Wait(ctx) != nil {
@@ -100,9 +99,14 @@ func (p *Process) ShutDown(ctx context.Context, id string) error {
 	defer cancel()
 	leaving, err := p.AskToGo(ctx, id)
 	if err == nil && !leaving.WaitGone(ctx) {
-		p.logger(ctx).Warn("shim has said yes to its shutdown and still runs")
+		leaving.WarnOfLingering(ctx)
 	}
 	return err
+}
+
+// WarnOfLingering logs that the process has said yes to its shutdown and still runs.
+func (l *Leaving) WarnOfLingering(ctx context.Context) {
+	l.p.logger(ctx).Warn("shim has said yes to its shutdown and still runs")
 }
 
 // AskToGo sends Shutdown. One that is gone already has said yes.
@@ -159,10 +163,11 @@ func (p *Process) AwaitClosed(ctx context.Context) error {
 func (l *Leaving) Process() *Process { return l.p }
 
 // WaitOrKill waits for the end of the process; false when the manager was closed before. One that takes longer than
-// patience and whose pid is verified is ended: it has no member and can get none, so it has nothing to lose.
+// patience and whose pid is verified is ended: it has no member and can get none, so it has nothing to lose. A kill
+// that the kernel does not get done is tried again, and said once.
 func (l *Leaving) WaitOrKill(ctx context.Context, patience time.Duration) bool {
 	p := l.p
-	for {
+	for said := false; ; {
 		wctx, cancel := context.WithTimeout(ctx, patience)
 		ended := p.awaitEnd(wctx)
 		cancel()
@@ -174,7 +179,10 @@ func (l *Leaving) WaitOrKill(ctx context.Context, patience time.Duration) bool {
 		}
 		pid := p.Verified()
 		if by, ok := l.licence(); ok && pid != (shimclient.ProcessID{}) {
-			log.G(ctx).WithField("pid", pid.Pid).Error("shim does not end after its shutdown, ending it")
+			if !said {
+				p.logger(ctx).Error("shim does not end after its shutdown, ending it")
+			}
+			said = true
 			p.Kill(ctx, by)
 		}
 	}
@@ -197,13 +205,14 @@ func (p *Process) awaitEnd(ctx context.Context) bool {
 // escalateWhenDue ends a process that has been silent for longer than config allows, connected or not, and returns
 // when it is ended or has answered.
 func (p *Process) escalateWhenDue() {
+	said := false
 	// At the end of the daemon untilEscalation says that it is over.
 	_ = await.UntilDue(context.WithoutCancel(p.reg.ctx), func() (await.Wake, time.Duration, bool) {
 		left, changed, over := p.untilEscalation()
 		switch {
 		case over:
 			return await.Wake{}, 0, true
-		case left <= 0 && p.escalate():
+		case left <= 0 && p.escalate(&said):
 			return await.Wake{}, 0, true
 		case left <= 0:
 			left = lastPause
@@ -225,19 +234,29 @@ func (p *Process) untilEscalation() (left time.Duration, changed <-chan struct{}
 
 // escalate ends a shim that has been silent for longer than config allows, which by default it may be for ever. Its
 // stacks are in the log before that: runc's shim, and those made with containerd's package, dump them at SIGUSR1.
-// True when it was ended.
-func (p *Process) escalate() bool {
+// True when it was ended. One that could not be is tried again, without what the first attempt has said and asked for.
+func (p *Process) escalate(said *bool) bool {
 	pid := p.Verified()
 	if pid == (shimclient.ProcessID{}) {
 		return false
 	}
-	p.logger(p.reg.ctx).
-		Errorf("shim has not answered for %s, ending it and its containers, as configured", p.reg.config.EscalateAfter)
-	if err := pid.DumpStacks(); err != nil {
-		log.G(p.reg.ctx).WithError(err).Warn("cannot make the shim dump its stacks")
-	} else if !await.Sleep(p.reg.ctx, dumpTime) {
-		return false
+	if !*said {
+		*said = true
+		p.logger(p.reg.ctx).Errorf("shim has not answered for %s, ending it and its containers, as configured",
+			p.reg.config.EscalateAfter)
+		if !p.dumpStacks(pid) {
+			return false
+		}
 	}
 	by, ok := p.overdue()
 	return ok && p.Kill(p.reg.ctx, by) // else it was woken by the signal, or by chance
+}
+
+// dumpStacks has a shim write its stacks; false when the daemon has ended before it can have done so.
+func (p *Process) dumpStacks(pid shimclient.ProcessID) bool {
+	if err := pid.DumpStacks(); err != nil {
+		p.logger(p.reg.ctx).WithError(err).Warn("cannot make the shim dump its stacks")
+		return true
+	}
+	return await.Sleep(p.reg.ctx, dumpTime)
 }

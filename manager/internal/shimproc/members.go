@@ -268,12 +268,12 @@ func (p *Process) runtimeName() string {
 const namedInLog = 8
 
 // logger is for lines that an operator acts on: they name the shim's address, its pid if that is verified, its runtime,
-// and whom it serves.
+// and whom it serves. The fields have the names that package manager's lines of one instance have.
 func (p *Process) logger(ctx context.Context) *log.Entry {
 	fields := log.Fields{"address": p.Endpoint}
 	p.mu.Lock()
 	if p.pid != (shimclient.ProcessID{}) {
-		fields["pid"] = p.pid.Pid
+		fields["shim_pid"] = p.pid.Pid
 	}
 	served := make([]string, 0, len(p.behind))
 	for m := range p.behind {

@@ -189,8 +189,9 @@ func TestIsCurrent(t *testing.T) {
 	}
 }
 
-// A shim that falls silent, answers again and dies is one line each, which names it, whom it serves, and for how long
-// it was silent.
+// A shim that falls silent, answers again, loses its connection and dies is one line each, which names it, whom it
+// serves, and for how long it was silent, or not connected. A connection that is back does not count before it answers
+// if it was silent, nor does one that is lost by death.
 func TestLinesForOperators(t *testing.T) {
 	r, _ := idle(t)
 	logger, hook := logtest.NewNullLogger()
@@ -206,14 +207,21 @@ func TestLinesForOperators(t *testing.T) {
 	l := mute(t)
 	p.put(Connected, time.Now())
 	p.linkTo(l)
+	p.mu.Lock()
+	p.pid = shimclient.ProcessID{Pid: 4711}
+	p.mu.Unlock()
 	p.OnSilent(l)
+	p.reportAgain(l.Conn, time.Now())
 	p.answered(l)
+	p.reportAgain(l.Conn, time.Now())
 	p.die("it is a test")
+	p.reportAgain(nil, time.Now())
 	var said []string
 	for _, e := range hook.AllEntries() {
 		said = append(said, e.Message)
 		require.Equal(t, nowhere, e.Data["address"])
 		require.Equal(t, "io.containerd.runc.v2", e.Data["runtime"])
+		require.Equal(t, 4711, e.Data["shim_pid"])
 		served, ok := e.Data["serves"].([]string)
 		require.True(t, ok)
 		require.Equal(t, "ns/task-00", served[0])
@@ -221,9 +229,10 @@ func TestLinesForOperators(t *testing.T) {
 	}
 	require.Equal(t, []string{
 		"shim does not answer; its containers are left alone and it is tried until it answers", "shim answers again",
-		"shim is dead: it is a test",
+		"the connection to the shim was lost, and is back", "shim is dead: it is a test",
 	}, said)
 	require.Contains(t, hook.AllEntries()[1].Data, "after")
+	require.Contains(t, hook.AllEntries()[2].Data, "after")
 }
 
 // TestCodes are those of gRPC, by which calls are counted.

@@ -1,0 +1,70 @@
+// Copyright The Shimyard Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package manager
+
+import (
+	"cmp"
+	"context"
+	"sync/atomic"
+	"time"
+
+	"github.com/containerd/log"
+
+	"github.com/shimyard/shimyard/shimclient"
+)
+
+// logger is for lines about an instance: they name it, its runtime, and its shim's pid if that is verified. Not for a
+// caller that holds a lock.
+func (i *Instance) logger(ctx context.Context) *log.Entry {
+	fields := log.Fields{"namespace": i.namespace, "id": i.id}
+	if name := cmp.Or(i.startedFrom().Runtime, i.ledger.Passage().Runtime); name != "" {
+		fields["runtime"] = name
+	}
+	if pid := i.shimPid(); pid != (shimclient.ProcessID{}) {
+		fields["shim_pid"] = pid.Pid
+	}
+	return log.G(ctx).WithFields(fields)
+}
+
+// reportCleaned says that what could not be removed is removed. A clean-up that went well from the start is no news.
+func (i *Instance) reportCleaned(ctx context.Context) {
+	if since, failed := i.remains.Failed(); failed > 0 {
+		i.logger(ctx).WithFields(log.Fields{"after": rounded(since), "attempts": failed + 1}).
+			Infof("cleaned up after %s, which had failed before", i.kind)
+	}
+}
+
+// rounded is the time since t, as a line of the log tells it.
+func rounded(t time.Time) time.Duration { return time.Since(t).Round(time.Millisecond) }
+
+// outcomes are what becomes of an instance that was found at the start of the daemon, as metrics.Restored names them.
+var outcomes = []string{"running", "undone", "dead", "left_alone"}
+
+// tally counts what has become of the instances that were found at the start. Safe for concurrent use.
+type tally struct {
+	undecided atomic.Int64 // of those it is not known yet
+	by        [4]atomic.Int64
+}
+
+// decided counts one. True for the last.
+func (t *tally) decided(outcome string) bool {
+	for n, name := range outcomes {
+		if name == outcome {
+			t.by[n].Add(1)
+		}
+	}
+	return t.undecided.Add(-1) == 0
+}
+
+// reportRestored says, once and for all instances, what a restore has come to. One whose shim is silent holds it up: it
+// has a line of its own.
+func (m *ShimManager) reportRestored() {
+	fields, all := log.Fields{"duration": rounded(m.desk.Started())}, int64(0)
+	for n, name := range outcomes {
+		count := m.tally.by[n].Load()
+		fields[name] = count
+		all += count
+	}
+	log.G(m.ctx).WithFields(fields).Infof("all %d instances that an earlier daemon left are settled", all)
+}
