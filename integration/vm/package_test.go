@@ -12,8 +12,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// chapter holds the commands of the README's chapter on nodes, which are what the checks run.
-type chapter struct{ install, changeOver, upgrade, downgrade, aside, back, remove string }
+// chapter holds the commands of the README's chapter on nodes, and those that show what the daemon does: they are what
+// the checks run.
+type chapter struct{ install, changeOver, upgrade, downgrade, aside, back, remove, shims string }
 
 func readChapter(t *testing.T) chapter {
 	readme, err := os.ReadFile("../../README.md")
@@ -32,8 +33,18 @@ func readChapter(t *testing.T) chapter {
 	require.NotEqual(t, blocks[1], downgrade)
 	return chapter{
 		install: install, changeOver: changeOver, upgrade: blocks[1], downgrade: downgrade,
-		aside: blocks[2], back: blocks[3], remove: blocks[4],
+		aside: blocks[2], back: blocks[3], remove: blocks[4], shims: readCommands(t, string(readme)),
 	}
+}
+
+// readCommands are the first ones that the README has an operator ask with.
+func readCommands(t *testing.T, readme string) string {
+	_, text, found := strings.Cut(readme, "\n## See what it does\n")
+	require.True(t, found)
+	block := regexp.MustCompile("(?s)\n```\n(.*?)```").FindStringSubmatch(text)
+	require.NotNil(t, block)
+	require.Contains(t, block[1], " ID ")
+	return strings.ReplaceAll(block[1], " ID ", " ours ")
 }
 
 // with is the script before which VERSION of our package lies in the working directory; what the commands say is kept
@@ -87,6 +98,13 @@ said ' ok '
 daemon_is $ours
 unnoticed $(boxes)
 start_box ours; mark ours`}, false},
+		// Of these logs -f does not end by itself (124), and not every shim has stacks to show (5).
+		{check{"the README's commands are the package's", `
+shimyard() { timeout 30 /usr/bin/shimyard "$@" || [ $? = 124 ] || [ $? = 5 ]; }
+` + kept(readme.shims) + `
+unset -f shimyard
+said ours
+shimyard shims check`}, false},
 		{check{"an upgrade of containerd's package beneath", `
 install /payload/containerd.deb
 daemon_is $ours

@@ -71,6 +71,28 @@ func testNames(t *testing.T, dir string) (names []string) {
 	return names
 }
 
+// The package leaves /usr/bin/containerd to containerd's own, which has no command for shims: what pages and alerts tell
+// an operator to run is called as the package calls it.
+func TestPagesNameThePackagesCommand(t *testing.T) {
+	packed, err := os.ReadFile("../../hack/package/nfpm.yaml")
+	require.NoError(t, err)
+	link := regexp.MustCompile(`src: \.\./lib/shimyard/containerd\n +dst: /usr/bin/(\S+)\n`).FindSubmatch(packed)
+	require.NotNil(t, link)
+	told := regexp.MustCompile("(?m)(?:^ *|`)([a-z]+) shims [a-z]+")
+	pages, err := filepath.Glob("../../.github/docs/*.md")
+	require.NoError(t, err)
+	count := 0
+	for _, page := range append(pages, "../../README.md", "../../hack/monitoring/shimyard.rules.yaml") {
+		text, err := os.ReadFile(page)
+		require.NoError(t, err)
+		for _, command := range told.FindAllStringSubmatch(string(text), -1) {
+			require.Equal(t, string(link[1]), command[1], "%s: %s", page, command[0])
+			count++
+		}
+	}
+	require.Greater(t, count, 15)
+}
+
 // The commands of the README's chapter are those that the package's checks run, all of them, as they stand.
 func TestReadmeIsWhatRuns(t *testing.T) {
 	readme := readChapter(t)
