@@ -23,6 +23,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/manager/internal/metrics"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/manager/internal/warm"
 	"github.com/shimyard/shimyard/shimclient"
@@ -258,6 +259,16 @@ func (c *Config) pool(b shimclient.Binary) PoolConfig {
 		return p.Over(def)
 	}
 	return def
+}
+
+// keepRuntimeNames has what is built in and what the config names told apart in the metrics, whatever clients make up.
+func (c *Config) keepRuntimeNames() {
+	metrics.Keep(plugins.RuntimeRuncV2, c.Runtimes[plugins.RuntimeRuncV2].Path != "")
+	for _, name := range slices.Sorted(maps.Keys(c.Runtimes)) {
+		if !IsFamily(name) {
+			metrics.Keep(name, c.Runtimes[name].Path != "")
+		}
+	}
 }
 
 // paths are the configured binaries by runtime name.

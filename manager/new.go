@@ -93,6 +93,7 @@ func newManager(ctx context.Context, config Config) (*ShimManager, error) {
 		Started: func() time.Time { return started }, Spawn: func(f func()) { m.spawn(f) }, Sleep: m.sleep,
 		Replay: func(k ledger.Keeper) { k.(keeper).i.replay() }, Repeat: func(k ledger.Keeper) { k.(keeper).i.repeat() },
 	})
+	config.keepRuntimeNames()
 	m.features = features.New(m.launcher)
 	m.follower = follow.New(func(f func()) { m.spawn(f) }, m.sleep)
 	m.pool = newPool(m)

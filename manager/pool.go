@@ -181,6 +181,7 @@ func (w *warmShim) Take(p *shimproc.Process) { w.p = p }
 
 // warmOf is a warm shim as its record tells of it, without a process.
 func (m *ShimManager) warmOf(dir *bundle.Warm, rec *bundle.WarmRecord) *warmShim {
+	metrics.Resolved(rec.Runtime)
 	b := shimclient.Binary{Runtime: rec.Runtime, Path: rec.Launch.Binary}
 	w := m.pool.newWarm(dir, rec.Launch.Token, poolSpec{
 		key: rec.Key, namespace: rec.Namespace, binary: b, limits: m.config.pool(b),

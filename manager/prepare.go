@@ -170,10 +170,13 @@ func options(opts runtime.CreateOpts) *anypb.Any {
 // resolve finds the binary of a runtime that is to be started or asked for a client, if it may be.
 func (m *ShimManager) resolve(ctx context.Context, runtime string) (shimclient.Binary, error) {
 	b, err := m.resolver.Resolve(runtime)
-	if err != nil {
-		return b, err
+	if err == nil {
+		err = m.policy.Admit(ctx, b)
 	}
-	return b, m.policy.Admit(ctx, b)
+	if err == nil {
+		metrics.Resolved(runtime)
+	}
+	return b, err
 }
 
 // describe fills a new instance with what is known of it before there is anything of it. forget is for the end of the

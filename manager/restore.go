@@ -20,6 +20,7 @@ import (
 	"github.com/shimyard/shimyard/manager/internal/failpoint"
 	"github.com/shimyard/shimyard/manager/internal/ledger"
 	"github.com/shimyard/shimyard/manager/internal/life"
+	"github.com/shimyard/shimyard/manager/internal/metrics"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/manager/internal/spans"
 	"github.com/shimyard/shimyard/shimclient"
@@ -204,6 +205,9 @@ func (i *Instance) load(ctx context.Context, b *bundle.Bundle) {
 		if rec.Task != nil {
 			rec.Task.PidStart = 0
 		}
+	}
+	if rec.Launch != nil || rec.Warm != "" {
+		metrics.Resolved(rec.Runtime) // then; one that has joined another's shim may have come with any name
 	}
 	house := i.loadHouse(ctx, b, rec.Warm)
 	i.mu.Lock()

@@ -12,38 +12,18 @@ import (
 	"testing"
 
 	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/rulefmt"
 	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/stretchr/testify/require"
 )
 
-// known are the names of the metrics that the code makes, with the suffixes of histograms.
-func known(t *testing.T) map[string]bool {
-	t.Helper()
-	names := map[string]bool{"up": true}
-	for _, file := range []string{"metrics.go", "gauges.go"} {
-		source, err := os.ReadFile("../../manager/internal/metrics/" + file)
-		require.NoError(t, err)
-		for _, m := range regexp.MustCompile(`(gauge|counter|histogram|desc)\("([a-z_]+)"`).FindAllStringSubmatch(string(source), -1) {
-			name := "shimyard_" + m[2]
-			if m[1] != "histogram" {
-				names[name] = true
-				continue
-			}
-			for _, suffix := range []string{"_bucket", "_sum", "_count"} {
-				names[name+suffix] = true
-			}
-		}
-	}
-	require.Greater(t, len(names), 30)
-	return names
-}
-
-// check parses a query and looks up every metric that it names. It returns those.
-func check(t *testing.T, names map[string]bool, query string) (used []string) {
-	t.Helper()
+// check parses a query and looks up every metric that it names, with its labels and what it wants of them. It returns
+// the metrics.
+func check(t require.TestingT, metrics map[string]metric, query string) (used []string) {
 	e, err := parser.NewParser(parser.Options{}).ParseExpr(query)
 	require.NoError(t, err, query)
+	known := make(map[string]bool) // labels of what is named
 	parser.Inspect(e, func(n parser.Node, _ []parser.Node) error {
 		if v, ok := n.(*parser.VectorSelector); ok {
 			name := v.Name
@@ -52,12 +32,55 @@ func check(t *testing.T, names map[string]bool, query string) (used []string) {
 					name = m.Value
 				}
 			}
-			require.True(t, names[name], "%s names %s, which the code does not make", query, name)
+			require.Contains(t, metrics, name, "%s names %s, which the code does not make", query, name)
 			used = append(used, name)
+			for label := range metrics[name] {
+				known[label] = true
+			}
+			for _, m := range v.LabelMatchers {
+				if m.Name != model.MetricNameLabel {
+					metrics[name].check(t, m, query)
+				}
+			}
+		}
+		return nil
+	})
+	parser.Inspect(e, func(n parser.Node, _ []parser.Node) error {
+		for _, label := range grouping(n) {
+			require.True(t, known[label], "%s groups by %s, which nothing in it has", query, label)
 		}
 		return nil
 	})
 	return used
+}
+
+func grouping(n parser.Node) []string {
+	switch n := n.(type) {
+	case *parser.AggregateExpr:
+		return n.Grouping
+	case *parser.BinaryExpr:
+		if n.VectorMatching != nil {
+			return n.VectorMatching.MatchingLabels
+		}
+	}
+	return nil
+}
+
+// check: the label is one of the metric's, and what is wanted of it is something that the code can say.
+func (m metric) check(t require.TestingT, want *labels.Matcher, query string) {
+	require.Contains(t, m, want.Name, "%s: the metric has no such label", query)
+	values := m[want.Name]
+	if len(values) == 0 {
+		return
+	}
+	matched := 0
+	for _, v := range values {
+		if want.Matches(v) {
+			matched++
+		}
+	}
+	require.Positive(t, matched, "%s: %s is nothing that the code says", query, want)
+	require.Less(t, matched, len(values), "%s: %s excludes nothing that the code says", query, want)
 }
 
 func TestRules(t *testing.T) {
@@ -83,12 +106,14 @@ func TestRules(t *testing.T) {
 	require.GreaterOrEqual(t, seen, 9)
 }
 
+var legendLabel = regexp.MustCompile(`\{\{ *([a-z_]+) *\}\}`)
+
 type panel struct {
 	Title   string
-	Targets []struct{ Expr string }
+	Targets []struct{ Expr, LegendFormat string }
 }
 
-// TestDashboard: every query parses, names metrics that exist, and every metric of the code is on it.
+// TestDashboard: every query parses, names metrics, labels and values that exist, and every metric of the code is on it.
 func TestDashboard(t *testing.T) {
 	data, err := os.ReadFile("dashboard.json")
 	require.NoError(t, err)
@@ -107,6 +132,9 @@ func TestDashboard(t *testing.T) {
 		for _, target := range p.Targets {
 			query := strings.NewReplacer("$__rate_interval", "5m", "$cluster", "c", "$instance",
 				"i").Replace(target.Expr)
+			for _, m := range legendLabel.FindAllStringSubmatch(target.LegendFormat, -1) {
+				require.Contains(t, target.Expr, m[1], "the legend has %s, which the query does not keep", m[0])
+			}
 			for _, name := range check(t, names, query) {
 				shown[strings.TrimSuffix(strings.TrimSuffix(strings.TrimSuffix(name, "_bucket"), "_sum"),
 					"_count")] = true

@@ -16,6 +16,10 @@ import (
 // namespaceLimit is how many namespaces are told apart; the instances of others are counted under OtherNamespaces.
 const namespaceLimit = 64
 
+// instanceSeries is how many series those namespaces may have together, by kind, state and runtime: fewer namespaces are
+// told apart where each has many.
+const instanceSeries = 200
+
 // OtherNamespaces is the label of namespaces beyond namespaceLimit.
 const OtherNamespaces = "other"
 
@@ -127,17 +131,22 @@ func ageOf(t time.Time) float64 {
 	return max(0, time.Since(t).Seconds())
 }
 
-// bounded gives runtimes their label and puts together the namespaces that are beyond the limit: those with the fewest
+// bounded gives runtimes their label and puts together the namespaces that are beyond the limits: those with the fewest
 // instances.
 func bounded(all map[Instances]int) map[Instances]int {
-	sizes := make(map[string]int)
+	sizes, labelled := make(map[string]int), make(map[Instances]int, len(all))
+	of := make(map[string]int) // how many series a namespace has
 	for k, n := range all {
 		sizes[k.Namespace] += n
-	}
-	kept := largest(sizes, namespaceLimit-1)
-	out := make(map[Instances]int, len(all))
-	for k, n := range all {
 		k.Runtime = Runtime(k.Runtime)
+		if labelled[k] == 0 {
+			of[k.Namespace]++
+		}
+		labelled[k] += n
+	}
+	kept := largest(sizes, of)
+	out := make(map[Instances]int, len(labelled))
+	for k, n := range labelled {
 		if !kept[k.Namespace] {
 			k.Namespace = OtherNamespaces
 		}
@@ -146,13 +155,16 @@ func bounded(all map[Instances]int) map[Instances]int {
 	return out
 }
 
-// largest are the names of the n largest, all if there are no more.
-func largest(sizes map[string]int, n int) map[string]bool {
+// largest are the names of the namespaces with the most instances, as many as the limits allow, all if they allow all.
+func largest(sizes, series map[string]int) map[string]bool {
 	names := slices.SortedFunc(maps.Keys(sizes), func(a, b string) int {
 		return cmp.Or(cmp.Compare(sizes[b], sizes[a]), cmp.Compare(a, b))
 	})
-	kept := make(map[string]bool)
-	for _, name := range names[:min(n, len(names))] {
+	kept, left := make(map[string]bool), instanceSeries
+	for _, name := range names[:min(namespaceLimit-1, len(names))] {
+		if left -= series[name]; left < 0 {
+			break
+		}
 		kept[name] = true
 	}
 	return kept

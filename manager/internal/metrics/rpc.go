@@ -4,6 +4,7 @@
 package metrics
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -19,7 +20,7 @@ var handles struct {
 }
 
 // RPC counts a call to a shim that has ended. method is that of the Task or Sandbox API, code gRPC's name of the
-// error's class, "OK" for none. Waits are not counted: one lasts as long as its container.
+// error's class, "OK" for none; another code counts as Unknown. Waits are not counted: one lasts as long as its container.
 func RPC(method, code string, took time.Duration) {
 	observer(method).Observe(took.Seconds())
 	ended(call{method, code}).Inc()
@@ -38,12 +39,16 @@ func observer(method string) prometheus.Observer {
 	h, ok := handles.seconds.Load(method)
 	if !ok {
 		h, _ = handles.seconds.LoadOrStore(method, rpcSeconds.WithLabelValues(method))
+		deadlines.WithLabelValues(method) // it begins at zero
 	}
 	return h.(prometheus.Observer)
 }
 
 func ended(c call) prometheus.Counter {
 	h, ok := handles.ended.Load(c)
+	if !ok && !slices.Contains(codes, c.code) {
+		return ended(call{c.method, codeUnknown})
+	}
 	if !ok {
 		h, _ = handles.ended.LoadOrStore(c, rpcs.WithLabelValues(c.method, c.code))
 	}
