@@ -138,13 +138,32 @@ func discardWork(path string) error {
 }
 
 // makeParent makes the directory of a namespace, and those above, and refuses a link in its place: List would not find
-// what is behind it.
+// what is behind it. One that is there already is closed to others, as Init does it.
 func makeParent(path string) error {
 	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, parentPerm); err != nil {
-		return errors.WithStack(err)
+	if err := makeParents(dir, parentPerm); err != nil {
+		return err
 	}
-	return requireDir(dir)
+	info, err := lstatDir(dir)
+	if err != nil {
+		return err
+	}
+	return denyWrite(dir, info)
+}
+
+// makeParents makes a directory of exactly this mode, whatever the umask, and those above it, where they are missing.
+func makeParents(dir string, perm fs.FileMode) error {
+	err := makeDir(dir, perm)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := os.MkdirAll(filepath.Dir(dir), perm); err != nil {
+			return errors.WithStack(err)
+		}
+		err = makeDir(dir, perm)
+	}
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	return err
 }
 
 // makeDir makes a directory of exactly this mode, whatever the umask.

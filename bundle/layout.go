@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 
 	"github.com/containerd/containerd/v2/pkg/identifiers"
 	"github.com/containerd/errdefs"
@@ -24,21 +25,47 @@ type Layout struct {
 	Root string
 }
 
-// Init makes both directories, with perm, where they are missing. A directory that exists keeps its mode, unless perm
-// is 0700: a private directory is made private again (containerd does so for sandboxes, not for tasks).
+// Init makes both directories, with perm, where they are missing. Of a directory that exists, and of those of namespaces
+// in it, others may not change the entries afterwards, whatever mode an earlier containerd or an operator gave it; where
+// perm is 0700 it is made private again. What others may read of the rest stays so.
 func (l Layout) Init(perm os.FileMode) error {
 	if err := l.check(); err != nil {
 		return err
 	}
 	for _, dir := range []string{l.Root, l.State} {
-		if err := os.MkdirAll(dir, perm); err != nil {
+		if err := makeParents(dir, perm); err != nil {
 			return errors.Wrapf(err, "cannot make directory %s", dir)
 		}
-		if perm != privatePerm {
-			continue
+		if perm == privatePerm {
+			if err := os.Chmod(dir, perm); err != nil {
+				return errors.Wrapf(err, "cannot make directory %s private", dir)
+			}
 		}
-		if err := os.Chmod(dir, perm); err != nil {
-			return errors.Wrapf(err, "cannot make directory %s private", dir)
+		if err := closeToOthers(dir); err != nil {
+			return errors.Wrapf(err, "cannot close directory %s to others", dir)
+		}
+	}
+	return nil
+}
+
+// closeToOthers keeps others from changing the entries of a directory, and of the directories in it.
+func closeToOthers(dir string) error {
+	info, err := os.Stat(dir) // an operator may have put a link here
+	if err != nil {
+		return errors.WithStack(err)
+	}
+	if err := denyWrite(dir, info); err != nil {
+		return err
+	}
+	entries, err := readDir(dir)
+	if err != nil {
+		return err
+	}
+	// From here on no one else can put a link in the place of an entry. Where one cannot be closed the daemon starts all
+	// the same: the creates that would use it fail, see makeParent.
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil {
+			_ = denyWrite(filepath.Join(dir, e.Name()), info)
 		}
 	}
 	return nil
@@ -104,14 +131,30 @@ func (l Layout) bundle(ns, id string) (*Bundle, error) {
 	}, nil
 }
 
+// denyWrite takes the write permission of others than the owner from a directory.
+func denyWrite(path string, info fs.FileInfo) error {
+	const others fs.FileMode = 0o022
+	mode := info.Mode()
+	if runtime.GOOS == "windows" || !mode.IsDir() || mode&others == 0 {
+		return nil
+	}
+	return errors.WithStack(os.Chmod(path, mode&^others))
+}
+
 // requireDir fails unless path is a directory itself, not a link to one.
 func requireDir(path string) error {
+	_, err := lstatDir(path)
+	return err
+}
+
+// lstatDir is requireDir, and what it has seen.
+func lstatDir(path string) (fs.FileInfo, error) {
 	info, err := os.Lstat(path)
 	if err != nil {
-		return errors.WithStack(err)
+		return nil, errors.WithStack(err)
 	}
 	if !info.IsDir() {
-		return errors.Wrapf(errdefs.ErrFailedPrecondition, "%s is not a directory (%s)", path, info.Mode().Type())
+		return nil, errors.Wrapf(errdefs.ErrFailedPrecondition, "%s is not a directory (%s)", path, info.Mode().Type())
 	}
-	return nil
+	return info, nil
 }

@@ -13,12 +13,13 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestInitEnforcesOnlyAPrivateMode(t *testing.T) {
+func TestInitModes(t *testing.T) {
 	for _, tc := range []struct {
 		name                   string
 		before, perm, expected os.FileMode
 	}{
 		{"tasks keep what is there", 0o700, 0o711, 0o700},
+		{"but not what lets others write", 0o777, 0o711, 0o755},
 		{"sandboxes are made private again", 0o755, 0o700, 0o700},
 		{"missing, tasks", 0, 0o711, 0o711},
 		{"missing, sandboxes", 0, 0o700, 0o700},

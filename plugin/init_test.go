@@ -7,6 +7,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 
 	"github.com/containerd/containerd/v2/core/events/exchange"
@@ -122,6 +123,37 @@ func TestInitOfAllThree(t *testing.T) {
 		default:
 			t.Fatalf("%s made a %T", c.uri, i)
 		}
+	}
+}
+
+// TestCVE202425621: what an upgrade finds open to others is closed by the start of the daemon.
+func TestCVE202425621(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("needs modes of files")
+	}
+	d := newDaemon(t)
+	d.withAll()
+	want := make(map[string]os.FileMode)
+	for _, c := range []struct {
+		uri  string
+		mode os.FileMode
+	}{{taskURI, 0o755}, {sandboxURI, 0o700}} {
+		for _, kind := range []string{"root", "state"} {
+			dir := filepath.Join(d.dir, kind, c.uri)
+			space := filepath.Join(dir, "k8s.io")
+			require.NoError(t, os.MkdirAll(space, 0o755))
+			require.NoError(t, os.Chmod(dir, 0o777))
+			require.NoError(t, os.Chmod(space, 0o777))
+			want[dir], want[space] = c.mode, 0o755
+		}
+	}
+	require.NoError(t, d.init(shimURI, sockets).err)
+	require.NoError(t, d.init(taskURI, "").err)
+	require.NoError(t, d.init(sandboxURI, "").err)
+	for dir, mode := range want {
+		info, err := os.Stat(dir)
+		require.NoError(t, err)
+		require.Equal(t, mode, info.Mode().Perm(), dir)
 	}
 }
 
