@@ -22,6 +22,10 @@ var (
 	// FailedPrecondition.
 	ErrInUse = errors.Wrap(errdefs.ErrFailedPrecondition, "a mounted file system is in use")
 
+	// ErrNotRegular is in the chain when a file was to be read and is a link, a fifo, or the like. Class
+	// FailedPrecondition.
+	ErrNotRegular = errors.Wrap(errdefs.ErrFailedPrecondition, "not a regular file")
+
 	// ErrForeign is in the chain when a record is there and cannot be understood: damaged, of a newer version, or not a
 	// file at all. What it belongs to is not ours to judge. Class FailedPrecondition.
 	ErrForeign = errors.Wrap(errdefs.ErrFailedPrecondition, "not a record that can be used")

@@ -5,7 +5,6 @@ package manager
 
 import (
 	"context"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -19,6 +18,7 @@ import (
 	"github.com/pkg/errors"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/shimyard/shimyard/bundle"
 	"github.com/shimyard/shimyard/manager/internal/failpoint"
 	"github.com/shimyard/shimyard/manager/internal/metrics"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
@@ -187,8 +187,10 @@ func (i *Instance) restoreCheckpoint(ctx context.Context, checkpoint string) (ui
 }
 
 func (i *Instance) applyDiff(ctx context.Context, path string) error {
-	f, err := os.Open(path)
-	if os.IsNotExist(err) {
+	// A checkpoint comes from wherever its user had it from: a link could name any archive of the host's, and at a fifo
+	// the create would wait for ever.
+	f, err := bundle.OpenRegular(path)
+	if errdefs.IsNotFound(err) {
 		return nil
 	}
 	if err != nil {

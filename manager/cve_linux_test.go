@@ -5,6 +5,7 @@ package manager
 
 import (
 	"archive/tar"
+	"bytes"
 	"context"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/shimyard/shimyard/bundle"
 	"github.com/shimyard/shimyard/manager/internal/life"
@@ -56,6 +58,36 @@ func TestCVE202653489(t *testing.T) {
 	entries, err := os.ReadDir(host)
 	require.NoError(t, err)
 	require.Empty(t, entries, "something was written outside of the rootfs")
+}
+
+// TestCVE202653489Diff: the rootfs diff of a checkpoint is an archive itself. A link to one that is elsewhere on the
+// host is not followed, and a fifo is not waited for.
+func TestCVE202653489Diff(t *testing.T) {
+	y := newYard(t, shimtest.Scenario{})
+	image := y.path("archive", "checkpoint")
+	require.NoError(t, os.MkdirAll(image, 0o700))
+	diff := filepath.Join(image, "..", rootfsDiff)
+	secret := filepath.Join(y.dir, "secret.tar")
+	var archive bytes.Buffer
+	w := tar.NewWriter(&archive)
+	require.NoError(t, w.WriteHeader(&tar.Header{Name: "secret", Mode: 0o644, Typeflag: tar.TypeReg}))
+	require.NoError(t, w.Close())
+	require.NoError(t, os.WriteFile(secret, archive.Bytes(), 0o600))
+	o := y.opts("sleep")
+	o.Checkpoint, o.RestoreFromPath = image, true
+	for name, put := range map[string]func() error{
+		"a link": func() error { return os.Symlink(secret, diff) },
+		"a fifo": func() error { return unix.Mkfifo(diff, 0o600) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			require.NoError(t, put())
+			_, err := y.tasks.Create(y.ctx, "c1", o)
+			require.ErrorIs(t, err, bundle.ErrNotRegular)
+			require.ErrorContains(t, err, diff)
+			require.NoError(t, os.Remove(diff))
+			y.empty()
+		})
+	}
 }
 
 // keptKey is where a context has what goes with it.
