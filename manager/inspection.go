@@ -18,7 +18,6 @@ import (
 	"github.com/shimyard/shimyard/manager/internal/life"
 	"github.com/shimyard/shimyard/manager/internal/metrics"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
-	"github.com/shimyard/shimyard/manager/internal/warm"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -131,15 +130,21 @@ func describe(p *shimproc.Process, v *inspect.Instance) {
 	if v.LastError == "" && st.Failure != nil {
 		v.LastError, v.LastErrorAt = st.Failure.Error(), st.FailedAt
 	}
-	if v.State != inspect.StateRunning && v.State != inspect.StateRestoring {
-		return
+	v.State, v.Since = stateWith(v.State, v.Since, st)
+}
+
+// stateWith is the state of an instance as a client and the metrics see it, given what is known of its shim.
+func stateWith(state string, since time.Time, p shimproc.Status) (string, time.Time) {
+	if state != inspect.StateRunning && state != inspect.StateRestoring {
+		return state, since
 	}
 	switch {
-	case st.State == shimproc.Unresponsive && st.Linked:
-		v.State, v.Since = inspect.StateUnresponsive, st.Since.UTC()
-	case (st.State == shimproc.Connecting || st.State == shimproc.Unresponsive) && v.State == inspect.StateRunning:
-		v.State, v.Since = inspect.StateReconnecting, st.Since.UTC()
+	case p.State == shimproc.Unresponsive && p.Linked:
+		return inspect.StateUnresponsive, p.Since.UTC()
+	case (p.State == shimproc.Connecting || p.State == shimproc.Unresponsive) && state == inspect.StateRunning:
+		return inspect.StateReconnecting, p.Since.UTC()
 	}
+	return state, since
 }
 
 // processView is what is told of a process that is known to be this one; nil for none.
@@ -261,24 +266,25 @@ func RegisterMetrics(r prometheus.Registerer, version, containerdVersion string)
 func (m *ShimManager) Now() metrics.Now {
 	now := metrics.Now{
 		Instances: make(map[metrics.Instances]int), Processes: make(map[metrics.Processes]int),
-		WarmShims: m.pool.count(), LaunchQueue: m.launcher.Waiting(),
+		WarmShims: make(map[metrics.WarmShims]int), LaunchQueue: m.launcher.Waiting(),
 	}
-	processes, runtimes := m.procs.All(), make(map[*shimproc.Process]string)
 	for _, i := range m.everyInstance("") {
 		v := i.brief()
 		if v.State == "" {
 			continue
 		}
-		runtimes[v.process] = v.Runtime
 		now.Instances[v.Instances]++
 		if v.failing {
 			now.CleanupsPending++
 			now.CleanupSince = earlier(now.CleanupSince, v.since)
 		}
 	}
-	for _, p := range processes {
+	for _, p := range m.procs.All() {
 		st := p.Status()
-		now.Processes[metrics.Processes{State: st.State.String(), Runtime: runtimes[p]}]++
+		now.Processes[metrics.Processes{State: st.State.String(), Runtime: st.Runtime}]++
+		if w := warmth(p); w != nil {
+			now.WarmShims[metrics.WarmShims{Runtime: w.Runtime(), State: m.pool.account.StateOf(w.entry).String()}]++
+		}
 		if st.State == shimproc.Unresponsive {
 			now.UnresponsiveSince = earlier(now.UnresponsiveSince, st.Since)
 		}
@@ -297,29 +303,24 @@ func earlier(a, b time.Time) time.Time {
 // brief is what is counted of an instance.
 type brief struct {
 	metrics.Instances
-	process *shimproc.Process
 	failing bool      // it is being cleaned up, and that has failed
 	since   time.Time // when its state began
 }
 
 func (i *Instance) brief() brief {
 	i.mu.Lock()
-	defer i.mu.Unlock()
 	_, left := i.remains.WhatIsLeft()
-	return brief{
+	b := brief{
 		Instances: metrics.Instances{
 			Kind: string(i.kind), State: stateName(i.state), Runtime: i.ledger.Passage().Runtime,
 			Namespace: i.namespace,
 		},
-		process: i.proc, failing: left != nil && i.state.IsEnding(), since: i.since,
+		failing: left != nil && i.state.IsEnding(), since: i.since,
 	}
-}
-
-// count is how many warm shims there are, by what they do.
-func (o *pool) count() map[metrics.WarmShims]int {
-	n := make(map[metrics.WarmShims]int)
-	for _, w := range o.account.Waiting() {
-		n[metrics.WarmShims{Runtime: w.spec.binary.Runtime, State: warm.Idle.String()}]++
+	p := i.proc
+	i.mu.Unlock()
+	if p != nil {
+		b.State, _ = stateWith(b.State, b.since, p.Status())
 	}
-	return n
+	return b
 }

@@ -8,8 +8,11 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/containerd/containerd/v2/plugins"
 	"github.com/stretchr/testify/require"
 
+	"github.com/shimyard/shimyard/manager/inspect"
+	"github.com/shimyard/shimyard/manager/internal/life"
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
@@ -42,4 +45,50 @@ func TestRuntimeLabel(t *testing.T) {
 	y.remove("c2")
 	require.NoError(t, y.boxes.Shutdown(y.ctx, "s1"))
 	y.empty()
+}
+
+// TestWarmShimsInMetrics: warm shims by what they do, and their processes under their runtime's name.
+func TestWarmShimsInMetrics(t *testing.T) {
+	s := scrape(t)
+	y := poolYard(t, shimtest.Scenario{}, PoolConfig{Warm: 1, Reuse: 100})
+	y.pooled("c1")
+	y.pooled("c2")
+	y.spares(1)
+	count := func(state string) float64 {
+		return s.sum("warm_shims", "state", state, "runtime", plugins.RuntimeRuncV2)
+	}
+	require.Equal(t, 1.0, count("idle"))
+	require.Equal(t, 2.0, count("serving"))
+	require.Equal(t, 3.0, s.sum("processes", "state", "connected", "runtime", plugins.RuntimeRuncV2))
+	require.Zero(t, s.sum("processes", "runtime", "unknown"), "an idle one has a runtime, too")
+	y.m.pool.distrust(y.instance("c2").process())
+	require.Equal(t, 1.0, count("serving"))
+	require.Equal(t, 1.0, count("retired"), "it goes on serving what it has")
+	y.remove("c1")
+	y.remove("c2")
+}
+
+// TestSilentInMetrics: an instance is counted in the state in which a list shows it.
+func TestSilentInMetrics(t *testing.T) {
+	s := scrape(t)
+	y := newYard(t, shimtest.Scenario{})
+	y.run("c1", "sleep")
+	y.hurry("c1")
+	shown := func() string {
+		all := y.m.inspectAll(&inspect.ListRequest{})
+		require.Len(t, all.Instances, 1)
+		require.Equal(t, 1.0, s.sum("instances", "state", all.Instances[0].State), all.Instances[0].State)
+		require.Equal(t, 1.0, s.sum("instances"))
+		return all.Instances[0].State
+	}
+	require.Equal(t, inspect.StateRunning, shown())
+	cont := y.silence("c1")
+	require.Equal(t, inspect.StateUnresponsive, shown())
+	y.restart()
+	y.awaitSilence("c1")
+	y.inState("c1", life.Restoring)
+	require.Equal(t, inspect.StateUnresponsive, shown())
+	cont()
+	y.inState("c1", life.Running)
+	y.remove("c1")
 }

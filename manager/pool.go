@@ -176,6 +176,8 @@ func warmth(p *shimproc.Process) *warmShim {
 // startID is the id that the shim was started under.
 func (w *warmShim) StartID() string { return w.dir.ID }
 
+func (w *warmShim) Runtime() string { return w.spec.binary.Runtime }
+
 // take makes p the process of the shim.
 func (w *warmShim) Take(p *shimproc.Process) { w.p = p }
 

@@ -11,6 +11,8 @@ import (
 
 	"github.com/containerd/log"
 
+	"github.com/shimyard/shimyard/bundle"
+	"github.com/shimyard/shimyard/manager/internal/metrics"
 	"github.com/shimyard/shimyard/shimclient"
 )
 
@@ -37,6 +39,14 @@ func (i *Instance) reportCleaned(ctx context.Context) {
 
 // rounded is the time since t, as a line of the log tells it.
 func rounded(t time.Time) time.Duration { return time.Since(t).Round(time.Millisecond) }
+
+// labelRuntime lets the runtime of an instance that was found have its name in the metrics, if that had resolved when it
+// was created: one that has joined another's shim may have come with any name.
+func labelRuntime(rec *bundle.Record) {
+	if rec.Launch != nil || rec.Warm != "" {
+		metrics.Resolved(rec.Runtime)
+	}
+}
 
 // outcomes are what becomes of an instance that was found at the start of the daemon, as metrics.Restored names them.
 var outcomes = []string{"running", "undone", "dead", "left_alone"}

@@ -20,7 +20,6 @@ import (
 	"github.com/shimyard/shimyard/manager/internal/failpoint"
 	"github.com/shimyard/shimyard/manager/internal/ledger"
 	"github.com/shimyard/shimyard/manager/internal/life"
-	"github.com/shimyard/shimyard/manager/internal/metrics"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/manager/internal/spans"
 	"github.com/shimyard/shimyard/shimclient"
@@ -206,9 +205,7 @@ func (i *Instance) load(ctx context.Context, b *bundle.Bundle) {
 			rec.Task.PidStart = 0
 		}
 	}
-	if rec.Launch != nil || rec.Warm != "" {
-		metrics.Resolved(rec.Runtime) // then; one that has joined another's shim may have come with any name
-	}
+	labelRuntime(rec)
 	house := i.loadHouse(ctx, b, rec.Warm)
 	i.mu.Lock()
 	defer i.mu.Unlock()

@@ -51,7 +51,8 @@ var (
 		"runtime", "to")
 	reconnects = counter("reconnects_total", "Connections to shims that were lost and what became of them.", "result")
 	deaths     = counter("deaths_total",
-		"Shim processes that are proven dead while they served something, by the proof.", "runtime", "proof")
+		"Shim processes that were proven dead, by the proof, while they served something and not by the daemon's hand.",
+		"runtime", "proof")
 	exitsTold = counter("exits_told_total", "Exit events that the daemon published for a shim that could not.", "by")
 	restores  = gauge("restore_seconds",
 		"Time from the start of the runtime plugin to a stage of the restore, in this daemon's life.", "stage")

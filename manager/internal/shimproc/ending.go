@@ -27,13 +27,16 @@ func (p *Process) die(proof string) {
 	p.mu.Lock()
 	p.died = true
 	closing, verified := p.closing, p.pid != (shimclient.ProcessID{})
+	counts := !closing && !p.killed && len(p.behind) > 0
 	p.mu.Unlock()
-	if !closing {
+	if counts {
 		by := "address"
 		if verified {
 			by = "pid"
 		}
 		metrics.Died(p.runtimeName(), by)
+	}
+	if !closing {
 		p.logger(p.reg.ctx).Infof("shim is dead: %s", proof)
 	}
 	p.End()
@@ -74,6 +77,9 @@ func (p *Process) Kill(ctx context.Context, by Licence) bool {
 		return false
 	}
 	p.logger(ctx).Debugf("killing a shim: %s", by.ground)
+	p.mu.Lock()
+	p.killed = true
+	p.mu.Unlock()
 	if err := pid.Signal(syscall.SIGKILL); err != nil && !errdefs.IsNotFound(err) {
 		p.logger(ctx).WithError(err).Error("cannot end the shim")
 		return false

@@ -149,6 +149,7 @@ type host struct{ p *Process }
 
 func (h *host) Take(p *Process) { h.p = p }
 func (h *host) StartID() string { return "host" }
+func (h *host) Runtime() string { return "io.containerd.runc.v2" }
 
 // TestEndLaunchNeedsALicence for it: neither the zero one nor that for a process gives the right, nor does that for a
 // launch give the right to kill a process.

@@ -58,6 +58,8 @@ type Origin struct {
 type Keeper interface {
 	// StartID is the id that it was started under.
 	StartID() string
+	// Runtime is the name of the runtime that its shim is of.
+	Runtime() string
 	// Take makes p the keeper's. Called with p's lock held, and does nothing else.
 	Take(p *Process)
 }
@@ -254,12 +256,22 @@ func (p *Process) anyID() string {
 	return ""
 }
 
-// runtimeName is the runtime of one of the members; they have the same.
+// runtimeName is the runtime that the shim is of.
 func (p *Process) runtimeName() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	return p.runtimeLocked()
+}
+
+// runtimeLocked is that of one of the members, which have the same, or of the keeper.
+//
+// +checklocks:p.mu
+func (p *Process) runtimeLocked() string {
 	for m := range p.behind {
 		return m.Facts().Binary.Runtime
+	}
+	if p.keeper != nil {
+		return p.keeper.Runtime()
 	}
 	return ""
 }

@@ -105,6 +105,7 @@ type course struct {
 	changed chan struct{} // closed and replaced at every transition
 	closing bool          // the last member is leaving: none may join
 	died    bool
+	killed  bool // by us
 }
 
 // identity is which process it is.
@@ -278,7 +279,7 @@ func (p *Process) Watch() (*Link, State, <-chan struct{}) {
 
 // Status is what is known of a process at one moment.
 type Status struct {
-	Address          string
+	Address, Runtime string
 	Members, Version int // Version is of the Task API
 	State            State
 	Since            time.Time
@@ -293,7 +294,7 @@ func (p *Process) Status() Status {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return Status{
-		Address: p.Endpoint.String(), Members: len(p.behind), Version: p.version, State: p.state, Since: p.since,
+		Address: p.Endpoint.String(), Runtime: p.runtimeLocked(), Members: len(p.behind), Version: p.version, State: p.state, Since: p.since,
 		Linked: p.link != nil, Failure: p.failure, FailedAt: p.failedAt,
 	}
 }

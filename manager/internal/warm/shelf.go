@@ -22,6 +22,13 @@ func (a *Account[S]) Waiting() []S {
 	return shims
 }
 
+// StateOf is what the account knows of a shim at this moment.
+func (a *Account[S]) StateOf(e *Entry[S]) State {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return e.state
+}
+
 // +checklocks:a.mu
 func (a *Account[S]) idleLocked() (idle []*Entry[S]) {
 	for _, s := range a.shelves {
