@@ -7,14 +7,19 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
+	goruntime "runtime"
 	"sync"
 	"testing"
+	"time"
 
+	"github.com/containerd/containerd/v2/core/runtime"
+	"github.com/containerd/typeurl/v2"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/shimyard/shimyard/bundle"
 	"github.com/shimyard/shimyard/manager/internal/life"
@@ -93,41 +98,89 @@ func TestCVE202653489Diff(t *testing.T) {
 // keptKey is where a context has what goes with it.
 type keptKey struct{}
 
-// TestCVE202653495: calls that their clients give up leave nothing behind in the daemon.
+// givenUp are calls about a task and an exec of it, by the RPC that they send. n tells one round of them from another.
+func givenUp(task runtime.Task, exec runtime.ExecProcess, process *anypb.Any, n int) map[string]func(context.Context) {
+	return map[string]func(context.Context){
+		"State": func(ctx context.Context) { _, _ = task.State(ctx); _, _ = exec.State(ctx) },
+		"Pids":  func(ctx context.Context) { _, _ = task.Pids(ctx) },
+		"Wait":  func(ctx context.Context) { _, _ = task.Wait(ctx); _, _ = exec.Wait(ctx) },
+		"Kill":  func(ctx context.Context) { _ = task.Kill(ctx, 0, false); _ = exec.Kill(ctx, 0, false) },
+		"Exec": func(ctx context.Context) {
+			_, _ = task.Exec(ctx, fmt.Sprintf("x%d", n), runtime.ExecOpts{Spec: process})
+		},
+	}
+}
+
+// TestCVE202653495: calls that their clients give up leave nothing behind in the daemon, and those that a shim which
+// does not answer has in its hands go as soon as it does.
 func TestCVE202653495(t *testing.T) {
-	y := newYard(t, shimtest.Scenario{})
-	task := y.run("c1", "sleep")
-	cancelled, cancel := context.WithCancel(y.ctx)
-	cancel()
-	calls := func(n int) {
+	y := newYard(t, shimtest.Scenario{Sandbox: true})
+	y.box("box")
+	y.start("c1", y.inBox("box"))
+	task := mustGet(y, "c1")
+	exec, process := y.exec(task, "e1", "sleep"), typeurl.MarshalProto(anyOf(y, args("sleep").Process))
+	give := func(patience time.Duration, call func(context.Context)) {
+		ctx, cancel := context.WithTimeout(y.ctx, patience)
+		defer cancel()
+		call(ctx)
+	}
+	calls := func(rounds int, patience time.Duration) {
 		var wg sync.WaitGroup
-		for range 8 {
+		for worker := range 8 {
 			wg.Go(func() {
-				for range n / 8 {
-					_, _ = task.State(cancelled)
-					_, _ = task.Pids(cancelled)
-					_, _ = task.Wait(cancelled)
-					_ = task.Kill(cancelled, 0, false)
+				for n := range rounds / 8 {
+					for _, call := range givenUp(task, exec, process, 8*n+worker) {
+						give(patience, call)
+					}
 				}
 			})
 		}
 		wg.Wait()
 	}
-	calls(80) // whatever is made once
-	before := runtime.NumGoroutine()
-	calls(10_000)
-	y.until("no goroutine is left", func() bool { return runtime.NumGoroutine() <= before+2 })
+	creates := func() {
+		var wg sync.WaitGroup
+		opts := y.inBox("box")
+		for n := range 32 {
+			wg.Go(func() {
+				give(50*time.Millisecond, func(ctx context.Context) { // it takes some steps to the shim
+					_, _ = y.tasks.Create(ctx, fmt.Sprintf("n%d", n), opts)
+				})
+			})
+		}
+		wg.Wait()
+	}
+	calls(8, 100*time.Millisecond) // whatever is made once
+	before, from := goruntime.NumGoroutine(), len(y.shim.Trace())
+	cont := y.stop("box")
+	calls(1250, time.Millisecond) // eight in each round
+	// It is being asked, and what it does not read is being sent.
+	y.until("no goroutine waits in their place", func() bool { return goruntime.NumGoroutine() <= before+8 })
+	creates()
+	cont()
+	for n := range 32 {
+		y.until("a create that was given up is undone", func() bool { return y.instance(fmt.Sprintf("n%d", n)) == nil })
+	}
+	y.until("no goroutine is left", func() bool { return goruntime.NumGoroutine() <= before+2 })
+	sent := make(map[string]bool)
+	for _, e := range y.shim.Trace()[from:] {
+		sent[e.Action] = sent[e.Action] || e.Kind == shimtest.KindRPC
+	}
+	for _, method := range []string{"Create", "State", "Pids", "Wait", "Kill", "Exec"} {
+		require.True(t, sent[method], "no %s was under way when it was given up", method)
+	}
 	released := make(chan struct{})
 	func() {
 		kept := new([64]byte)
-		runtime.AddCleanup(kept, func(ch chan struct{}) { close(ch) }, released)
-		_, _ = task.Wait(context.WithValue(cancelled, keptKey{}, kept))
+		goruntime.AddCleanup(kept, func(ch chan struct{}) { close(ch) }, released)
+		ctx, cancel := context.WithTimeout(context.WithValue(y.ctx, keptKey{}, kept), time.Millisecond)
+		defer cancel()
+		_, _ = task.Wait(ctx)
 	}()
 	y.until("nothing refers to a Wait that was given up", func() bool {
-		runtime.GC()
+		goruntime.GC()
 		return isClosed(released)
 	})
-	y.kill(task)
 	y.remove("c1")
+	require.NoError(t, y.boxes.Shutdown(y.ctx, "box"))
 	y.empty()
 }
