@@ -39,7 +39,7 @@ func (a *app) runCheck(ctx context.Context, cmd *cli.Command) error {
 	for _, i := range all {
 		for _, what := range problems(i, a.now()) {
 			found++
-			if _, err := fmt.Fprintf(cmd.Root().Writer, "%s/%s: %s\n", i.Namespace, i.ID, what); err != nil {
+			if _, err := fmt.Fprintf(cmd.Root().Writer, "%s/%s: %s\n", i.Namespace, i.ID, escape(what)); err != nil {
 				return err
 			}
 		}

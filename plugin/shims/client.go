@@ -100,5 +100,5 @@ func exitError(err error) error {
 	case errdefs.IsInvalidArgument(err):
 		code = ExitUsage
 	}
-	return cli.Exit("containerd shims: "+text, code)
+	return cli.Exit("containerd shims: "+escape(text), code)
 }

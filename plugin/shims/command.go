@@ -9,6 +9,7 @@ package shims
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"strings"
 	"time"
@@ -59,10 +60,25 @@ func (a *app) command() *cli.Command {
 				Usage: "only this namespace; the default is all"},
 		},
 		OnUsageError: usageError,
+		Action:       noCommand,
 		Commands: []*cli.Command{
 			a.listCommand(), a.inspectCommand(), a.dumpCommand(), a.logsCommand(), a.topCommand(), a.checkCommand(),
 		},
 	}
+}
+
+// noCommand is for a command line without a subcommand that there is. The library would end with code 3, which here
+// means that there is no such instance.
+func noCommand(_ context.Context, cmd *cli.Command) error {
+	if !cmd.Args().Present() {
+		return cli.ShowSubcommandHelp(cmd)
+	}
+	var names []string
+	for _, c := range cmd.VisibleCommands() {
+		names = append(names, c.Name)
+	}
+	return cli.Exit(fmt.Sprintf("containerd shims: no command %q, there are %s", cmd.Args().First(),
+		strings.Join(names, ", ")), ExitUsage)
 }
 
 // usageError gives a flag that cannot be parsed the code of wrong usage.

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	introspection "github.com/containerd/containerd/api/services/introspection/v1"
 	"github.com/containerd/errdefs"
@@ -129,7 +131,7 @@ k8s.io      gone            task      cleaning       <none>  <none>             
 		{"namespace", []string{"-n", "default", "-q"}, "redis\n"},
 		{"wide without header", []string{"-o", "wide", "--no-headers", "--state", "cleaning"},
 			"k8s.io   gone   task   cleaning   <none>   <none>   <none>   <none>   <none>   10s   <none>   <none>   <none>   " +
-				"cannot remove the bundle: device or resource busy held by p…\n"},
+				"cannot remove the bundle: device or resource busy\\nheld by p…\n"},
 		{"whole ids", []string{"--no-trunc", "--no-headers", "--state", "unresponsive"},
 			"k8s.io   " + longID + "   sandbox   unresponsive   2d2h   io.containerd.kata.v2   51   <none>   2\n"},
 	} {
@@ -184,13 +186,18 @@ func TestUsageErrors(t *testing.T) {
 		{"ls", "extra"}, {"ls", "--state", "odd"}, {"ls", "-o", "xml"}, {"ls", "--nonsense"}, {"inspect"},
 		{"inspect", "a", "b"},
 		{"inspect", "-o", "xml", "redis"}, {"dump"}, {"logs"}, {"logs", "--tail", "-1", "redis"}, {"top", "extra"},
-		{"top", "--interval", "0s"}, {"check", "extra"},
+		{"top", "--interval", "0s"}, {"check", "extra"}, {"bogus"}, {"bogus", "redis"}, {"-n", "k8s.io", "lst"},
 	} {
 		y := node()
 		_, code, failure := run(t, y, args...)
 		require.Equal(t, ExitUsage, code, "%v: %s", args, failure)
 		require.Empty(t, y.asked, "%v", args)
 	}
+	_, _, failure := run(t, node(), "bogus")
+	require.Contains(t, failure, `no command "bogus", there are ls, inspect,`)
+	out, code, _ := run(t, node())
+	require.Zero(t, code)
+	require.Contains(t, out, "show all that is known of a task or sandbox", "no command at all shows the help")
 }
 
 func TestMatch(t *testing.T) {
@@ -256,7 +263,7 @@ func TestCheck(t *testing.T) {
 	require.Empty(t, failure)
 	require.Equal(t, "k8s.io/"+longID+": its shim (pid 51) has not answered for 3m0s\n"+
 		"k8s.io/"+longID+": its shim (pid 51) runs a binary that was removed or replaced; its tasks go on, new ones get the present binary\n"+
-		"k8s.io/gone: cleaning up has not succeeded for 10s: cannot remove the bundle: device or resource busy\nheld by pid 99\n", out)
+		"k8s.io/gone: cleaning up has not succeeded for 10s: cannot remove the bundle: device or resource busy\\nheld by pid 99\n", out)
 
 	y := node()
 	y.instances = y.instances[:1]
@@ -272,6 +279,38 @@ func TestCheck(t *testing.T) {
 	require.Len(t, problems(at(inspect.StateReconnecting, time.Second), begin), 1)
 	require.Empty(t, problems(at(inspect.StateCleaning, time.Hour), begin))
 	require.Empty(t, problems(at(inspect.StateDeleting, time.Hour), begin))
+}
+
+// hostile is what a shim could have put into an error: sequences that a terminal obeys, also of one that takes single
+// bytes for control characters, and a line of its own.
+const hostile = "a\x1b]0;title\ab\u009b31mc\x9bd\x7fe\nk8s.io/fine: f\r\u202eg\tü"
+
+// TestNothingForTheTerminal: whatever is in an error, it is one line of text to a terminal, and in data what it was.
+func TestNothingForTheTerminal(t *testing.T) {
+	y := node()
+	y.instances[2].LastError = hostile
+	const shown = `a\x1b]0;title\ab\u009b31mc\x9bd\x7fe\nk8s.io/fine: f\r\u202eg\tü`
+	require.Equal(t, shown, escape(hostile))
+	for _, args := range [][]string{{"check"}, {"ls", "-o", "wide", "--no-trunc"}} {
+		out, _, _ := run(t, y, args...)
+		require.Contains(t, out, shown+"\n", "%v", args)
+	}
+	for _, args := range [][]string{{"check"}, {"ls", "-o", "wide"}, {"ls", "-o", "json"}, {"ls", "-o", "yaml"}} {
+		out, _, _ := run(t, y, args...)
+		require.True(t, utf8.ValidString(out), "%v: %q", args, out)
+		for _, r := range out {
+			require.True(t, r == '\n' || !unicode.IsControl(r), "%v: %q in %q", args, r, out)
+		}
+	}
+	out, _, _ := run(t, y, "ls", "-o", "json")
+	var r inspect.ListResponse
+	require.NoError(t, json.Unmarshal([]byte(out), &r))
+	require.Equal(t, strings.ToValidUTF8(hostile, "\ufffd"), r.Instances[2].LastError)
+
+	y.err = errors.Wrap(errdefs.ErrFailedPrecondition, hostile)
+	_, code, failure := run(t, y, "dump", "redis")
+	require.Equal(t, ExitUnsupported, code)
+	require.Contains(t, failure, shown)
 }
 
 func TestLogsFollow(t *testing.T) {

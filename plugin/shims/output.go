@@ -4,12 +4,15 @@
 package shims
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode/utf8"
 
 	"github.com/pkg/errors"
 	"go.yaml.in/yaml/v3"
@@ -37,20 +40,55 @@ func orNone(s string) string {
 	if s == "" {
 		return "<none>"
 	}
-	// A cell is one line of one cell, whatever is in an error's text.
-	return strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
-			return ' '
+	return escape(s)
+}
+
+// escape makes a text one line, and harmless for the terminal that shows it: what a shim or its runtime says gets into
+// errors, and an escape sequence in it would be obeyed. What cannot be printed is shown as Go writes it.
+func escape(s string) string {
+	if utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return !strconv.IsPrint(r) }) {
+		return s
+	}
+	var b strings.Builder
+	for len(s) > 0 {
+		r, n := utf8.DecodeRuneInString(s)
+		switch {
+		case r == utf8.RuneError && n == 1: // to some terminals the byte alone is a control character
+			fmt.Fprintf(&b, `\x%02x`, s[0])
+		case strconv.IsPrint(r):
+			b.WriteRune(r)
+		default:
+			b.WriteString(strings.Trim(strconv.QuoteRuneToASCII(r), "'"))
 		}
-		return r
-	}, s)
+		s = s[n:]
+	}
+	return b.String()
 }
 
 func writeJSON(w io.Writer, v any) error {
-	e := json.NewEncoder(w)
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
 	e.SetIndent("", "  ")
 	e.SetEscapeHTML(false)
-	return errors.WithStack(e.Encode(v))
+	if err := e.Encode(v); err != nil {
+		return errors.WithStack(err)
+	}
+	_, err := w.Write(escapeJSON(b.Bytes()))
+	return errors.WithStack(err)
+}
+
+// escapeJSON escapes the control characters that JSON may have as they are. They can be in strings alone, so that what
+// reads the data gets the same.
+func escapeJSON(data []byte) []byte {
+	var out []byte
+	for _, r := range string(data) {
+		if r >= 0x7f && r < 0xa0 {
+			out = fmt.Appendf(out, `\u%04x`, r)
+		} else {
+			out = utf8.AppendRune(out, r)
+		}
+	}
+	return out
 }
 
 // writeYAML has the names of the JSON.
@@ -60,7 +98,7 @@ func writeYAML(w io.Writer, v any) error {
 		return errors.WithStack(err)
 	}
 	var node yaml.Node
-	if err := yaml.Unmarshal(data, &node); err != nil { // JSON is YAML, and keeps its order so
+	if err := yaml.Unmarshal(escapeJSON(data), &node); err != nil { // JSON is YAML, and keeps its order so
 		return errors.WithStack(err)
 	}
 	blockStyle(&node)
