@@ -92,12 +92,14 @@ say "one layer with busybox in it"
 
 step "Starting the daemon, in $dir"
 cat >"$dir/config.toml" <<EOF
-version = 3
+version = 4
 root = "$dir/root"
 state = "$dir/state"
 disabled_plugins = ["io.containerd.grpc.v1.cri"]
-[grpc]
+[plugins.'io.containerd.server.v1.grpc']
   address = "$dir/c.sock"
+[plugins.'io.containerd.server.v1.ttrpc']
+  address = "$dir/c.sock.ttrpc"
 [plugins.'io.containerd.shim.v1.manager']
   socket_dir = "$dir/s"
 EOF
@@ -125,7 +127,13 @@ step "Starting the daemon again"
 start
 show ctr tasks list
 ctr tasks list | grep -q '^box .*RUNNING' || fail "the container is not running after the restart"
-good "the same container, the same pid"
+settled='all that an earlier daemon left is settled'
+for _ in $(seq 50); do
+  if grep -qF "$settled" "$dir/containerd.log"; then break; fi
+  sleep 0.1
+done
+good "the same container, the same pid; the daemon's log says:"
+show grep -F "$settled" "$dir/containerd.log"
 
 step "Letting it end"
 ctr tasks exec --fifo-dir "$dir/fifo" --exec-id tell box /bin/sh -c 'mkdir -p /tmp && touch /tmp/done' || fail "cannot exec after the restart"
@@ -146,3 +154,8 @@ stop
 left=$(find "$dir/state/io.containerd.runtime.v2.task" "$dir/s" -mindepth 2 2>/dev/null || true)
 [ -z "$left" ] || fail "left behind: $left"
 good "no shim, no socket, no bundle is left"
+# But for what containerd itself says of the file system, and its shim that ends while it watches for OOM on cgroup v1.
+loud=$(grep -E '^time="[^"]*" level=(warning|error|fatal|panic) ' "$dir/containerd.log" |
+  grep -vF -e 'msg="failed check for fsverity support"' -e 'msg="cgroups: epoll wait" error=shutdown' || true)
+[ -z "$loud" ] || fail "the daemon has complained where all went well: $loud"
+good "the daemon had nothing to complain of"

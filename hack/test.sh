@@ -16,7 +16,7 @@ for program in go git make gcc; do
   fi
 done
 
-steps=10 at=0 begin=$SECONDS
+steps=11 at=0 begin=$SECONDS
 # step DESCRIPTION COMMAND... runs one step, or ends the run saying which step failed.
 step() {
   at=$((at + 1))
@@ -52,6 +52,11 @@ if [ "$(id -u)" -eq 0 ]; then
   step "other people's suites, the part that is quick: containerd's client suite, NRI" make --no-print-directory conformance-quick
 else
   step "no suites of other people: not root" true
+fi
+if [ "$(id -u)" -eq 0 ]; then
+  step "the demo of the README" make --no-print-directory demo
+else
+  step "no demo: not root" true
 fi
 step "integration: real containerd, real shims, real runc" make --no-print-directory integration
 

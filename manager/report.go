@@ -70,11 +70,9 @@ func (t *tally) decided(outcome string) bool {
 // reportRestored says, once and for all instances, what a restore has come to. One whose shim is silent holds it up: it
 // has a line of its own.
 func (m *ShimManager) reportRestored() {
-	fields, all := log.Fields{"duration": rounded(m.desk.Started())}, int64(0)
+	fields := log.Fields{"duration": rounded(m.desk.Started())}
 	for n, name := range outcomes {
-		count := m.tally.by[n].Load()
-		fields[name] = count
-		all += count
+		fields[name] = m.tally.by[n].Load()
 	}
-	log.G(m.ctx).WithFields(fields).Infof("all %d instances that an earlier daemon left are settled", all)
+	log.G(m.ctx).WithFields(fields).Info("all that an earlier daemon left is settled")
 }
