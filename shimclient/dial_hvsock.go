@@ -23,7 +23,9 @@ const maxHybridReply = 128
 var errGuestNotReady = errors.New("no listener on that port in the guest")
 
 // dialHybridVsock connects to a port in a VM through the socket file of its
-// monitor. The protocol is Firecracker's: "CONNECT port", answered by "OK …".
+// monitor. The protocol is Firecracker's: "CONNECT port", answered by "OK …". Any user may listen, unlike in dialShim:
+// the jailer has Firecracker run as a user whom the daemon does not know. What keeps others from posing as the monitor
+// is the socket's directory; there is no abstract name here that they could take.
 func dialHybridVsock(ctx context.Context, path string, port uint32) (net.Conn, error) {
 	conn, err := dialUnix(ctx, path)
 	if err != nil {

@@ -19,7 +19,7 @@ import (
 )
 
 // listenAs listens as another user.
-func listenAs(t *testing.T, uid uintptr, path string) {
+func listenAs(t *testing.T, uid uintptr, path string) net.Listener {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("needs root, to become another user")
@@ -42,6 +42,7 @@ func listenAs(t *testing.T, uid uintptr, path string) {
 	r := <-done
 	require.NoError(t, r.err)
 	t.Cleanup(func() { _ = r.l.Close() })
+	return r.l
 }
 
 // TestCVE202015257: an abstract name, and a path in a directory that others can write to, may be taken by anybody while
@@ -68,6 +69,27 @@ func TestCVE202015257(t *testing.T) {
 			require.ErrorContains(t, err, "uid 65534")
 		}
 	}
+}
+
+// TestDialHybridVsockOfAnotherUser: the monitor of a VM runs as a user of its own.
+func TestDialHybridVsockOfAnotherUser(t *testing.T) {
+	noLeaks(t)
+	dir := socketDir(t)
+	require.NoError(t, os.Chmod(dir, 0o777))
+	l := listenAs(t, 65534, filepath.Join(dir, "vm"))
+	asked := make(chan string, 1)
+	go func() {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		asked <- readLine(c)
+		_, _ = c.Write([]byte("OK 1\n"))
+	}()
+	e := Endpoint{Protocol: protocolTTRPC, Address: "hvsock://" + filepath.Join(dir, "vm") + ":1024", Version: 3}
+	require.Equal(t, Reachable, e.Probe(testContext(t)))
+	require.Equal(t, "CONNECT 1024", <-asked)
 }
 
 // A shim that tells the bare path of its socket file: with the file gone, whoever listens at the abstract name is
