@@ -165,6 +165,8 @@ func TestTraces(t *testing.T) {
 	n.Run()
 	restore := c.of("", "runtime.shim.Restore", 2)[1]
 	require.Equal(t, intValue(1), restore.Attributes["instances"])
+	require.Equal(t, intValue(1), restore.Attributes["running"])
+	require.Equal(t, intValue(0), restore.Attributes["unsettled"])
 	require.Empty(t, restore.ParentID)
 	e := n.taskOf("over").waiting()
 	victim := n.shimPid(testNS, "over")
@@ -215,6 +217,8 @@ func TestTracesOfSandbox(t *testing.T) {
 	}
 	alone := c.of("alone", "runtime.task.Create", 1)[0]
 	require.Equal(t, steps("resolve", "launch", "dial", "mounts"), c.steps(alone))
-	require.Equal(t, "join", c.of("one", "runtime.task.Create", 1)[0].Attributes["shim.source"])
+	joined := c.of("one", "runtime.task.Create", 1)[0]
+	require.Equal(t, "join", joined.Attributes["shim.source"])
+	require.Equal(t, "pod", joined.Attributes["sandbox.id"])
 	c.isDiscreet()
 }

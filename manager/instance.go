@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/pkg/namespaces"
-	"github.com/containerd/containerd/v2/pkg/tracing"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 
@@ -267,42 +266,6 @@ func (i *Instance) isUnresponsive() bool {
 func (i *Instance) moved() <-chan struct{} {
 	_, moved := i.link()
 	return moved
-}
-
-// startSpan begins a span about the instance. end ends it with how it went. What a client has put into a spec, its
-// environment or options is never part of a span.
-func (i *Instance) startSpan(ctx context.Context, name string) (_ context.Context, end func(error)) {
-	id := "task.id"
-	if i.kind == life.Sandbox {
-		id = "sandbox.id"
-	}
-	ctx, span := tracing.StartSpan(ctx, name,
-		tracing.WithAttribute("namespace", i.namespace), tracing.WithAttribute(id, i.id))
-	return ctx, func(err error) {
-		i.describeSpan(span)
-		span.SetStatus(err)
-		span.End()
-	}
-}
-
-// describeSpan adds what is known only at the end.
-func (i *Instance) describeSpan(span *tracing.Span) {
-	i.mu.Lock()
-	way, p := i.ledger.Passage(), i.proc
-	i.mu.Unlock()
-	span.SetAttributes(tracing.Attribute("task.runtime.name", way.Runtime))
-	if source := way.Source(); source != "" {
-		span.SetAttributes(tracing.Attribute("shim.source", source))
-	}
-	if pid := i.ledger.Pid(""); pid != 0 {
-		span.SetAttributes(tracing.Attribute("task.pid", int(pid)))
-	}
-	if p == nil {
-		return
-	}
-	if pid := p.Verified(); pid != (shimclient.ProcessID{}) {
-		span.SetAttributes(tracing.Attribute("shim.pid", pid.Pid))
-	}
 }
 
 // link of the instance's process, nil while there is none, and a channel that is closed when that changes.

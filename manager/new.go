@@ -84,7 +84,9 @@ func newManager(ctx context.Context, config Config) (*ShimManager, error) {
 		cancel:    cancel,
 		instances: make(map[key]*Instance),
 		leaving:   make(map[key][]*Instance),
-		boot:      boot{ready: make(chan struct{}), urgent: make(chan struct{})},
+		boot: boot{
+			ready: make(chan struct{}), urgent: make(chan struct{}), tally: tally{settled: make(chan struct{})},
+		},
 
 		pace: pace{cleanPauses: await.Pauses{First: time.Second, Last: time.Minute}, createTurn: time.Second},
 	}

@@ -55,6 +55,7 @@ var outcomes = []string{"running", "undone", "dead", "left_alone"}
 type tally struct {
 	undecided atomic.Int64 // of those it is not known yet
 	by        [4]atomic.Int64
+	settled   chan struct{} // closed when it is known of all
 }
 
 // decided counts one. True for the last.
@@ -64,7 +65,11 @@ func (t *tally) decided(outcome string) bool {
 			t.by[n].Add(1)
 		}
 	}
-	return t.undecided.Add(-1) == 0
+	last := t.undecided.Add(-1) == 0
+	if last {
+		close(t.settled)
+	}
+	return last
 }
 
 // reportRestored says, once and for all instances, what a restore has come to. One whose shim is silent holds it up: it

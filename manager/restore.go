@@ -78,7 +78,7 @@ func (m *ShimManager) restore() {
 	m.mu.Unlock()
 	// Not in the plugin's init: the plugin for tracing may come after this one.
 	ctx, span := tracing.StartSpan(m.ctx, spans.Restore, tracing.WithAttribute("instances", len(restored)))
-	defer span.End()
+	defer m.spawn(func() { m.endRestoreSpan(span) })
 	var g errgroup.Group
 	g.SetLimit(readers)
 	for _, i := range restored {
