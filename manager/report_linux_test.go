@@ -59,7 +59,8 @@ func (y *yard) line(h *logtest.Hook, message string) (found *logrus.Entry) {
 // that took and how often it was tried.
 func TestCleanUpThatWasStuck(t *testing.T) {
 	y := newYard(t, shimtest.Scenario{})
-	y.run("c1", "sleep")
+	_, err := y.run("c1", "exit", "7").Wait(y.ctx) // so that its init is not ended in between
+	require.NoError(t, err)
 	pid := y.instance("c1").shimPid().Pid
 	let := y.hold(y.bundle("c1"))
 	h := y.listen()
