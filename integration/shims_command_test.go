@@ -8,10 +8,14 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/pkg/errors"
 	"github.com/stretchr/testify/require"
@@ -79,6 +83,90 @@ func TestShimsCommand(t *testing.T) {
 	require.NoError(t, unix.Kill(shim, unix.SIGCONT))
 	n.answers("ill").finish()
 	well.finish()
+}
+
+// TestCheckNamesWhatIsWrong: a shim whose binary was replaced, and a clean-up that something is in the way of, each with
+// what it is, and nothing once that is mended.
+func TestCheckNamesWhatIsWrong(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	dir, path := privateShim(t)
+	n := newNode(t, func(o *daemon.Options) { o.Path = []string{dir} })
+	old := n.run("old", forever())
+	copyFile(t, kit.shim, path+".new")
+	require.NoError(t, os.Rename(path+".new", path))
+	n.says("check", testNS+"/old: its shim", "runs a binary that was removed or replaced")
+	n.run("new", forever()).finish()
+
+	stuck := n.run("stuck", forever())
+	held := filepath.Join(n.Bundle(testNS, "stuck"), "held")
+	require.NoError(t, os.Mkdir(held, 0o700))
+	require.NoError(t, unix.Mount("tmpfs", held, "tmpfs", 0, "size=4k"))
+	t.Cleanup(func() { _ = unix.Unmount(held, unix.MNT_DETACH) })
+	e := stuck.wait()
+	require.NoError(t, unix.Kill(n.shimPid(testNS, "stuck"), unix.SIGKILL))
+	require.EqualValues(t, 137, e.code())
+	n.says("check", testNS+"/stuck: cleaning up has not succeeded for", held)
+	require.NoError(t, unix.Unmount(held, 0))
+	stuck.b.awaitGone()
+	stuck.b.remove()
+	old.finish()
+	require.Eventually(t, func() bool {
+		out, code, _ := n.askShims("check")
+		return code == 0 && out == ""
+	}, patience, tick, "something is still wrong")
+	require.Contains(t, n.Log(), "cleaned up after task, which had failed before")
+}
+
+// says waits until a command has a line with all of the parts.
+func (n *node) says(command string, parts ...string) {
+	n.t.Helper()
+	var out string
+	require.Eventually(n.t, func() bool {
+		out, _, _ = n.askShims(command)
+		for line := range strings.Lines(out) {
+			if !slices.ContainsFunc(parts, func(p string) bool { return !strings.Contains(line, p) }) {
+				return true
+			}
+		}
+		return false
+	}, patience, tick, "containerd shims %s does not say %q: %s", command, parts, &out)
+}
+
+// TestShimsThatGoOn: `logs -f` and `top` go on with what comes, and end when they are told to.
+func TestShimsThatGoOn(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	j := n.run("one", forever())
+	shim := n.shimPid(testNS, "one")
+	for _, c := range []struct {
+		args []string
+		say  func()
+		want string
+	}{
+		// runc's shim logs its stacks when it gets the signal.
+		{[]string{"logs", "-f", "one"}, func() { require.NoError(t, unix.Kill(shim, unix.SIGUSR1)) }, "goroutine "},
+		{[]string{"top", "--interval", "50ms"}, func() {}, "\nSHIM-PID"}, // the second table
+	} {
+		cmd := exec.Command(kit.daemon, append([]string{"shims", "-a", n.Address()}, c.args...)...)
+		out, err := cmd.StdoutPipe()
+		require.NoError(t, err)
+		require.NoError(t, cmd.Start())
+		end := time.AfterFunc(patience, func() { _ = cmd.Process.Kill() })
+		c.say()
+		var said strings.Builder
+		buf := make([]byte, 4096)
+		for !strings.Contains(said.String(), c.want) {
+			m, err := out.Read(buf)
+			said.Write(buf[:m])
+			require.NoError(t, err, "%v: %s", c.args, &said)
+		}
+		require.NoError(t, cmd.Process.Signal(unix.SIGINT))
+		_, _ = io.Copy(io.Discard, out)
+		require.Error(t, cmd.Wait())
+		require.True(t, end.Stop(), "%v does not end", c.args)
+	}
+	j.finish()
 }
 
 // withMetrics makes the daemon serve Prometheus at an address.

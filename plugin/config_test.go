@@ -188,6 +188,9 @@ func TestNoSectionMeansTheDefaults(t *testing.T) {
 	require.Empty(t, got.Env)
 	require.Empty(t, got.Runtimes)
 	require.Equal(t, defaultSocketDir(), got.SocketDir)
+	require.Zero(t, got.EscalateAfter, "no silent shim is ended")
+	require.Empty(t, got.AllowedRuntimes, "all are allowed")
+	require.Equal(t, shimclient.CheckWarn, got.BinaryCheck)
 	require.Empty(t, warnings(hook))
 }
 
