@@ -19,7 +19,7 @@ const (
 	kindRequest  = 1
 	kindResponse = 2
 
-	// maxFrame is ttrpc's limit of a message. What is longer, ttrpc reads over by itself.
+	// maxFrame is ttrpc's limit of a message. What is longer, ttrpc reads over by itself, and fails its call.
 	maxFrame = 4 << 20
 	// keptFrame is how long a buffer may be that is kept for the next message.
 	keptFrame = 16 << 10
@@ -213,6 +213,10 @@ func (a *answers) receive() {
 	}
 	length := binary.BigEndian.Uint32(a.frame)
 	if length > maxFrame {
+		if a.isLate(a.frame) {
+			_, a.ended = a.in.Discard(int(length))
+			return
+		}
 		a.over, a.unread = int(length), a.frame
 		return
 	}
@@ -254,4 +258,18 @@ func (a *answers) isWanted(frame []byte) bool {
 		a.passed, a.handedOn = stream, make(chan struct{})
 	}
 	return !unwanted
+}
+
+// isLate tells whether the caller of a message that is too long has left. Its call is not open any more. A caller who
+// leaves from now on is not held: the rest of the message may be long in coming.
+func (a *answers) isLate(header []byte) bool {
+	if header[8] != kindResponse {
+		return false
+	}
+	stream := binary.BigEndian.Uint32(header[4:])
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	late := a.open[stream]
+	delete(a.open, stream)
+	return late
 }

@@ -226,6 +226,8 @@ func FuzzAnswers(f *testing.F) {
 	f.Add(append(frame(1, 2, []byte("given up")), frame(3, 2, []byte("wanted"))...), 1)
 	f.Add(append(frame(1, 3, nil), frame(1, 2, nil)[:7]...), 5)
 	f.Add(append([]byte{0, 0x50, 0, 0, 0, 0, 0, 1, 2, 0}, make([]byte, 100)...), 64)
+	f.Add(append([]byte{0, 0x50, 0, 0, 0, 0, 0, 3, 2, 0}, make([]byte, 100)...), 64)
+	f.Add(append([]byte{0, 0x50, 0, 0, 0, 0, 0, 1, 3, 0}, make([]byte, 100)...), 64)
 	f.Fuzz(func(t *testing.T, sent []byte, size int) {
 		a := newAnswers(&slowPeer{data: sent, size: max(1, size)})
 		a.open[1] = true // given up
@@ -237,8 +239,9 @@ func FuzzAnswers(f *testing.F) {
 			if n >= 10 {
 				n = min(n, 10+int(binary.BigEndian.Uint32(rest)))
 			}
-			whole := n >= 10 && n == 10+int(binary.BigEndian.Uint32(rest))
-			if whole && n <= 10+4<<20 && rest[8] == 2 && binary.BigEndian.Uint32(rest[4:]) == 1 && !dropped {
+			// One that is too long is dropped from its beginning on, whatever comes of it.
+			whole := n >= 10 && (n == 10+int(binary.BigEndian.Uint32(rest)) || binary.BigEndian.Uint32(rest) > 4<<20)
+			if whole && rest[8] == 2 && binary.BigEndian.Uint32(rest[4:]) == 1 && !dropped {
 				dropped = true
 			} else {
 				want = append(want, rest[:n]...)

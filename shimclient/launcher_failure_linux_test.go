@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/pkg/errors"
 	"github.com/stretchr/testify/require"
 
 	"github.com/shimyard/shimyard/shimclient/shimtest"
@@ -121,4 +122,40 @@ func TestFailedStartRemovesOtherSockets(t *testing.T) {
 	require.Error(t, err)
 	lt.requireNothingLeft()
 	require.NoFileExists(t, told)
+}
+
+// TestTooLongReplies: whatever command a shim floods its standard output at, it is ended and no more than 1 MiB is kept
+// of it. What is as long as that is read, and judged as a reply.
+func TestTooLongReplies(t *testing.T) {
+	lt := newLaunchTest(t, shimtest.Scenario{})
+	run := map[string]func(Binary) error{
+		"start": func(b Binary) error {
+			r := lt.req
+			r.Binary = b
+			_, err := lt.Start(lt.ctx, r)
+			return err
+		},
+		"delete": func(b Binary) error {
+			_, err := lt.Delete(lt.ctx, DeleteRequest{Binary: b, Namespace: "ns", ID: "c1", Bundle: lt.req.Bundle})
+			return err
+		},
+		"info": func(b Binary) error {
+			_, err := lt.Info(lt.ctx, b, nil)
+			return err
+		},
+	}
+	for name, script := range map[string]string{
+		"for ever": "exec cat /dev/zero",
+		"too much": "head -c 1048577 /dev/zero",
+		"the most": "head -c 1048576 /dev/zero",
+	} {
+		b := Binary{Path: writeBinary(t, "containerd-shim-flood-v1", "#!/bin/sh\n"+script+"\n")}
+		for command, ask := range run {
+			err := ask(b)
+			require.True(t, errdefs.IsInvalidArgument(err), "%s, %s: %v", command, name, err)
+			require.Equal(t, name != "the most", errors.Is(err, ErrOutputTooLong), "%s, %s: %v", command, name, err)
+			require.Less(t, len(err.Error()), 2048)
+		}
+	}
+	lt.requireNothingLeft()
 }
