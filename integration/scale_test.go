@@ -24,6 +24,7 @@ import (
 
 	"github.com/shimyard/shimyard/integration/internal/daemon"
 	"github.com/shimyard/shimyard/manager/inspect"
+	"github.com/shimyard/shimyard/shimclient"
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
@@ -44,21 +45,24 @@ func TestScaleFake(t *testing.T) {
 	needScale(t)
 	// In the place of runc's, which is vouched for.
 	shim := shimtest.Install(t, shimtest.Scenario{}, shimtest.WithName(filepath.Base(kit.shim)))
-	n := newNode(t)
+	address := freeAddress(t)
+	n := newNode(t, withMetrics(address))
 	n.Stop()
 	n.Reconfigure(func(o *daemon.Options) { o.Path = []string{filepath.Dir(shim.Path)} })
 	n.Run()
-	n.scale(300, 20, []setupOpt{spec("sleep")}, "exit", "5")
+	n.scale(address, 300, 20, []setupOpt{spec("sleep")}, "exit", "5")
 	shim.AwaitNoProcs()
 }
 
 // The same with real containers, fewer of them.
 func TestScaleRunc(t *testing.T) {
 	needScale(t)
-	newNode(t).scale(100, 20, []setupOpt{forever()}, five...)
+	address := freeAddress(t)
+	newNode(t, withMetrics(address)).scale(address, 100, 20, []setupOpt{forever()}, five...)
 }
 
-func (n *node) scale(count, stalled int, opts []setupOpt, use ...string) {
+// scale does it. address is where the daemon serves its metrics.
+func (n *node) scale(address string, count, stalled int, opts []setupOpt, use ...string) {
 	t := n.t
 	empty := n.timeStarts()
 	jobs := make([]*job, count)
@@ -84,7 +88,7 @@ func (n *node) scale(count, stalled int, opts []setupOpt, use ...string) {
 	n.timeLists("with some stalled, at once", count)
 	n.stays("all are listed", func() bool { return len(n.listed()) == count })
 	n.timeLists("with some stalled, later", count)
-	n.timeCommands(count)
+	n.timeCommands(address, count)
 	for _, j := range jobs {
 		require.True(t, runs(j.Pid()), "%s is gone", j.ID())
 	}
@@ -144,9 +148,19 @@ func (n *node) timeLists(when string, count int) {
 		first.Round(time.Millisecond), took[len(took)/2].Round(time.Millisecond), took[0].Round(time.Millisecond))
 }
 
-// timeCommands asks as `containerd shims` does, over a connection that stands.
-func (n *node) timeCommands(count int) {
+// timeCommands asks as `containerd shims` does, over a connection that stands, and requires that no shim is called for
+// it. What it takes is in integration/bench/README.md.
+func (n *node) timeCommands(address string, count int) {
 	n.t.Helper()
+	// What the restore has sent to shims that are stalled is under way until its deadline.
+	before := callsIn(scrape(n.t, address))
+	require.Eventually(n.t, func() bool {
+		time.Sleep(2 * shimclient.DefaultDeadlines()["State"])
+		last := before
+		before = callsIn(scrape(n.t, address))
+		return slices.Equal(last, before)
+	}, patience, tick, "shims are called all the time")
+	require.NotEmpty(n.t, before)
 	q, err := typeurl.MarshalAnyToProto(&inspect.ListRequest{Processes: true})
 	require.NoError(n.t, err)
 	var took []time.Duration
@@ -160,14 +174,16 @@ func (n *node) timeCommands(count int) {
 		require.Len(n.t, list.Instances, count)
 	}
 	slices.Sort(took)
-	n.t.Logf("containerd shims, the daemon's answer on %d: median %s, worst %s", count,
-		took[len(took)/2].Round(100*time.Microsecond), took[len(took)-1].Round(100*time.Microsecond))
+	n.t.Logf("containerd shims, the daemon's answer on %d: best %s, median %s, worst %s", count,
+		took[0].Round(100*time.Microsecond), took[len(took)/2].Round(100*time.Microsecond),
+		took[len(took)-1].Round(100*time.Microsecond))
 	for _, command := range []string{"ls", "check"} {
 		begin := time.Now()
 		out, _, _ := n.askShims(command)
 		n.t.Logf("containerd shims %s, all of the program's run: %s, %d lines", command,
 			time.Since(begin).Round(time.Millisecond), strings.Count(out, "\n"))
 	}
+	require.Equal(n.t, before, callsIn(scrape(n.t, address)), "a shim was called")
 }
 
 // each runs f for 0 to count-1, some at once.
