@@ -49,9 +49,10 @@ const (
 // chaos is one run of TestChaos: a daemon, the containers that all operations are about, and what is known of them.
 type chaos struct {
 	*node
-	seed  uint64
-	slots []*slot
-	fakes map[string]*shimtest.Shim
+	seed    uint64
+	slots   []*slot
+	fakes   map[string]*shimtest.Shim
+	metrics string // where it serves them
 	journal
 	counts counts
 
@@ -93,6 +94,7 @@ func TestChaos(t *testing.T) {
 			break
 		}
 	}
+	scrapeFew(t, c.metrics)
 	c.closeSession()
 	c.unmount()
 	t.Logf("chaos: seed %d, %d rounds without a violation\n%s", seed, c.round, c.counts.String())
@@ -106,7 +108,8 @@ func newChaos(t *testing.T, seed uint64) *chaos {
 			c.fakes[name] = shimtest.Install(t, s)
 		}
 	}
-	c.node = newNode(t)
+	c.metrics = freeAddress(t)
+	c.node = newNode(t, withMetrics(c.metrics))
 	c.counts.of = map[string]*count{}
 	c.openJournal()
 	t.Cleanup(c.report)

@@ -110,6 +110,7 @@ func (n *node) scale(address string, count, stalled int, opts []setupOpt, use ..
 	n.each(count, func(i int) error { return n.use(jobs[i].ID(), jobs[i].Pid(), use...) })
 	n.each(count, func(i int) error { return n.end(jobs[i].ID()) })
 	require.Empty(t, n.Leftovers())
+	scrapeFew(t, address)
 }
 
 // timeStarts kills and starts the daemon some times; the median until it

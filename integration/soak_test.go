@@ -32,10 +32,12 @@ func TestSoak(t *testing.T) {
 		rounds, err = strconv.Atoi(text)
 		require.NoError(t, err, soakEnv)
 	}
-	n := newNode(t)
+	address := freeAddress(t)
+	n := newNode(t, withMetrics(address))
 	fds, goroutines := n.Usage()
 	n.soak(rounds)
 	require.Empty(t, n.Leftovers())
+	scrapeFew(t, address)
 	fdsNow, goroutinesNow := n.Usage()
 	t.Logf("file descriptors %d, then %d; goroutines %d, then %d", fds, fdsNow, goroutines, goroutinesNow)
 }
