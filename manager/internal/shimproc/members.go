@@ -263,12 +263,14 @@ func (p *Process) runtimeName() string {
 	return p.runtimeLocked()
 }
 
-// runtimeLocked is that of one of the members, which have the same, or of the keeper.
+// runtimeLocked is that of the members, which have the same if it is known of them, or of the keeper.
 //
 // +checklocks:p.mu
 func (p *Process) runtimeLocked() string {
 	for m := range p.behind {
-		return m.Facts().Binary.Runtime
+		if name := m.Facts().Binary.Runtime; name != "" {
+			return name
+		}
 	}
 	if p.keeper != nil {
 		return p.keeper.Runtime()
@@ -291,11 +293,12 @@ func (p *Process) logger(ctx context.Context) *log.Entry {
 	for m := range p.behind {
 		f := m.Facts()
 		served = append(served, f.Namespace+"/"+f.ID)
-		if f.Binary.Runtime != "" {
-			fields["runtime"] = f.Binary.Runtime
-		}
 	}
+	runtime := p.runtimeLocked()
 	p.mu.Unlock()
+	if runtime != "" {
+		fields["runtime"] = runtime
+	}
 	slices.Sort(served)
 	if more := len(served) - namedInLog; more > 0 {
 		served = append(served[:namedInLog], fmt.Sprintf("and %d more", more))

@@ -235,6 +235,25 @@ func TestLinesForOperators(t *testing.T) {
 	require.Contains(t, hook.AllEntries()[2].Data, "after")
 }
 
+// owner keeps a process that nobody is behind.
+type owner struct{}
+
+func (owner) StartID() string { return "_idle" }
+func (owner) Runtime() string { return "io.containerd.runc.v2" }
+func (owner) Take(*Process)   {}
+
+// TestLineOfAnIdleShim: it serves nobody, and is of a runtime all the same.
+func TestLineOfAnIdleShim(t *testing.T) {
+	r, _ := idle(t)
+	logger, hook := logtest.NewNullLogger()
+	r.ctx = log.WithLogger(r.ctx, logrus.NewEntry(logger))
+	_, err := r.AttachKept(owner{}, nowhere, KeptFacts{}, true)
+	require.NoError(t, err)
+	r.At(nowhere).die("it is a test")
+	require.Equal(t, "io.containerd.runc.v2", hook.LastEntry().Data["runtime"])
+	require.NotContains(t, hook.LastEntry().Data, "serves")
+}
+
 // TestCodes are those of gRPC, by which calls are counted.
 func TestCodes(t *testing.T) {
 	require.Equal(t, "OK", codeOf(nil))
