@@ -63,6 +63,8 @@ type Account[S any] struct {
 	// +checklocks:mu
 	closed bool
 	// +checklocks:mu
+	unable string // the key whose spare could not be started, of which that is logged; "" since one of it could
+	// +checklocks:mu
 	allowance allowance // what memory allows, as it was at memoryAt
 	// +checklocks:mu
 	memoryAt time.Time

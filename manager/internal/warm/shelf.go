@@ -203,14 +203,17 @@ func (a *Account[S]) fill(key string, s *shelf[S], start func(context.Context) (
 		}
 		e, err := start(a.ctx)
 		if err != nil {
-			a.unreserve(key, s, size)
-			if a.ctx.Err() == nil {
-				log.G(a.ctx).WithError(err).Warn("cannot start a spare shim; creates start their own")
+			if a.unreserve(key, s, size) && a.ctx.Err() == nil {
+				log.G(a.ctx).WithError(err).
+					Warn("cannot start a spare shim; creates start their own, and it is tried again with each that misses one")
 			}
 			return
 		}
 		a.mu.Lock()
 		e.placed, e.counted = true, size
+		if a.unable == key {
+			a.unable = ""
+		}
 		a.mu.Unlock()
 		a.Put(e, 0)
 	}
@@ -252,13 +255,16 @@ func (a *Account[S]) reserve(key string, s *shelf[S]) (size uint64, more bool) {
 	return a.size, true
 }
 
-// unreserve gives back the place of a spare that could not be started.
-func (a *Account[S]) unreserve(key string, s *shelf[S], size uint64) {
+// unreserve gives back the place of a spare that could not be started. news tells that it could before, as far as is
+// known: where spares fail, each create that misses one has another tried.
+func (a *Account[S]) unreserve(key string, s *shelf[S], size uint64) (news bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.releaseLocked(size)
 	s.filling, s.want = false, 0
 	a.tidyLocked(key, s)
+	news, a.unable = a.unable != key, key
+	return news
 }
 
 // wantsLocked tells whether one more spare is wanted, and there is room for it.

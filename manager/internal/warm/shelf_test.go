@@ -10,6 +10,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/containerd/log"
+	"github.com/sirupsen/logrus"
+	logtest "github.com/sirupsen/logrus/hooks/test"
 	"github.com/stretchr/testify/require"
 )
 
@@ -70,6 +73,23 @@ func TestSpareThatFails(t *testing.T) {
 		o.miss("k")
 		o.waits("spare2")
 		o.GiveUp(own)
+	})
+}
+
+// TestSparesThatFailAreLoggedOnce, and again once one of them could be started.
+func TestSparesThatFailAreLoggedOnce(t *testing.T) {
+	inBubble(t, Config[string]{}, func(o *owner) {
+		logger, hook := logtest.NewNullLogger()
+		o.ctx = log.WithLogger(o.ctx, logrus.NewEntry(logger))
+		for _, failing := range []bool{true, true, true, false, true, true} {
+			o.failing = failing
+			own := o.miss("k")
+			o.GiveUp(own)
+			if e, _ := o.Take("k"); e != nil {
+				o.GiveUp(e)
+			}
+		}
+		require.Len(o, hook.AllEntries(), 2)
 	})
 }
 
