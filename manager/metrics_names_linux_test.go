@@ -26,6 +26,7 @@ func TestRuntimeLabel(t *testing.T) {
 	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
 	opts := y.opts("sleep")
 	opts.Runtime = "io.containerd.labelled.v1"
+	created := s.change("creates_total", "runtime", opts.Runtime, "result", "ok")
 	y.start("c1", opts)
 	y.box("s1")
 	joined := y.inBox("s1")
@@ -37,9 +38,16 @@ func TestRuntimeLabel(t *testing.T) {
 		require.Equal(t, 2.0, s.sum("instances", "runtime", "unknown"), "the sandbox, and its container")
 	}
 	look()
-	require.Equal(t, 1.0, s.sum("creates_total", "runtime", opts.Runtime, "result", "ok"))
+	require.Equal(t, 1.0, created())
 	require.Zero(t, s.sum("creates_total", "runtime", joined.Runtime))
-	y.hurry("c1", "c2")
+	y.restart(func() {
+		// The names of this process's metrics outlive the yard's daemon, so the next one finds others.
+		opts.Runtime, joined.Runtime = "io.containerd.found.v1", "io.containerd.never-found.v1"
+		y.changeRecord("c1", func(r map[string]any) { r["runtime"] = opts.Runtime })
+		y.changeRecord("c2", func(r map[string]any) { r["runtime"] = joined.Runtime })
+	})
+	y.inState("c1", life.Running)
+	y.inState("c2", life.Running)
 	look()
 	y.remove("c1")
 	y.remove("c2")
