@@ -122,6 +122,7 @@ func TestDeleteOfASilentShimWhoseExitIsKnown(t *testing.T) {
 			y := newYard(t, c.scenario)
 			y.kill(y.run("c1", "sleep"))
 			y.shim.Await(shimtest.KindEvent, exitTopic, 1) // or the shim tells it to the next daemon again
+			y.written("c1")                                // or the next daemon tells it itself
 			y.hurry("c1")
 			y.events.settle()
 			setTimeout(t, shimproc.TimeoutLoad, 200*time.Millisecond)
