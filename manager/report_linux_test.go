@@ -171,6 +171,18 @@ func TestErrorsAreLoggedOnce(t *testing.T) {
 			},
 			says: "the shim's binary is gone: its delete cannot run",
 		},
+		"a shim does not say what it mounts": {
+			s: shimtest.Scenario{Info: shimtest.InfoAnswer{Fail: "no info"}},
+			do: func(y *yard) {
+				y.restart() // a daemon that has not asked yet
+				for _, id := range []string{"c2", "c3"} {
+					y.start(id, withMount(y.opts("sleep")))
+					y.remove(id)
+				}
+				y.remove("c1")
+			},
+			says: "cannot ask the shim what it mounts itself, assuming nothing",
+		},
 		"shim delete fails": {
 			s:    shimtest.Scenario{Delete: shimtest.DeleteFaults{Fail: 2, FailText: "not now"}},
 			do:   func(y *yard) { y.killShim("c1") },

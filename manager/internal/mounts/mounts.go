@@ -7,6 +7,7 @@ package mounts
 import (
 	"context"
 	"strings"
+	"sync"
 
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
 	apitypes "github.com/containerd/containerd/api/types"
@@ -36,10 +37,12 @@ var noAnnotation = map[string]bool{plugins.RuntimeRuncV2: true, "io.containerd.r
 type Controller struct {
 	manager  mount.Manager // nil: there is none, and shims do all mounts
 	features *features.Cache
+	// silent has the binaries, by what they are, that were asked in vain: each create asks again, and one logs it.
+	silent sync.Map
 }
 
 // New makes a controller. Without a mount manager shims do all mounts.
-func New(m mount.Manager, f *features.Cache) *Controller { return &Controller{m, f} }
+func New(m mount.Manager, f *features.Cache) *Controller { return &Controller{manager: m, features: f} }
 
 // Activate returns the mounts that are left for the shim. owned tells that a failed create has to deactivate them.
 func (c *Controller) Activate(
@@ -105,7 +108,10 @@ func (c *Controller) capabilities(
 	}
 	info, err := c.features.Info(ctx, b, nil)
 	if err != nil {
-		log.G(ctx).WithError(err).Warn("cannot ask the shim what it mounts itself, assuming nothing")
+		if _, twice := c.silent.LoadOrStore(b.File, true); !twice {
+			log.G(ctx).WithError(err).WithField("shim", b.Path).
+				Warn("cannot ask the shim what it mounts itself, assuming nothing")
+		}
 		return nil
 	}
 	return parseAllowedMounts(info.GetAnnotations()[allowedMounts])
