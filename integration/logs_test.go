@@ -27,6 +27,8 @@ var ofContainerd = []string{
 	`msg="failed to load cni during init`,
 	// What a runc shim says of itself when it ends while it watches for OOM on cgroup v1.
 	`msg="cgroups: epoll wait" error=shutdown`,
+	// A garbage collection that a stop of the daemon has overtaken.
+	`msg="failed to finish collection context"`,
 	// CRI on a container whose program is not there.
 	`msg="Failed to pipe std`,
 	`msg="StartContainer for `,
