@@ -4,6 +4,7 @@
 package manager
 
 import (
+	"cmp"
 	"context"
 	"sync"
 	"time"
@@ -104,6 +105,19 @@ func (i *Instance) read() {
 	if i.reading != nil {
 		i.reading()
 	}
+}
+
+// logger is for lines about an instance: they name it, its runtime, and its shim's pid if that is verified. Not for a
+// caller that holds a lock.
+func (i *Instance) logger(ctx context.Context) *log.Entry {
+	fields := log.Fields{"namespace": i.namespace, "id": i.id}
+	if name := cmp.Or(i.startedFrom().Runtime, i.ledger.Passage().Runtime); name != "" {
+		fields["runtime"] = name
+	}
+	if pid := i.shimPid(); pid != (shimclient.ProcessID{}) {
+		fields["shim_pid"] = pid.Pid
+	}
+	return log.G(ctx).WithFields(fields)
 }
 
 // context is the manager's context with the instance's namespace and log fields, for work that no caller waits for.

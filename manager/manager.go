@@ -20,6 +20,7 @@ import (
 	"github.com/shimyard/shimyard/manager/internal/life"
 	"github.com/shimyard/shimyard/manager/internal/metrics"
 	"github.com/shimyard/shimyard/manager/internal/mounts"
+	"github.com/shimyard/shimyard/manager/internal/progress"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
 )
@@ -236,7 +237,7 @@ type boot struct {
 	// ready is closed when all records are read; urgent, once, when a caller waits for that.
 	ready, urgent chan struct{}
 	urge          func()
-	tally         tally
+	tally         *progress.Tally
 }
 
 // leftovers is what was found at the start of the daemon and is not seen to yet.

@@ -17,6 +17,7 @@ import (
 
 	"github.com/shimyard/shimyard/bundle"
 	"github.com/shimyard/shimyard/manager/internal/life"
+	"github.com/shimyard/shimyard/manager/internal/metrics"
 	"github.com/shimyard/shimyard/shimclient/shimtest"
 )
 
@@ -99,14 +100,14 @@ func TestRestoredAreCounted(t *testing.T) {
 	y.launchOnly("cut-short")
 	odd := y.bundle("odd")
 	counts := make(map[string]func() float64)
-	for _, outcome := range outcomes {
+	for _, outcome := range metrics.Outcomes {
 		counts[outcome] = s.change("restored_total", "outcome", outcome)
 	}
 	y.restart(func() {
 		y.killShim("dies")
 		require.NoError(t, os.MkdirAll(filepath.Join(odd, "data"), 0o700))
 	})
-	for _, outcome := range outcomes {
+	for _, outcome := range metrics.Outcomes {
 		y.until(outcome, func() bool { return counts[outcome]() == 1 })
 	}
 	require.NoError(t, os.RemoveAll(odd))

@@ -18,6 +18,7 @@ import (
 	"github.com/shimyard/shimyard/manager/internal/ledger"
 	"github.com/shimyard/shimyard/manager/internal/life"
 	"github.com/shimyard/shimyard/manager/internal/metrics"
+	"github.com/shimyard/shimyard/manager/internal/progress"
 	"github.com/shimyard/shimyard/manager/internal/shimproc"
 	"github.com/shimyard/shimyard/shimclient"
 )
@@ -85,7 +86,7 @@ func newManager(ctx context.Context, config Config) (*ShimManager, error) {
 		instances: make(map[key]*Instance),
 		leaving:   make(map[key][]*Instance),
 		boot: boot{
-			ready: make(chan struct{}), urgent: make(chan struct{}), tally: tally{settled: make(chan struct{})},
+			ready: make(chan struct{}), urgent: make(chan struct{}), tally: progress.NewTally(metrics.Outcomes...),
 		},
 
 		pace: pace{cleanPauses: await.Pauses{First: time.Second, Last: time.Minute}, createTurn: time.Second},

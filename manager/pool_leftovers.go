@@ -91,7 +91,7 @@ func (m *ShimManager) untilCleared(dir *bundle.Warm, try func(context.Context) e
 				Warn("cannot remove what a warm shim has left, leaving it for the next start of the daemon")
 			return
 		}
-		log.G(ctx).WithFields(log.Fields{"after": rounded(since), "attempts": attempts}).
+		log.G(ctx).WithFields(log.Fields{"after": time.Since(since).Round(time.Millisecond), "attempts": attempts}).
 			Info("removed what a warm shim has left, which had failed before")
 	})
 }

@@ -116,7 +116,7 @@ func TestRestoreIsReported(t *testing.T) {
 	})
 	e := y.line(h, all)
 	require.Equal(t, logrus.InfoLevel, e.Level)
-	require.Equal(t, []any{int64(2), int64(0), int64(1), int64(0)},
+	require.Equal(t, []any{2, 0, 1, 0},
 		[]any{e.Data["running"], e.Data["undone"], e.Data["dead"], e.Data["left_alone"]})
 	require.Contains(t, e.Data, "duration")
 	y.remove("c1")

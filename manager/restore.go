@@ -50,7 +50,7 @@ func (m *ShimManager) enlist(ctx context.Context, layout bundle.Layout, kind lif
 		i.mu.Lock()
 		i.found = true
 		i.mu.Unlock()
-		m.tally.undecided.Add(1)
+		m.tally.Found()
 		m.mu.Lock()
 		m.restored = append(m.restored, i)
 		m.mu.Unlock()

@@ -210,7 +210,7 @@ func (i *Instance) observeRestoredLocked(st life.State) {
 	}
 	i.found = false
 	metrics.Restored(outcome)
-	if i.m.tally.decided(outcome) {
+	if i.m.tally.Decided(outcome) {
 		metrics.RestoreStage("settled", time.Since(i.m.desk.Started()))
 		i.m.spawn(i.m.reportRestored) // not here: under this lock nothing is written
 	}

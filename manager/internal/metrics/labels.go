@@ -32,6 +32,9 @@ var (
 		PhaseCreate}
 )
 
+// Outcomes are what can become of an instance that a daemon finds at its start.
+var Outcomes = []string{"running", "undone", "dead", "left_alone"}
+
 // values are all that a label may say, by metric and label, where that is a closed list. The tests of the alerts and of
 // the dashboard read it too. A counter with such labels is there from the start with each of them: Prometheus takes the
 // first value that it sees for no increase, so that of one which is born with the first failure that failure is missed.
@@ -47,7 +50,7 @@ var values = map[string]map[string][]string{
 	"deaths_total":                  {"proof": {"pid", "address"}},
 	"exits_told_total":              {"by": {"dead_shim", "replay", "repeat"}},
 	"restore_seconds":               {"stage": {"listed", "read", "settled"}},
-	"restored_total":                {"outcome": {"running", "undone", "dead", "left_alone"}},
+	"restored_total":                {"outcome": Outcomes},
 	"warm_requests_total":           {"result": {"hit", "miss", "ineligible"}},
 	"warm_ended_total":              {"reason": {"idle", "worn", "distrusted", "ceiling", "memory", "died", "stop"}},
 	"cleanup_attempts_total":        {"result": results},

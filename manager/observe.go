@@ -8,11 +8,44 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/pkg/tracing"
+	"github.com/containerd/log"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/shimyard/shimyard/bundle"
 	"github.com/shimyard/shimyard/manager/internal/life"
+	"github.com/shimyard/shimyard/manager/internal/metrics"
 	"github.com/shimyard/shimyard/shimclient"
 )
+
+// reportCleaned says that what could not be removed is removed. A clean-up that went well from the start is no news.
+func (i *Instance) reportCleaned(ctx context.Context) {
+	if since, failed := i.remains.Failed(); failed > 0 {
+		i.logger(ctx).WithFields(log.Fields{"after": rounded(since), "attempts": failed + 1}).
+			Infof("cleaned up after %s, which had failed before", i.kind)
+	}
+}
+
+// rounded is the time since t, as a line of the log tells it.
+func rounded(t time.Time) time.Duration { return time.Since(t).Round(time.Millisecond) }
+
+// labelRuntime lets the runtime of an instance that was found have its name in the metrics, if that had resolved when it
+// was created: one that has joined another's shim may have come with any name.
+func labelRuntime(rec *bundle.Record) {
+	if rec.Launch != nil || rec.Warm != "" {
+		metrics.Resolved(rec.Runtime)
+	}
+}
+
+// reportRestored says, once and for all instances, what a restore has come to. One whose shim is silent holds it up: it
+// has a line of its own.
+func (m *ShimManager) reportRestored() {
+	fields := log.Fields{"duration": rounded(m.desk.Started())}
+	by, _ := m.tally.Counts()
+	for outcome, n := range by {
+		fields[outcome] = n
+	}
+	log.G(m.ctx).WithFields(fields).Info("all that an earlier daemon left is settled")
+}
 
 // restoreSpanTime is after how long the span of a restore ends that has not settled: a span which has not ended is seen
 // nowhere, and a silent shim may hold a restore up for ever.
@@ -22,16 +55,17 @@ const restoreSpanTime = time.Minute
 func (m *ShimManager) endRestoreSpan(span *tracing.Span) {
 	ctx, cancel := context.WithTimeout(m.ctx, restoreSpanTime)
 	defer cancel()
-	if m.tally.undecided.Load() > 0 {
+	if _, undecided := m.tally.Counts(); undecided > 0 {
 		select {
-		case <-m.tally.settled:
+		case <-m.tally.Settled():
 		case <-ctx.Done():
 		}
 	}
-	for n, name := range outcomes {
-		span.SetAttributes(tracing.Attribute(name, int(m.tally.by[n].Load())))
+	by, undecided := m.tally.Counts()
+	for outcome, n := range by {
+		span.SetAttributes(tracing.Attribute(outcome, n))
 	}
-	span.SetAttributes(tracing.Attribute("unsettled", int(m.tally.undecided.Load())))
+	span.SetAttributes(tracing.Attribute("unsettled", undecided))
 	span.End()
 }
 
