@@ -109,7 +109,7 @@ conformance-quick:
 conformance-cri: ## both suites that CRI has, and critest's benchmark
 	go -C integration/conformance run ./cmd/conformance $(if $(RUN),-run '$(RUN)') $(if $(SIDE),-side $(SIDE)) cri critest cribench
 
-conformance: ## other people's suites against stock containerd and this one, as root; hours; make conformance-client runs one of them
+conformance: ## other people's suites against stock containerd and this one, as root; an hour, and half of one more to build them first; make conformance-client runs one
 	go -C integration/conformance run ./cmd/conformance $(if $(README),-readme $(CURDIR)/integration/README.md) all
 
 chaos: ## random operations and faults for CHAOS_TIME, everything checked after each round, as root; CHAOS_SEED replays

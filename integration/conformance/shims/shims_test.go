@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/containerd/containerd/api/types/runc/options"
 	"github.com/containerd/containerd/v2/client"
@@ -108,6 +109,7 @@ func TestShimIsKilled(t *testing.T) {
 		wait, err := j.task.Wait(n.t.Context())
 		require.NoError(n.t, err)
 		pid := j.pid()
+		time.Sleep(time.Second) // the client has not sent it yet, and of a dead task the daemon knows nothing
 		procs.Signal(n.t, procs.Parent(n.t, pid), syscall.SIGKILL)
 		exit := <-wait
 		require.NoError(n.t, exit.Error())
