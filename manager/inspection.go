@@ -268,8 +268,20 @@ func (m *ShimManager) Now() metrics.Now {
 		Instances: make(map[metrics.Instances]int), Processes: make(map[metrics.Processes]int),
 		WarmShims: make(map[metrics.WarmShims]int), LaunchQueue: m.launcher.Waiting(),
 	}
+	of := make(map[*shimproc.Process]shimproc.Status)
+	for _, p := range m.procs.All() {
+		st := p.Status()
+		of[p] = st
+		now.Processes[metrics.Processes{State: st.State.String(), Runtime: st.Runtime}]++
+		if w := warmth(p); w != nil {
+			now.WarmShims[metrics.WarmShims{Runtime: w.Runtime(), State: m.pool.account.StateOf(w.entry).String()}]++
+		}
+		if st.State == shimproc.Unresponsive {
+			now.UnresponsiveSince = earlier(now.UnresponsiveSince, st.Since)
+		}
+	}
 	for _, i := range m.everyInstance("") {
-		v := i.brief()
+		v := i.brief(of)
 		if v.State == "" {
 			continue
 		}
@@ -277,16 +289,6 @@ func (m *ShimManager) Now() metrics.Now {
 		if v.failing {
 			now.CleanupsPending++
 			now.CleanupSince = earlier(now.CleanupSince, v.since)
-		}
-	}
-	for _, p := range m.procs.All() {
-		st := p.Status()
-		now.Processes[metrics.Processes{State: st.State.String(), Runtime: st.Runtime}]++
-		if w := warmth(p); w != nil {
-			now.WarmShims[metrics.WarmShims{Runtime: w.Runtime(), State: m.pool.account.StateOf(w.entry).String()}]++
-		}
-		if st.State == shimproc.Unresponsive {
-			now.UnresponsiveSince = earlier(now.UnresponsiveSince, st.Since)
 		}
 	}
 	return now
@@ -307,7 +309,8 @@ type brief struct {
 	since   time.Time // when its state began
 }
 
-func (i *Instance) brief() brief {
+// brief takes what is known of the instance's process from known, if it is there.
+func (i *Instance) brief(known map[*shimproc.Process]shimproc.Status) brief {
 	i.mu.Lock()
 	_, left := i.remains.WhatIsLeft()
 	b := brief{
@@ -319,8 +322,13 @@ func (i *Instance) brief() brief {
 	}
 	p := i.proc
 	i.mu.Unlock()
-	if p != nil {
-		b.State, _ = stateWith(b.State, b.since, p.Status())
+	if p == nil {
+		return b
 	}
+	st, ok := known[p]
+	if !ok { // it came since, or is over
+		st = p.Status()
+	}
+	b.State, _ = stateWith(b.State, b.since, st)
 	return b
 }

@@ -20,13 +20,10 @@ import (
 // reportCleaned says that what could not be removed is removed. A clean-up that went well from the start is no news.
 func (i *Instance) reportCleaned(ctx context.Context) {
 	if since, failed := i.remains.Failed(); failed > 0 {
-		i.logger(ctx).WithFields(log.Fields{"after": rounded(since), "attempts": failed + 1}).
+		i.logger(ctx).WithFields(log.Fields{"after": time.Since(since).Round(time.Millisecond), "attempts": failed + 1}).
 			Infof("cleaned up after %s, which had failed before", i.kind)
 	}
 }
-
-// rounded is the time since t, as a line of the log tells it.
-func rounded(t time.Time) time.Duration { return time.Since(t).Round(time.Millisecond) }
 
 // labelRuntime lets the runtime of an instance that was found have its name in the metrics, if that had resolved when it
 // was created: one that has joined another's shim may have come with any name.
@@ -39,7 +36,7 @@ func labelRuntime(rec *bundle.Record) {
 // reportRestored says, once and for all instances, what a restore has come to. One whose shim is silent holds it up: it
 // has a line of its own.
 func (m *ShimManager) reportRestored() {
-	fields := log.Fields{"duration": rounded(m.desk.Started())}
+	fields := log.Fields{"duration": time.Since(m.desk.Started()).Round(time.Millisecond)}
 	by, _ := m.tally.Counts()
 	for outcome, n := range by {
 		fields[outcome] = n

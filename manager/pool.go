@@ -147,7 +147,7 @@ func (o *pool) distrust(p *shimproc.Process) {
 
 // listen has what the shim logs copied from now on.
 func (w *warmShim) listen() error {
-	if w.p.HasLog() {
+	if w.p.Log() != nil {
 		return nil
 	}
 	logs, err := shimclient.OpenLog(w.dir.LogPath(), log.Fields{"id": w.dir.ID, "namespace": w.spec.namespace})

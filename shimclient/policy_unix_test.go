@@ -44,20 +44,27 @@ func TestPolicyAllows(t *testing.T) {
 	require.True(t, errdefs.IsInvalidArgument(err), "%v", err)
 }
 
-// TestPolicyOwners: whoever can change the file, or a directory on the way to it or to where a link leads, could start
-// what they like.
-func TestPolicyOwners(t *testing.T) {
+// trustedDir is a directory that nobody but root can replace, for a test that needs root.
+func trustedDir(t *testing.T) string {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root to make files of others")
 	}
 	base, err := os.MkdirTemp("/var", "sy-policy-")
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(base) })
+	require.NoError(t, os.Chmod(base, 0o755))
+	return base
+}
+
+// TestPolicyOwners: whoever can change the file, or a directory on the way to it or to where a link leads, could start
+// what they like.
+func TestPolicyOwners(t *testing.T) {
+	base := trustedDir(t)
 	dir := filepath.Join(base, "a", "b")
 	require.NoError(t, os.MkdirAll(dir, 0o755))
 	shim := filepath.Join(dir, "shim")
 	require.NoError(t, os.WriteFile(shim, nil, 0o755))
-	require.NoError(t, os.Chmod(base, 0o755))
 	require.NoError(t, checkOwners(shim))
 
 	for _, c := range []struct {
@@ -100,13 +107,7 @@ func TestPolicyOwners(t *testing.T) {
 // TestPolicyLinks: a link is as good as the directory that it is in, and so is each one that it leads to, of the file
 // and of directories on the way.
 func TestPolicyLinks(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root to make files of others")
-	}
-	base, err := os.MkdirTemp("/var", "sy-policy-")
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = os.RemoveAll(base) })
-	require.NoError(t, os.Chmod(base, 0o755))
+	base := trustedDir(t)
 	in := func(names ...string) string { return filepath.Join(append([]string{base}, names...)...) }
 	for _, dir := range []string{"good", "one", "two", "three", "far", "far/bin"} {
 		require.NoError(t, os.Mkdir(in(dir), 0o755))

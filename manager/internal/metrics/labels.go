@@ -69,10 +69,8 @@ type labelled struct {
 // counters are all, filled as they are made.
 var counters []labelled
 
-func (c labelled) perRuntime() bool { return slices.Contains(c.labels, "runtime") }
-
-// zero makes the counter's series of a runtime, or of none. One that has a label without a closed list has none before
-// it counts something.
+// zero makes the counter's series, if it tells runtimes apart those of this one. One that has a label without a closed
+// list has none before it counts something.
 func (c labelled) zero(runtime string) {
 	series := [][]string{nil}
 	for _, label := range c.labels {
@@ -96,7 +94,7 @@ func (c labelled) zero(runtime string) {
 // zeroRuntime makes the series of a runtime.
 func zeroRuntime(name string) {
 	for _, c := range counters {
-		if c.perRuntime() {
+		if slices.Contains(c.labels, "runtime") {
 			c.zero(name)
 		}
 	}

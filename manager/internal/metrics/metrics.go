@@ -99,11 +99,7 @@ func Register(r prometheus.Registerer, version, containerdVersion string) error 
 	}
 	info.WithLabelValues(version, containerdVersion).Set(1)
 	for _, c := range counters {
-		if c.perRuntime() {
-			c.zero(Unknown)
-		} else {
-			c.zero("")
-		}
+		c.zero(Unknown)
 	}
 	return nil
 }

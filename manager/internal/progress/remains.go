@@ -104,10 +104,10 @@ func (r *Remains) SetLeft(err error) bool {
 	news := r.left == nil || err == nil || r.left.Error() != err.Error()
 	r.left, r.leftAt = err, time.Now().UTC()
 	if err != nil {
+		if r.failures == 0 {
+			r.failedAt = time.Now()
+		}
 		r.failures++
-	}
-	if r.failures == 1 && err != nil {
-		r.failedAt = time.Now()
 	}
 	return news
 }

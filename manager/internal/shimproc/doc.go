@@ -22,7 +22,7 @@
 //
 // # Locks
 //
-// Registry.mu, then Process.mu, then a member's or a keeper's own (taken in Enter, Facts, Take, StartID and Runtime), in this
-// order. The hooks of the Config and Member.Runs are called with none held. Under none of the locks
+// Registry.mu, then Process.mu, then a member's or a keeper's own (taken in Enter, Facts, Take, StartID and Runtime), in
+// this order. The hooks of the Config and Member.Runs are called with none held. Under none of the locks
 // is a call sent or waited for.
 package shimproc

@@ -231,9 +231,6 @@ func (p *Process) SetLog(c *shimclient.Log) {
 	p.mu.Unlock()
 }
 
-// HasLog tells whether the log of its shim is open.
-func (p *Process) HasLog() bool { return p.Log() != nil }
-
 // CloseLog takes the log from the process, with what the shim has written until then. SetLog gives it one again.
 func (p *Process) CloseLog() {
 	p.mu.Lock()
@@ -294,8 +291,8 @@ func (p *Process) Status() Status {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return Status{
-		Address: p.Endpoint.String(), Runtime: p.runtimeLocked(), Members: len(p.behind), Version: p.version, State: p.state, Since: p.since,
-		Linked: p.link != nil, Failure: p.failure, FailedAt: p.failedAt,
+		Address: p.Endpoint.String(), Runtime: p.runtimeLocked(), Members: len(p.behind), Version: p.version,
+		State: p.state, Since: p.since, Linked: p.link != nil, Failure: p.failure, FailedAt: p.failedAt,
 	}
 }
 
