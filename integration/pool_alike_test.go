@@ -227,11 +227,16 @@ func (l looks) files(n *node, of string, pid int) {
 	for look := range 20 {
 		entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
 		require.NoError(n.t, err)
-		count := map[string]int{}
+		targets := map[string]string{}
 		for _, e := range entries {
 			if target, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%s", pid, e.Name())); err == nil {
-				count[own(n, target)]++
+				targets[e.Name()] = target
 			}
+		}
+		dropInherited(targets)
+		count := map[string]int{}
+		for _, target := range targets {
+			count[own(n, target)]++
 		}
 		if look == 0 {
 			least = count
@@ -244,6 +249,19 @@ func (l looks) files(n *node, of string, pid int) {
 	delete(least, "anon_inode:[pidfd]") // of runc commands that are over, until the shim's garbage is collected
 	for name, times := range least {
 		l[of+" open "+name] = strconv.Itoa(times)
+	}
+}
+
+// dropInherited leaves out the descriptor by which a shim's helper has handed it the socket that it listens at, where the
+// shim has another of the same socket: it serves with a copy, and the first is closed when its garbage is collected, soon
+// or late (containerd's pkg/shim, serveListener).
+func dropInherited(targets map[string]string) {
+	const handed = "3"
+	for fd, target := range targets {
+		if fd != handed && strings.HasPrefix(target, "socket:") && target == targets[handed] {
+			delete(targets, handed)
+			return
+		}
 	}
 }
 
